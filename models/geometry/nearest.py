@@ -1,0 +1,104 @@
+"""Exact closest points on a triangle mesh, and how far away they are."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+
+class ClosestPoints(NamedTuple):
+    """Closest surface point of every query, in the mesh's own unit.
+
+    Where no surface lies within the search radius, ``distances`` is inf, ``faces`` is -1 and
+    ``points`` and ``bary`` are NaN and 0.
+    """
+
+    distances: Float[np.ndarray, " n"]
+    points: Float[np.ndarray, "n 3"]
+    faces: Int[np.ndarray, " n"]
+    bary: Float[np.ndarray, "n 3"]
+
+
+class ClosestPointIndex:
+    """Search tree over one mesh, for many queries.
+
+    Distances are exact to float64 rounding; of several equally close triangles the one with the
+    lowest number answers.
+    """
+
+    def __init__(self, vertices: Float[np.ndarray, "v 3"], faces: Int[np.ndarray, "f 3"]) -> None:
+        """Build the tree.
+
+        Args:
+            vertices: Vertex positions, any unit.
+            faces: Vertex numbers of each triangle; degenerate triangles count as segments.
+
+        Raises:
+            ValueError: No triangles, a vertex number out of range, or positions not finite.
+        """
+        from models.geometry import _bvh
+
+        self._vertices = np.ascontiguousarray(vertices, dtype=np.float64)
+        self._faces = np.ascontiguousarray(faces, dtype=np.int64)
+        if self._faces.size == 0:
+            raise ValueError(
+                "closest points need at least one triangle, got none; "
+                "a point cloud has to be meshed first"
+            )
+        low, high = int(self._faces.min()), int(self._faces.max())
+        if low < 0 or high >= len(self._vertices):
+            raise ValueError(
+                f"faces must index {len(self._vertices)} vertices, got numbers {low} to {high}; "
+                "check for 1-based faces"
+            )
+        corners = self._vertices[self._faces]
+        if not np.isfinite(corners).all():
+            raise ValueError(
+                "closest points need finite vertices, got NaN or inf; drop the broken triangles"
+            )
+        self._order, self._bounds, self._nodes = _bvh.build(corners)
+        self._corners = np.ascontiguousarray(corners[self._order])
+
+    def query(
+        self, points: Float[np.ndarray, "n 3"], max_distance: float = np.inf
+    ) -> ClosestPoints:
+        """Closest surface point of each query.
+
+        Args:
+            points: Queries in the mesh's frame and unit; must be finite.
+            max_distance: Search radius.
+
+        Raises:
+            ValueError: A query is not finite.
+        """
+        from models.geometry import _bvh
+
+        queries = np.ascontiguousarray(points, dtype=np.float64)
+        if not np.isfinite(queries).all():
+            raise ValueError("closest points need finite queries, got NaN or inf; drop them first")
+        squared, found, bary = _bvh.query(
+            queries, self._corners, self._order, self._bounds, self._nodes, float(max_distance)
+        )
+        surface = np.einsum("nc,nca->na", bary, self._vertices[self._faces[found]])
+        surface[found < 0] = np.nan
+        return ClosestPoints(np.sqrt(squared), surface, found, bary)
+
+
+def closest_points(
+    points: Float[np.ndarray, "n 3"],
+    vertices: Float[np.ndarray, "v 3"],
+    faces: Int[np.ndarray, "f 3"],
+    max_distance: float = np.inf,
+) -> ClosestPoints:
+    """Closest point of a triangle mesh to each query.
+
+    Args:
+        points: Queries, in the mesh's frame and unit.
+        vertices: Mesh vertices.
+        faces: Mesh triangles, 0-based.
+        max_distance: Search radius; beyond it the answer is inf and face -1.
+
+    Raises:
+        ValueError: The mesh has no triangles, or anything is not finite.
+    """
+    return ClosestPointIndex(vertices, faces).query(points, max_distance)
