@@ -1,0 +1,1 @@
+"""Face encoders with the public state_dict names."""

@@ -1,0 +1,1 @@
+"""Rasterisation, shading, cameras and PNCC ground truth."""

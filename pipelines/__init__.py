@@ -1,0 +1,1 @@
+"""The graph, its engines, lineage and the command line."""

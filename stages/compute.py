@@ -1,0 +1,232 @@
+"""The one door to Ray: maps over items and training workers.
+
+A stage never knows whether its work ran in its own process, on a Ray started for it or on a running
+cluster; results come back in input order, so the bytes it writes are the same each time.
+
+``RAY_ADDRESS`` set: attach to that head. Otherwise a local Ray starts, but only when the estimated
+work exceeds ``compute.ray_threshold_s``.
+"""
+
+import itertools
+import logging
+import os
+import shutil
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from stages.params import ComputeParams
+
+logger = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+ONE_THREAD = {
+    name: "1"
+    for name in (
+        "OMP_NUM_THREADS",
+        "OPENBLAS_NUM_THREADS",
+        "MKL_NUM_THREADS",
+        "NUMBA_NUM_THREADS",
+    )
+}
+CHUNKS_PER_WORKER = 8
+
+
+def item_rng(seed: int, item_id: str) -> np.random.Generator:
+    """Return the generator of one item; independent of order, shard and worker count."""
+    return np.random.default_rng([seed, zlib.crc32(item_id.encode())])
+
+
+def map_ordered(
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    *,
+    compute: ComputeParams,
+    seconds_per_item: float,
+    label: str,
+) -> list[Result]:
+    """Apply ``function`` to every item and return the results in input order.
+
+    Args:
+        function: Top-level callable or ``functools.partial`` of one. It turns the failures it
+            expects into failure rows itself; an exception it raises ends the stage.
+        items: Work items; each is sent to a worker.
+        compute: Worker count and the threshold above which Ray is used.
+        seconds_per_item: Rough estimate, only used for that choice.
+        label: What the items are, for the log.
+    """
+    estimate = len(items) * seconds_per_item
+    attached = "RAY_ADDRESS" in os.environ
+    if (
+        len(items) < 2
+        or compute.workers == 1
+        or (estimate < compute.ray_threshold_s and not (attached and estimate > 5))
+    ):
+        logger.info("%s: %d items in process", label, len(items))
+        with _one_thread():
+            return [function(item) for item in items]
+
+    logger.info("%s: %d items on %d Ray workers", label, len(items), compute.workers)
+    with _ray(compute) as ray:
+        run = ray.remote(num_cpus=1, max_retries=3, runtime_env={"env_vars": ONE_THREAD})(
+            _run_chunk
+        )
+        shared = ray.put(function)
+        count = min(len(items), compute.workers * CHUNKS_PER_WORKER)
+        bounds = np.linspace(0, len(items), count + 1).astype(int)
+        futures = [
+            run.remote(shared, list(items[start:stop]))
+            for start, stop in itertools.pairwise(bounds)
+        ]
+        return [result for future in futures for result in ray.get(future)]
+
+
+def _run_chunk(function: Callable[[Item], Result], items: list[Item]) -> list[Result]:
+    """Run one chunk inside a worker."""
+    with _one_thread():
+        return [function(item) for item in items]
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Pin BLAS, OpenMP and OpenCV to one thread while items are the unit of parallelism."""
+    import sys
+
+    from threadpoolctl import threadpool_limits
+
+    if "cv2" in sys.modules:
+        sys.modules["cv2"].setNumThreads(1)
+    with threadpool_limits(limits=1):
+        yield
+
+
+@contextmanager
+def _ray(compute: ComputeParams) -> Iterator[Any]:
+    """Attach to the running head, or start a private Ray and stop it again."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+
+    quiet = {"logging_level": logging.WARNING, "log_to_driver": False}
+    if ray.is_initialized():
+        yield ray
+        return
+    if "RAY_ADDRESS" in os.environ:
+        ray.init(**quiet)
+    else:
+        ray.init(
+            num_cpus=compute.workers,
+            object_store_memory=compute.object_store_mb * 2**20,
+            include_dashboard=False,
+            **quiet,
+        )
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerContext:
+    """What one training worker knows of its run.
+
+    Attributes:
+        rank: This worker's number, from 0.
+        world_size: Number of workers.
+        resume_dir: Folder, shared by the workers, for the checkpoints of this very run.
+    """
+
+    rank: int
+    world_size: int
+    resume_dir: Path
+
+    def wrap_model(self, model: Any) -> Any:  # noqa: ANN401 - torch.nn.Module, imported late
+        """Return ``model`` with gradients averaged over the workers (DDP), or itself."""
+        if self.world_size == 1:
+            return model
+        from torch.nn.parallel import DistributedDataParallel
+
+        return DistributedDataParallel(model)
+
+
+def run_training(
+    worker: Callable[[WorkerContext, dict[str, Any]], None],
+    config: dict[str, Any],
+    *,
+    fingerprint: str,
+    num_workers: int,
+    compute: ComputeParams,
+    work: Path = Path(".work"),
+    use_gpu: bool = False,
+) -> Path:
+    """Run ``worker`` on ``num_workers`` Ray Train workers and return its resume folder.
+
+    The worker keeps its own checkpoints in ``resume_dir``, which is named by the fingerprint of
+    inputs, code and parameters: a killed run continues, a changed one starts anew.
+
+    Args:
+        worker: Top-level callable; called as ``worker(context, config)`` in every process.
+        config: Plain, picklable arguments.
+        fingerprint: Hex digest that names this run.
+        num_workers: World size, 0 to run in this process without Ray (unit tests).
+        compute: Object store size when no head is attached.
+        work: Folder for resumable state.
+        use_gpu: One GPU per worker and NCCL instead of gloo.
+
+    Raises:
+        RuntimeError: A worker failed more often than it may.
+    """
+    resume_dir = (work / "train" / fingerprint).resolve()
+    resume_dir.mkdir(parents=True, exist_ok=True)
+    if num_workers == 0:
+        worker(WorkerContext(0, 1, resume_dir), config)
+        return resume_dir
+
+    storage = (work / "ray").resolve()
+    shutil.rmtree(storage / fingerprint, ignore_errors=True)  # Ray resumes by name; we do not
+    sized = compute.model_copy(update={"workers": max(compute.workers, num_workers)})
+    with _ray(sized):
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchTrainer
+
+        trainer = TorchTrainer(
+            _train_worker,
+            train_loop_config={
+                "worker": worker,
+                "config": config,
+                "resume_dir": str(resume_dir),
+            },
+            scaling_config=ScalingConfig(
+                num_workers=num_workers, use_gpu=use_gpu, resources_per_worker={"CPU": 1}
+            ),
+            run_config=RunConfig(
+                name=fingerprint,
+                storage_path=str(storage),
+                failure_config=FailureConfig(max_failures=2),
+                worker_runtime_env={"env_vars": ONE_THREAD},
+            ),
+        )
+        result = trainer.fit()
+    if result.error is not None:
+        raise RuntimeError(f"training {fingerprint} failed: {result.error}") from result.error
+    shutil.rmtree(storage / fingerprint, ignore_errors=True)
+    return resume_dir
+
+
+def _train_worker(loop: dict[str, Any]) -> None:
+    """Entry point inside each Ray Train worker."""
+    import ray.train
+
+    train = ray.train.get_context()
+    context = WorkerContext(
+        train.get_world_rank(), train.get_world_size(), Path(loop["resume_dir"])
+    )
+    loop["worker"](context, loop["config"])

@@ -1,0 +1,170 @@
+"""The Arrow schemas that stages exchange.
+
+Each schema carries its name and version; each field that needs it carries ``unit``, ``frame`` or
+``order`` in its metadata. ``table_of`` is the only way rows become a table: it refuses unknown and
+missing columns.
+"""
+
+from collections.abc import Iterable, Mapping
+from functools import cache
+from typing import Any
+
+STATUSES = ("ok", "failed", "rejected")
+
+
+def _field(name: str, kind: Any, **facts: str) -> Any:  # noqa: ANN401 - pyarrow types
+    import pyarrow as pa
+
+    return pa.field(name, kind, metadata=facts or None)
+
+
+@cache
+def schema(name: str) -> Any:  # noqa: ANN401 - pyarrow.Schema, imported late
+    """Return a named schema.
+
+    Args:
+        name: ``images``, ``scans``, ``subjects``, ``landmarks``, ``registrations``,
+            ``unified_subjects``, ``rendered``, ``predictions`` or ``distances``.
+
+    Raises:
+        KeyError: No schema has that name.
+    """
+    import pyarrow as pa
+
+    f32, f64, i32, text = pa.float32(), pa.float64(), pa.int32(), pa.string()
+    floats, doubles = pa.list_(f32), pa.list_(f64)
+    item = [
+        _field("item_id", text),
+        _field("subject_id", text),
+        _field("status", text, values="|".join(STATUSES)),
+        _field("reason", text),
+    ]
+    raw = [
+        *item,
+        _field("source_path", text),
+        _field("source_sha256", text),
+        _field("split", text),
+        _field("attributes", text, format="json"),
+    ]
+    pixels = {"unit": "px", "frame": "image, y down, pixel centres at +0.5"}
+    flame = {"unit": "m", "frame": "FLAME: +x subject's left, +y up, +z toward the viewer"}
+    fields = {
+        "images": [
+            *raw,
+            _field("image", pa.binary(), format="encoded file"),
+            _field("height_px", i32, unit="px"),
+            _field("width_px", i32, unit="px"),
+            _field("landmarks_px", floats, order="x0 y0 x1 y1 ...", **pixels),
+            _field("landmark_order", text),
+            _field("box_px", floats, order="left top right bottom", **pixels),
+            _field("shape_para", doubles, unit="model units, not divided by sigma"),
+            _field("exp_para", doubles, unit="model units, not divided by sigma"),
+            _field("pose_para", doubles, order="pitch yaw roll tx ty tz scale", unit="rad, px"),
+        ],
+        "scans": [
+            *raw,
+            _field("vertices", floats, order="x0 y0 z0 ...", frame="the scan's own"),
+            _field("faces", pa.list_(i32), order="a0 b0 c0 ..."),
+            _field("colors", pa.list_(pa.uint8()), order="r0 g0 b0 ..."),
+            _field("unit", text, values="m|dm|cm|mm|unknown"),
+            _field("landmarks", floats, order="x0 y0 z0 ...", frame="the scan's own"),
+            _field("landmark_order", text),
+            _field("neutral", pa.bool_()),
+            _field("capped", pa.bool_()),
+        ],
+        "subjects": [
+            _field("subject_id", text),
+            _field("items", i32),
+            _field("failed", i32),
+            _field("shard", i32),
+        ],
+        "landmarks": [
+            *item,
+            _field("points_px", floats, order="iBUG-68, x0 y0 ...", **pixels),
+            _field("score", f32),
+            _field("box_px", floats, order="left top right bottom", **pixels),
+            _field("provider", text),
+        ],
+        "registrations": [
+            *item,
+            _field("beta", floats, unit="sigma"),
+            _field("psi", floats, unit="sigma"),
+            _field("theta", floats, unit="rad", order="global neck jaw left-eye right-eye"),
+            _field("scale", f64, unit="m per scan unit"),
+            _field("rotation", doubles, order="row-major 3x3, T_flame_from_scan"),
+            _field("translation", doubles, unit="m", order="T_flame_from_scan"),
+            _field("vertices", floats, order="x0 y0 z0 ...", **flame),
+            _field("vertices_neutral", floats, order="x0 y0 z0 ...", **flame),
+            _field("residual_median_mm", f32, unit="mm"),
+            _field("residual_q95_mm", f32, unit="mm"),
+            _field("landmark_rms_mm", f32, unit="mm"),
+            _field("coverage", f32, unit="fraction of the face region"),
+            _field("flipped_faces", i32),
+            _field("prior_energy", f32),
+            _field("flags", text, format="json"),
+        ],
+        "unified_subjects": [
+            _field("subject_id", text),
+            _field("dataset", text),
+            _field("actor", text),
+            _field("item_id", text),
+            _field("parameters", text),
+            _field("mesh", text),
+            _field("images", pa.list_(text)),
+            _field("status", text),
+            _field("reason", text),
+        ],
+        "rendered": [
+            *item,
+            _field("split", text),
+            _field("shard", text),
+            _field("offset", pa.int64(), unit="bytes"),
+            _field("length", pa.int64(), unit="bytes"),
+            _field("crop", pa.list_(i32), order="top left height width", unit="px"),
+            _field("height_px", i32, unit="px"),
+            _field("width_px", i32, unit="px"),
+        ],
+        "predictions": [
+            *item,
+            _field("challenge", text),
+            _field("mesh", text),
+            _field("landmarks", text),
+            _field("provider", text),
+        ],
+        "distances": [
+            *item,
+            _field("protocol", text),
+            _field("challenge", text),
+            _field("distances_mm", floats, unit="mm"),
+            _field("scan_vertices", i32),
+            _field("landmark_scale", f64),
+            _field("iterations", i32),
+            _field("flags", text, format="json"),
+        ],
+    }
+    return pa.schema(fields[name], metadata={"schema": f"faceline.{name}", "version": "1"})
+
+
+def table_of(rows: Iterable[Mapping[str, Any]], name: str) -> Any:  # noqa: ANN401 - pyarrow.Table
+    """Build a table of schema ``name`` from dict rows.
+
+    Raises:
+        ValueError: A row has a column that the schema lacks, or lacks one without a null.
+    """
+    import pyarrow as pa
+
+    kind = schema(name)
+    names = set(kind.names)
+    collected = []
+    for index, row in enumerate(rows):
+        unknown = set(row) - names
+        if unknown:
+            raise ValueError(f"row {index} of {name}: unknown columns {sorted(unknown)}")
+        for required in ("status", "reason"):
+            if required in names and row.get(required) is None:
+                raise ValueError(f"row {index} of {name}: expected a {required}, got none")
+        if "status" in names and row["status"] not in STATUSES:
+            raise ValueError(f"row {index} of {name}: status {row['status']!r} not in {STATUSES}")
+        collected.append({column: row.get(column) for column in kind.names})
+    columns = [pa.array([row[field.name] for row in collected], type=field.type) for field in kind]
+    return pa.Table.from_arrays(columns, schema=kind)

@@ -1,0 +1,1 @@
+"""Readers of raw data sets in their owners formats, one module each."""

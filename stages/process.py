@@ -1,0 +1,40 @@
+"""What every stage process does first: die with its parent, log to stderr, stay offline."""
+
+import ctypes
+import logging
+import os
+import signal
+import sys
+
+OFFLINE = {
+    "DVC_NO_ANALYTICS": "1",
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "HF_HUB_OFFLINE": "1",
+}
+_PR_SET_PDEATHSIG = 1
+
+
+def go_offline() -> None:
+    """Switch every telemetry of our dependencies off, unless the user set it."""
+    for name, value in OFFLINE.items():
+        os.environ.setdefault(name, value)
+
+
+def begin(stage: str) -> logging.Logger:
+    """Prepare a stage process and return its logger.
+
+    On Linux the kernel kills this process when its parent dies: a killed ``dvc`` must not leave a
+    stage behind that writes beside the next one.
+    """
+    go_offline()
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    logging.basicConfig(
+        level=os.environ.get("FACELINE_LOG", "INFO"),
+        format=f"%(asctime)s {stage}: %(message)s",
+        datefmt="%H:%M:%S",
+        stream=sys.stderr,
+    )
+    return logging.getLogger(f"faceline.{stage}")
