@@ -455,9 +455,7 @@ def _usable_faces(
     corners = np.asarray(vertices, np.float64)[faces]
     doubled = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     extent = float(np.ptp(np.asarray(vertices, np.float64), axis=0).max())
-    whole: Bool[np.ndarray, " f"] = (
-        np.linalg.norm(doubled, axis=1) > _AREA_TOLERANCE * extent**2
-    )
+    whole: Bool[np.ndarray, " f"] = np.linalg.norm(doubled, axis=1) > _AREA_TOLERANCE * extent**2
     if not whole.any():
         raise ValueError(
             f"expected a surface, got {len(faces)} faces of which none has area; a point cloud "
