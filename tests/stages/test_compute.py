@@ -1,0 +1,50 @@
+"""The map and training doors: same results in process and on Ray, resumable training folders."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stages import compute
+from stages.compute import WorkerContext
+from stages.params import ComputeParams
+
+LOCAL = ComputeParams(workers=1, ray_threshold_s=1e9, object_store_mb=100)
+ON_RAY = ComputeParams(workers=2, ray_threshold_s=0, object_store_mb=100)
+
+
+def draw(item: str) -> float:
+    return float(compute.item_rng(7, item).normal())
+
+
+def record(context: WorkerContext, config: dict[str, Any]) -> None:
+    name = f"rank{context.rank}of{context.world_size}"
+    (context.resume_dir / name).write_text(str(config["value"]))
+
+
+def test_item_rng_depends_on_seed_and_item_only() -> None:
+    assert draw("a") == draw("a")
+    assert draw("a") != draw("b")
+    assert compute.item_rng(1, "a").normal() != compute.item_rng(2, "a").normal()
+
+
+def test_training_in_process_uses_a_folder_named_by_the_fingerprint(tmp_path: Path) -> None:
+    folder = compute.run_training(
+        record, {"value": 3}, fingerprint="abc", num_workers=0, compute=LOCAL, work=tmp_path
+    )
+    assert folder == (tmp_path / "train" / "abc").resolve()
+    assert (folder / "rank0of1").read_text() == "3"
+
+
+@pytest.mark.slow
+def test_ray_gives_the_same_results_in_order_and_trains_on_two_workers(tmp_path: Path) -> None:
+    items = [f"item{index}" for index in range(37)]
+    serial = compute.map_ordered(draw, items, compute=LOCAL, seconds_per_item=1, label="test")
+    parallel = compute.map_ordered(draw, items, compute=ON_RAY, seconds_per_item=9, label="test")
+    assert serial == parallel
+    assert np.isfinite(serial).all()
+    folder = compute.run_training(
+        record, {"value": 5}, fingerprint="two", num_workers=2, compute=ON_RAY, work=tmp_path
+    )
+    assert sorted(path.name for path in folder.iterdir()) == ["rank0of2", "rank1of2"]
