@@ -1,0 +1,109 @@
+"""The rasteriser's one entry: NumPy arrays in, NumPy out; torch tensors in, torch out.
+
+Conventions. Clip coordinates (x, y, z, w) are OpenGL's: x right, y up, visible
+where -1 <= z/w <= 1, smaller is nearer. Images have row 0 at the TOP; the pixel
+in column i and row j is sampled at its centre, px = 2(i + 0.5)/W - 1 and
+py = 1 - 2(j + 0.5)/H. Edges are inclusive (no pinholes between neighbours), a
+degenerate triangle covers nothing, both sides are drawn unless ``cull`` keeps only
+counter-clockwise ones, and of equally near triangles the later is seen.
+"""
+
+from typing import Any, TypeVar, cast
+
+import numpy as np
+
+Array = TypeVar("Array")
+
+BACKENDS = ("auto", "numba", "torch")
+
+
+def _check(clip: Any, faces: Any, height: int, width: int) -> None:  # noqa: ANN401
+    if clip.ndim != 3 or clip.shape[2] != 4:
+        raise ValueError(f"rasterize expects clip of shape (B, V, 4), got {tuple(clip.shape)}")
+    if faces.ndim != 2 or faces.shape[1] != 3:
+        raise ValueError(f"rasterize expects faces of shape (F, 3), got {tuple(faces.shape)}")
+    if height < 1 or width < 1:
+        raise ValueError(f"rasterize expects a positive image size, got {height} x {width}")
+    if len(faces) and not (int(faces.min()) >= 0 and int(faces.max()) < clip.shape[1]):
+        raise ValueError(
+            f"rasterize expects vertex indices in 0..{clip.shape[1] - 1}, got "
+            f"{int(faces.min())}..{int(faces.max())}; are the faces 1-based?"
+        )
+
+
+def rasterize(
+    clip: Array,
+    faces: Array,
+    height: int,
+    width: int,
+    cull: bool = False,
+    *,
+    backend: str = "auto",
+) -> tuple[Array, Array, Array]:
+    """Find which triangle each pixel sees, and where on it.
+
+    Args:
+        clip: (B, V, 4) floating-point clip coordinates, NumPy or torch.
+        faces: (F, 3) integer vertex indices, same kind.
+        height: Rows.
+        width: Columns.
+        cull: Draw only triangles that are counter-clockwise on the screen.
+        backend: ``numba`` (CPU), ``torch`` (any device) or ``auto``: numba on the
+            CPU, torch elsewhere. NumPy input is always drawn by numba.
+
+    Returns:
+        ids (B, H, W) int32 with -1 for background; bary (B, H, W, 3)
+        perspective-correct, zero on background; depth (B, H, W) z/w, 1 on
+        background. With torch input ``bary`` is differentiable in x, y, w.
+
+    Raises:
+        ValueError: A shape, index or backend is wrong.
+    """
+    _check(clip, faces, height, width)
+    if backend not in BACKENDS:
+        raise ValueError(f"rasterize expects a backend of {BACKENDS}, got {backend!r}")
+    if isinstance(clip, np.ndarray):
+        from models.rendering.rasterize_numba import rasterize_numba
+
+        fragments = rasterize_numba(clip, cast("np.ndarray", faces), height, width, cull=cull)
+        return cast("tuple[Array, Array, Array]", tuple(fragments))
+    from models.rendering.rasterize_torch import rasterize_torch
+
+    return cast(
+        "tuple[Array, Array, Array]",
+        rasterize_torch(clip, faces, height, width, cull=cull, backend=backend),
+    )
+
+
+def interpolate(attributes: Array, faces: Array, ids: Array, bary: Array) -> Array:
+    """Interpolate vertex attributes at the visible pixels.
+
+    Args:
+        attributes: (B, V, C), or (V, C) shared by the batch.
+        faces: (F, 3).
+        ids: (B, H, W) from :func:`rasterize`.
+        bary: (B, H, W, 3) from :func:`rasterize`.
+
+    Returns:
+        (B, H, W, C), zero on background; differentiable in attributes and bary
+        when they are torch tensors.
+    """
+    if isinstance(attributes, np.ndarray):
+        from models.rendering.rasterize_numba import interpolate_numba
+
+        count = cast("np.ndarray", ids).shape[0]
+        values: np.ndarray = attributes
+        if values.ndim == 2:
+            values = np.broadcast_to(values, (count, *values.shape))
+        return cast(
+            "Array",
+            interpolate_numba(
+                values,
+                cast("np.ndarray", faces),
+                cast("np.ndarray", ids),
+                cast("np.ndarray", bary),
+            ),
+        )
+    from models.rendering.rasterize_torch import interpolate_torch
+
+    return cast("Array", interpolate_torch(attributes, faces, ids, bary))
