@@ -71,7 +71,9 @@ def rasterize(
 
     return cast(
         "tuple[Array, Array, Array]",
-        rasterize_torch(clip, faces, height, width, cull=cull, backend=backend),
+        rasterize_torch(
+            cast("Any", clip), cast("Any", faces), height, width, cull=cull, backend=backend
+        ),
     )
 
 
@@ -106,4 +108,6 @@ def interpolate(attributes: Array, faces: Array, ids: Array, bary: Array) -> Arr
         )
     from models.rendering.rasterize_torch import interpolate_torch
 
-    return cast("Array", interpolate_torch(attributes, faces, ids, bary))
+    return cast(
+        "Array", interpolate_torch(*(cast("Any", part) for part in (attributes, faces, ids, bary)))
+    )

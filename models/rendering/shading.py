@@ -47,12 +47,12 @@ def vertex_normals(vertices: Array, faces: Array) -> Array:
     if isinstance(vertices, np.ndarray):
         batch = points.reshape(-1, *points.shape[-2:]).astype(np.float64)
         a, b, c = (batch[:, corners[:, i]] for i in range(3))
-        normals = np.cross(b - a, c - a)
+        areas = np.cross(b - a, c - a)
         out: np.ndarray = np.empty_like(batch)
         flat = corners.T.reshape(-1)
         for image in range(len(batch)):
             for axis in range(3):
-                weights = np.tile(normals[image, :, axis], 3)
+                weights = np.tile(areas[image, :, axis], 3)
                 out[image, :, axis] = np.bincount(flat, weights, minlength=batch.shape[1])
         return cast("Array", normalize(out).reshape(points.shape).astype(points.dtype))
     import torch
