@@ -1,0 +1,131 @@
+"""The code that each stage depends on: its import closure inside this project.
+
+DVC does not follow imports, so a forgotten ``deps`` entry is a stale artefact that nobody notices.
+Run as ``python -m pipelines.closure`` to compare dvc.yaml with the closures, with ``--write`` to
+update it.
+"""
+
+import argparse
+import logging
+import re
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("models", "stages")
+REGISTRIES = {
+    # A registry imports every method; a stage of one method needs only that one.
+    "models.methods": r"models\.methods\.(?P<member>\w+)",
+    "stages.training": r"stages\.training\.(?P<member>\w+)",
+    "stages.corpus": r"stages\.corpus\.(?P<member>\w+)",
+    "stages.datasets": r"stages\.datasets\.(?P<member>\w+)",
+}
+logger = logging.getLogger(__name__)
+
+
+@cache
+def _imports() -> Any:  # noqa: ANN401 - grimp.ImportGraph
+    """Return the import graph of the project, function-level imports included."""
+    import grimp
+
+    return grimp.build_graph(*PACKAGES, cache_dir=None)
+
+
+def module_closure(module: str) -> set[str]:
+    """Return the modules of this project that ``module`` imports, itself and packages included."""
+    graph = _imports()
+    found = {module} | set(graph.find_upstream_modules(module))
+    for name in list(found):
+        parts = name.split(".")
+        found |= {".".join(parts[:end]) for end in range(1, len(parts))}
+    return found
+
+
+def files_of(modules: set[str], root: Path = Path()) -> list[str]:
+    """Return the files of ``modules``, whole folders where every module of one is needed."""
+    files = set()
+    for module in modules:
+        path = Path(*module.split("."))
+        files.add(
+            path / "__init__.py"
+            if (root / path / "__init__.py").is_file()
+            else path.with_suffix(".py")
+        )
+    result: set[Path] = set(files)
+    folders = sorted({file.parent for file in files}, key=lambda folder: -len(folder.parts))
+    for folder in folders:
+        inside = {path.relative_to(root) for path in (root / folder).rglob("*.py")}
+        if len(folder.parts) > 1 and len(inside) > 2 and inside <= files:
+            result = {path for path in result if folder not in path.parents} | {folder}
+    return sorted(path.as_posix() for path in result)
+
+
+def stage_module(command: str) -> str:
+    """Return the module that a stage's command runs.
+
+    Raises:
+        ValueError: The command is not of the form ``python -m stages.NAME ...``.
+    """
+    match = re.search(r"python -m (stages\.\w+)", command)
+    if match is None:
+        raise ValueError(f"expected 'python -m stages.NAME ...', got {command!r}")
+    return match[1]
+
+
+def expected_code(command: str) -> list[str]:
+    """Return the code files and folders that the stage with this command must list."""
+    return files_of(module_closure(stage_module(command)))
+
+
+def is_code(dep: str) -> bool:
+    """Tell code dependencies from data dependencies."""
+    return dep.split("/")[0] in PACKAGES
+
+
+def differences(root: Path = Path()) -> dict[str, tuple[list[str], list[str]]]:
+    """Return, per stage that is off, the code deps it lacks and those it should not have."""
+    from pipelines.dag import read_graph
+
+    off = {}
+    for name, data in read_graph(root).nodes(data=True):
+        stage = data["stage"]
+        expected = set(expected_code(stage.command))
+        listed = {dep for dep in stage.deps if is_code(dep)}
+        if expected != listed:
+            off[name] = (sorted(expected - listed), sorted(listed - expected))
+    return off
+
+
+def write(path: Path = Path("dvc.yaml")) -> None:
+    """Rewrite the code deps in ``dvc.yaml``, keeping data deps, comments and order."""
+    from ruamel.yaml import YAML
+
+    yaml = YAML()
+    yaml.width = 100
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    document = yaml.load(path.read_text(encoding="utf-8"))
+    for entry in document["stages"].values():
+        body = entry.get("do", entry)
+        code = expected_code(body["cmd"])
+        data = [dep for dep in body.get("deps", []) if not is_code(str(dep))]
+        body["deps"] = [*data, *code]
+    with path.open("w", encoding="utf-8") as file:
+        yaml.dump(document, file)
+
+
+def main() -> int:
+    """Compare or rewrite; returns the exit status."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", action="store_true", help="update dvc.yaml")
+    if parser.parse_args().write:
+        write()
+    off = differences()
+    for name, (missing, extra) in sorted(off.items()):
+        logger.info("%s: missing %s, needless %s", name, missing, extra)
+    return 1 if off else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,108 @@
+"""The graph, read from DVC: stages, their edges, their files and their ``meta.run`` settings."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import networkx as nx
+
+from stages.process import go_offline
+
+
+@dataclass(frozen=True, slots=True)
+class StageNode:
+    """One resolved stage of ``dvc.yaml``.
+
+    Attributes:
+        name: Address, for example ``pack@lyhm``.
+        command: The resolved shell command.
+        deps: Paths that it reads, relative to the checkout.
+        outs: Paths that it writes, relative to the checkout.
+        retries: How often a failed run is repeated.
+        timeout_s: Wall-clock limit of one run.
+        tags: Free labels, for example ``ray`` or ``gpu``.
+    """
+
+    name: str
+    command: str
+    deps: tuple[str, ...]
+    outs: tuple[str, ...]
+    retries: int
+    timeout_s: float
+    tags: tuple[str, ...]
+
+
+def read_graph(root: Path = Path()) -> nx.DiGraph:
+    """Return the stage graph; an edge runs from a stage to the stages that need its outputs.
+
+    Each node carries its ``StageNode`` under the key ``stage``.
+
+    Raises:
+        ValueError: The folder holds no readable dvc.yaml.
+    """
+    go_offline()
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        with Repo(os.fspath(root)) as repository:
+            index = repository.index
+            base = Path(repository.root_dir)
+            nodes = {stage.addressing: _node(stage, base) for stage in index.stages}
+            edges = [(needed.addressing, stage.addressing) for stage, needed in index.graph.edges]
+    except DvcException as error:
+        raise ValueError(f"expected a valid dvc.yaml in {root.resolve()}: {error}") from error
+    graph = nx.DiGraph()
+    for name in sorted(nodes):
+        graph.add_node(name, stage=nodes[name])
+    graph.add_edges_from(sorted(edges))
+    return graph
+
+
+def _node(stage: Any, base: Path) -> StageNode:  # noqa: ANN401 - dvc.stage.Stage
+    """Translate one DVC stage."""
+    run = dict((getattr(stage, "meta", None) or {}).get("run", {}))
+    unknown = set(run) - {"retries", "timeout", "tags"}
+    if unknown:
+        raise ValueError(f"{stage.addressing}: unknown keys in meta.run: {sorted(unknown)}")
+    command = stage.cmd if isinstance(stage.cmd, str) else " && ".join(stage.cmd or [])
+    return StageNode(
+        name=stage.addressing,
+        command=command,
+        deps=_paths(stage.deps, base),
+        outs=_paths(stage.outs, base),
+        retries=int(run.get("retries", 0)),
+        timeout_s=float(run.get("timeout", 86400)),
+        tags=tuple(run.get("tags", ())),
+    )
+
+
+def _paths(entries: Iterable[Any], base: Path) -> tuple[str, ...]:
+    """Return the local paths of DVC dependencies or outputs, relative to ``base``."""
+    found = {
+        Path(entry.fs_path).resolve().relative_to(base.resolve()).as_posix()
+        for entry in entries
+        if entry.protocol in ("local", "") and not hasattr(entry, "params")
+    }
+    return tuple(sorted(found))
+
+
+def select(graph: nx.DiGraph, targets: Iterable[str]) -> nx.DiGraph:
+    """Return the part of the graph that the targets need; all of it without targets.
+
+    A target is a stage name (``train@mica``) or the name of a group (``train``).
+
+    Raises:
+        ValueError: A target names nothing.
+    """
+    wanted: set[str] = set()
+    for target in targets:
+        matched = {name for name in graph if name == target or name.split("@")[0] == target}
+        if not matched:
+            groups = sorted({name.split("@")[0] for name in graph})
+            raise ValueError(f"expected a stage of dvc.yaml, got {target!r}; groups: {groups}")
+        for name in matched:
+            wanted |= {name} | nx.ancestors(graph, name)
+    return graph.subgraph(wanted or set(graph)).copy()

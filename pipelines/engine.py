@@ -1,0 +1,232 @@
+"""Run the graph: stale stages only, in parallel where their edges allow, with nothing left behind.
+
+DVC owns state: every stage runs as ``dvc --wait-for-lock repro --single-item STAGE`` in a process
+group of its own. This module decides the order, enforces timeouts, repeats failures as ``meta.run``
+says and reports one state per stage.
+"""
+
+import enum
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+
+import networkx as nx
+
+from pipelines.dag import StageNode
+from stages.process import OFFLINE
+
+logger = logging.getLogger(__name__)
+
+GRACE_S = 5.0
+
+
+class State(enum.Enum):
+    """How a stage ended."""
+
+    RAN = "Ran"
+    RESTORED = "Restored"
+    UNCHANGED = "Unchanged"
+    FAILED = "Failed"
+    SKIPPED = "Skipped"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The end of one stage: its state, wall seconds and the log that tells why."""
+
+    stage: str
+    state: State
+    seconds: float
+    log: Path | None = None
+
+
+class Runner:
+    """Runs single stages in process groups and can end them all.
+
+    Args:
+        root: The checkout.
+        logs: Folder for one log file per stage.
+    """
+
+    def __init__(self, root: Path, logs: Path) -> None:
+        self.root = root
+        self.logs = logs
+        self._groups: set[int] = set()
+        self._lock = threading.Lock()
+        self._stopped = False
+
+    def run(self, stage: StageNode) -> Outcome:
+        """Bring one stage up to date, repeating it as often as its ``retries`` allow."""
+        start = time.monotonic()
+        self.logs.mkdir(parents=True, exist_ok=True)
+        log = self.logs / f"{stage.name.replace('@', '_')}.log"
+        state = State.FAILED
+        for attempt in range(stage.retries + 1):
+            state = self._attempt(stage, log)
+            if state is not State.FAILED or self._stopped:
+                break
+            if attempt < stage.retries:
+                logger.warning(
+                    "%s failed, attempt %d of %d", stage.name, attempt + 1, stage.retries + 1
+                )
+        return Outcome(stage.name, state, time.monotonic() - start, log)
+
+    def _attempt(self, stage: StageNode, log: Path) -> State:
+        command = [
+            *dvc_command(),
+            "--wait-for-lock",
+            "repro",
+            "--single-item",
+            stage.name,
+        ]
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                command,
+                cwd=self.root,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                env=environment(),
+            )
+            with self._lock:
+                self._groups.add(process.pid)
+            try:
+                code = process.wait(timeout=stage.timeout_s)
+            except subprocess.TimeoutExpired:
+                logger.warning("%s ran past its %.0f s and is ended", stage.name, stage.timeout_s)
+                end_group(process.pid)
+                process.wait()
+                code = -1
+            finally:
+                with self._lock:
+                    self._groups.discard(process.pid)
+        if code != 0:
+            return State.FAILED
+        return read_state(log.read_text(encoding="utf-8", errors="replace"))
+
+    def stop(self) -> None:
+        """End every stage that still runs; used on SIGINT and SIGTERM."""
+        self._stopped = True
+        with self._lock:
+            groups = list(self._groups)
+        for group in groups:
+            end_group(group)
+
+
+def dvc_command() -> list[str]:
+    """Return the DVC of this very interpreter, so that PATH cannot pick another."""
+    return [sys.executable, "-m", "dvc"]
+
+
+def environment() -> dict[str, str]:
+    """Return the environment of a stage: telemetry off, this interpreter first on PATH."""
+    merged = {**OFFLINE, **os.environ}
+    merged["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), merged.get("PATH", "")])
+    return merged
+
+
+def end_group(group: int) -> None:
+    """End a process group: SIGTERM, then SIGKILL for what is left after the grace time."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(group, number)
+        except ProcessLookupError:
+            return
+        deadline = time.monotonic() + GRACE_S
+        while time.monotonic() < deadline:
+            try:
+                os.killpg(group, 0)
+            except ProcessLookupError:
+                return
+            time.sleep(0.05)
+
+
+def read_state(log: str) -> State:
+    """Tell from DVC's own words in ``log`` whether the last run computed anything."""
+    last = log.rsplit("Running stage", 1)
+    if len(last) == 2:
+        return State.RAN
+    if "is cached - skipping run" in log:
+        return State.RESTORED
+    return State.UNCHANGED
+
+
+def stale_stages(graph: nx.DiGraph, root: Path) -> set[str]:
+    """Return the stages that ``dvc status`` calls changed, and all their descendants."""
+    command = [*dvc_command(), "--wait-for-lock", "status", "--json"]
+    result = subprocess.run(
+        command, cwd=root, env=environment(), capture_output=True, text=True, check=False
+    )
+    if result.returncode != 0:
+        raise RuntimeError(f"dvc status failed: {result.stderr.strip()[-2000:]}")
+    import json
+
+    # DVC may print hints before the document.
+    match = re.search(r"^\{.*", result.stdout, flags=re.DOTALL | re.MULTILINE)
+    changed = set(json.loads(match[0]) if match else {})
+    stale = changed & set(graph)
+    for name in list(stale):
+        stale |= nx.descendants(graph, name)
+    return stale
+
+
+def run_graph(
+    graph: nx.DiGraph,
+    stale: Iterable[str],
+    runner: Runner,
+    *,
+    parallel: int,
+    on_start: Callable[[str], None] = lambda _: None,
+    on_end: Callable[[Outcome], None] = lambda _: None,
+) -> list[Outcome]:
+    """Run the stale stages of ``graph``, at most ``parallel`` at once.
+
+    A failure skips the failed stage's descendants only; everything else finishes.
+
+    Returns:
+        One outcome per stage of the graph, in topological order.
+    """
+    todo = set(stale)
+    order = list(nx.lexicographical_topological_sort(graph))
+    outcomes: dict[str, Outcome] = {
+        name: Outcome(name, State.UNCHANGED, 0.0) for name in order if name not in todo
+    }
+    running: dict[Future[Outcome], str] = {}
+    with ThreadPoolExecutor(max_workers=parallel) as pool:
+        try:
+            while len(outcomes) < len(order):
+                for name in order:
+                    if name in outcomes or name in running.values():
+                        continue
+                    needed = list(graph.predecessors(name))
+                    if any(
+                        outcomes[need].state in (State.FAILED, State.SKIPPED)
+                        for need in needed
+                        if need in outcomes
+                    ):
+                        outcomes[name] = Outcome(name, State.SKIPPED, 0.0)
+                        on_end(outcomes[name])
+                    elif all(need in outcomes for need in needed) and len(running) < parallel:
+                        on_start(name)
+                        running[pool.submit(runner.run, graph.nodes[name]["stage"])] = name
+                if not running:
+                    continue
+                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    name = running.pop(future)
+                    outcomes[name] = future.result()
+                    on_end(outcomes[name])
+        except BaseException:
+            runner.stop()
+            raise
+    return [outcomes[name] for name in order]

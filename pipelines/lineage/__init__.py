@@ -1,0 +1,1 @@
+"""Where an artefact came from, read from dvc.lock and the artefact's own header."""
