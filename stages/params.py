@@ -7,7 +7,7 @@ to a default; no default lives here, so every number stands in ``params.yaml`` o
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
 class Section(BaseModel):
@@ -41,6 +41,32 @@ class ComputeParams(Section):
 # Sections of single stages, each owned by its stage.
 
 
+class EvaluateParams(Section):
+    """Scores against the NoW scans."""
+
+    protocols: tuple[str, ...] = Field(min_length=1, description="names in models.metrics")
+    curve_max_mm: float = Field(gt=0, description="end of the cumulative error curve, mm")
+    curve_step_mm: float = Field(gt=0, description="its step, mm")
+    max_unscored_fraction: float = Field(ge=0, le=1, description="more missing images stop it")
+
+    @field_validator("protocols")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        known = ("now", "now-metric")
+        if unknown := [name for name in names if name not in known]:
+            raise ValueError(f"expected protocols among {', '.join(known)}, got {unknown}")
+        return names
+
+
+class ReportParams(Section):
+    """How much the report shows."""
+
+    reconstructions: int = Field(ge=0, description="photographs shown with their reconstructions")
+    qa_pictures: int = Field(ge=0, description="registration pictures per data set")
+    pncc_pictures: int = Field(ge=0, description="PNCC previews")
+    picture_px: int = Field(ge=64, le=512, description="longest side of a picture, px")
+
+
 class Params(Section):
     """The whole of ``params.yaml``."""
 
@@ -48,6 +74,8 @@ class Params(Section):
     compute: ComputeParams
     datasets: dict[str, DatasetParams]
     models: dict[str, ModelParams]
+    evaluate: EvaluateParams
+    report: ReportParams
 
 
 def load(path: Path = Path("params.yaml")) -> Params:

@@ -1,0 +1,296 @@
+"""Stage `evaluate`: predictions against the NoW scans.
+
+Reads one method's predicted meshes and landmarks, and the packed NoW images and scans. Writes
+``distances.parquet`` (one row per image and protocol, failures too, all distances kept),
+``metrics.json`` (pooled statistics, by challenge, by subject) and ``curves.json``.
+"""
+
+import argparse
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from models.metrics import PROTOCOLS, UNITS_MM
+from stages import params
+from stages.artifacts import atomic_directory, read_json, read_table, write_json, write_table
+from stages.compute import map_ordered
+from stages.contracts import table_of
+from stages.datasets.meshes import Mesh, read_mesh
+from stages.scoring import ImageScore, curve_of, measure, read_landmarks, summarise
+
+logger = logging.getLogger(__name__)
+
+SECONDS_PER_IMAGE = 0.6
+"""Rough cost of both protocols, for the choice between in process and Ray."""
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """One subject's scan in mm, with its seven landmarks."""
+
+    mesh: Mesh
+    landmarks: Float[np.ndarray, "7 3"]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One benchmark image and what a method left for it.
+
+    Attributes:
+        item_id: ``subject/challenge/image``.
+        subject_id: As in the packed tables.
+        mesh: Predicted mesh file; None when there is none.
+        landmarks: Its seven landmarks; None when there are none.
+        reason: Why there is no prediction; empty when there is one.
+    """
+
+    item_id: str
+    subject_id: str
+    mesh: Path | None
+    landmarks: Path | None
+    reason: str
+
+
+def run(
+    section: params.EvaluateParams,
+    compute: params.ComputeParams,
+    *,
+    method: str,
+    predictions: Path,
+    now: Path,
+    out: Path,
+) -> None:
+    """Score one method by every protocol and write distances, metrics and curves.
+
+    Args:
+        section: Protocols, curve, tolerated share of images without a score.
+        compute: Workers.
+        method: Name, for the metrics.
+        predictions: Holds ``rows.parquet``, ``meta.json`` and the meshes.
+        now: Packed NoW: ``images-*.parquet``, ``scans-*.parquet``.
+        out: Replaced when all is done.
+
+    Raises:
+        FileNotFoundError: An input is missing.
+        ValueError: The predictions' unit is unknown, or too many images have no score.
+    """
+    facts = read_json(predictions / "meta.json")
+    unit = facts.get("unit")
+    if unit not in UNITS_MM:
+        raise ValueError(
+            f"expected a unit among {', '.join(UNITS_MM)} in {predictions / 'meta.json'}, "
+            f"got {unit!r}; run reconstruct again"
+        )
+    truths = load_truths(now)
+    entries = load_entries(predictions, now)
+    results = map_ordered(
+        partial(score_entry, truths=truths, protocols=section.protocols, unit=unit),
+        entries,
+        compute=compute,
+        seconds_per_item=SECONDS_PER_IMAGE,
+        label=f"evaluate {method}",
+    )
+    rows = [row for result in results for row in result]
+    rows.sort(key=lambda row: (section.protocols.index(row["protocol"]), row["item_id"]))
+    metrics: dict[str, Any] = {
+        "method": method,
+        "synthetic": facts.get("synthetic"),
+        "weights": facts.get("weights"),
+        "protocols": {},
+    }
+    curves = {}
+    steps = round(section.curve_max_mm / section.curve_step_mm)
+    thresholds = np.linspace(0.0, section.curve_max_mm, steps + 1)
+    for protocol in section.protocols:
+        scores = [_score_of(row) for row in rows if row["protocol"] == protocol]
+        _require_enough(scores, section.max_unscored_fraction, method, protocol)
+        metrics["protocols"][protocol] = summarise(scores)
+        curves[protocol] = curve_of(scores, thresholds)
+    with atomic_directory(out) as scratch:
+        write_table(table_of(rows, "distances"), scratch / "distances.parquet")
+        write_json(metrics, scratch / "metrics.json")
+        write_json(curves, scratch / "curves.json")
+
+
+def load_truths(now: Path) -> dict[str, Truth | str]:
+    """Scan and landmarks of every subject of the packed NoW data.
+
+    Returns:
+        By ``subject_id``; a reason in words where the subject has no usable scan.
+
+    Raises:
+        FileNotFoundError: There are no packed scans.
+    """
+    truths: dict[str, Truth | str] = {}
+    columns = ["item_id", "subject_id", "status", "reason", "vertices", "faces"]
+    for row in _rows(now, "scans", [*columns, "unit", "landmarks", "landmark_order"]):
+        subject = row["subject_id"]
+        if isinstance(truths.get(subject), Truth):
+            logger.warning("%s: more than one scan, %s not used", subject, row["item_id"])
+            continue
+        truths[subject] = _truth_of(row)
+    return truths
+
+
+def load_entries(predictions: Path, now: Path) -> list[Entry]:
+    """Every packed NoW image with its prediction, in order of ``item_id``.
+
+    Raises:
+        FileNotFoundError: There are no packed images, or the predictions have no table.
+    """
+    table = predictions / "rows.parquet"
+    if not table.is_file():
+        raise FileNotFoundError(f"expected {table}; run reconstruct first")
+    predicted = {row["item_id"]: row for row in read_table(table).to_pylist()}
+    images = _rows(now, "images", ["item_id", "subject_id", "status", "reason"])
+    entries = []
+    for image in sorted(images, key=lambda row: str(row["item_id"])):
+        row = predicted.get(image["item_id"])
+        mesh = landmarks = None
+        if row is None:
+            reason = image["reason"] or "the method left no row for this image"
+        elif row["status"] != "ok":
+            reason = row["reason"] or row["status"]
+        else:
+            reason = ""
+            mesh, landmarks = predictions / row["mesh"], predictions / row["landmarks"]
+        entries.append(Entry(image["item_id"], image["subject_id"], mesh, landmarks, reason))
+    return entries
+
+
+def score_entry(
+    entry: Entry,
+    *,
+    truths: Mapping[str, Truth | str],
+    protocols: Sequence[str],
+    unit: str,
+) -> list[dict[str, Any]]:
+    """Rows of schema ``distances`` for one image, one per protocol.
+
+    A row that failed because there is no prediction has a reason that begins with ``missing``.
+    """
+    blank = {
+        "item_id": entry.item_id,
+        "subject_id": entry.subject_id,
+        "challenge": _challenge(entry.item_id),
+        "flags": "[]",
+    }
+    if entry.mesh is None or entry.landmarks is None:
+        return [_failed(blank, name, f"missing: {entry.reason}") for name in protocols]
+    truth = truths.get(entry.subject_id, "the subject has no scan")
+    if isinstance(truth, str):
+        return [_failed(blank, name, truth) for name in protocols]
+    try:
+        mesh, landmarks = read_mesh(entry.mesh), read_landmarks(entry.landmarks)
+    except (OSError, ValueError) as error:
+        return [_failed(blank, name, str(error)) for name in protocols]
+    rows = []
+    for name in protocols:
+        try:
+            result = measure(truth.mesh, truth.landmarks, mesh, landmarks, PROTOCOLS[name], unit)
+        except ValueError as error:
+            rows.append(_failed(blank, name, str(error)))
+            continue
+        rows.append(
+            blank
+            | {
+                "status": "ok",
+                "reason": "",
+                "protocol": name,
+                "distances_mm": result.distances_mm.astype(np.float32),
+                "scan_vertices": len(result.kept),
+                "landmark_scale": result.landmark_scale,
+                "iterations": result.iterations,
+                "flags": json.dumps(result.flags),
+            }
+        )
+    return rows
+
+
+def main() -> None:
+    """Command line of the stage: paths and the method's name only."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--method", required=True)
+    parser.add_argument("--predictions", type=Path, required=True)
+    parser.add_argument("--now", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    loaded = params.load()
+    run(
+        loaded.evaluate,
+        loaded.compute,
+        method=args.method,
+        predictions=args.predictions,
+        now=args.now,
+        out=args.out,
+    )
+
+
+def _truth_of(row: Mapping[str, Any]) -> Truth | str:
+    if row["status"] != "ok":
+        return f"the scan is not usable: {row['reason']}"
+    if row["landmark_order"] != "now7" or row["landmarks"] is None:
+        return f"expected the scan's seven landmarks (now7), got {row['landmark_order']!r}"
+    if row["unit"] not in UNITS_MM:
+        return f"expected a scan in {', '.join(UNITS_MM)}, got {row['unit']!r}"
+    factor = UNITS_MM[row["unit"]]
+    vertices = factor * np.asarray(row["vertices"], np.float64).reshape(-1, 3)
+    faces = np.asarray(row["faces"], np.int64).reshape(-1, 3)
+    landmarks = factor * np.asarray(row["landmarks"], np.float64).reshape(-1, 3)
+    if landmarks.shape != (7, 3):
+        return f"expected 7 landmarks on the scan, got {len(landmarks)}"
+    return Truth(Mesh(vertices, faces), landmarks)
+
+
+def _score_of(row: Mapping[str, Any]) -> ImageScore:
+    """A row as the table keeps it (float32), so that the table alone gives the same statistics."""
+    missing = row["reason"].startswith("missing")
+    return ImageScore(
+        item_id=row["item_id"],
+        subject_id=row["subject_id"],
+        status="ok" if row["status"] == "ok" else "missing" if missing else "failed",
+        reason=row["reason"],
+        distances_mm=np.asarray(row.get("distances_mm", ()), np.float64),
+        flags=tuple(json.loads(row["flags"])),
+    )
+
+
+def _require_enough(
+    scores: Sequence[ImageScore], tolerated: float, method: str, protocol: str
+) -> None:
+    unscored = [score for score in scores if score.status != "ok"]
+    if not scores or len(unscored) > tolerated * len(scores):
+        reasons = sorted({score.reason for score in unscored})[:3]
+        raise ValueError(
+            f"expected scores for at least {1 - tolerated:.0%} of the images, got "
+            f"{len(scores) - len(unscored)} of {len(scores)} for {method} by {protocol}: "
+            f"{'; '.join(reasons)}"
+        )
+
+
+def _failed(blank: Mapping[str, Any], protocol: str, reason: str) -> dict[str, Any]:
+    return {**blank, "status": "failed", "reason": reason, "protocol": protocol}
+
+
+def _challenge(item_id: str) -> str:
+    parts = item_id.split("/")
+    return parts[1] if len(parts) > 2 else ""
+
+
+def _rows(folder: Path, kind: str, columns: list[str]) -> list[dict[str, Any]]:
+    shards = sorted(folder.glob(f"{kind}-*.parquet"))
+    if not shards:
+        raise FileNotFoundError(f"expected {folder}/{kind}-*.parquet; run pack@now first")
+    return [row for shard in shards for row in read_table(shard, columns).to_pylist()]
+
+
+if __name__ == "__main__":
+    main()
