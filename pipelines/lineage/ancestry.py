@@ -180,19 +180,3 @@ def as_mermaid(node: Ancestor) -> str:
 
     visit(node)
     return "\n".join(lines)
-
-
-def changed_on_disk(node: Ancestor, root: Path) -> list[str]:
-    """Return what stands on disk differently from the lock, for single-file records.
-
-    Folder hashes are DVC's own; ``dvc status`` checks those.
-    """
-    path = root / node.file.path
-    if not path.exists():
-        return [f"{node.file.path}: missing on disk"]
-    if path.is_file():
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "md5").hexdigest()
-        if found != node.file.md5:
-            return [f"{node.file.path}: recorded md5 {node.file.md5}, found {found}"]
-    return []

@@ -1,0 +1,48 @@
+# Two targets are all a reader needs: `make demo` and `make test`.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+export DVC_NO_ANALYTICS := 1
+export DO_NOT_TRACK := 1
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+export RAY_USAGE_STATS_ENABLED := 0
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Workers share the cores; threads inside them would only fight.
+export OMP_NUM_THREADS ?= 1
+export OPENBLAS_NUM_THREADS ?= 1
+export MKL_NUM_THREADS ?= 1
+
+.PHONY: demo test check install lock clean
+
+demo: install
+	dvc --wait-for-lock repro
+	@python -m stages.summary data/reports
+
+test: check
+	python -m pytest -q
+
+check: install
+	ruff check .
+	ruff format --check .
+	mypy
+	lint-imports
+
+install: $(STAMP)
+
+$(STAMP): requirements.lock pyproject.toml deploy/system-libraries.sh
+	sh deploy/system-libraries.sh
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --disable-pip-version-check -q -r requirements.lock
+	$(BIN)/pip install --disable-pip-version-check -q --no-deps --no-build-isolation -e .
+	touch $(STAMP)
+
+lock:
+	rm -rf .work/lock && $(PYTHON) -m venv .work/lock
+	.work/lock/bin/pip install -q -e '.[dev]'
+	(echo '# Installed together from an empty environment on Python 3.11 (Linux, x86-64); refresh with `make lock`.'; \
+	 .work/lock/bin/pip freeze --exclude-editable | sed 's/+cpu//') > requirements.lock
+
+clean:
+	rm -rf .work data/packed data/landmarks data/registered data/rendered data/checkpoints

@@ -1,0 +1,314 @@
+"""The ``faceline`` command.
+
+Exit status: 0 success, 1 the work failed, 2 the request was wrong. ``--json`` prints one JSON
+document on stdout; logs and progress go to stderr.
+"""
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from stages.process import go_offline
+
+logger = logging.getLogger("faceline")
+
+RequestError = (ValueError, KeyError, FileNotFoundError)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit status."""
+    go_offline()
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    level = logging.DEBUG if options.verbose else logging.INFO
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
+    command: Callable[[argparse.Namespace], int] = options.command
+    try:
+        return command(options)
+    except RequestError as error:
+        text = error.args[0] if isinstance(error, KeyError) and error.args else error
+        logger.error("faceline: %s", text)  # noqa: TRY400 - the request was wrong, no traceback
+        return 2
+    except KeyboardInterrupt:
+        return 1
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    parser = argparse.ArgumentParser(prog="faceline", description=__doc__.splitlines()[0])
+    parser.add_argument("--verbose", action="store_true", help="more log lines on stderr")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="bring the graph, or what targets need, up to date")
+    run.add_argument("targets", nargs="*", metavar="TARGET", help="a stage or a group of stages")
+    run.add_argument("--engine", choices=("local", "prefect"), default="local")
+    run.add_argument("--parallel", type=int, default=2, help="stages at once (default 2)")
+    run.add_argument("--json", action="store_true")
+    run.set_defaults(command=_run)
+
+    register = commands.add_parser("register", help="one head scan to FLAME topology")
+    register.add_argument("scan", type=Path, help="mesh file: obj, ply, gz")
+    register.add_argument(
+        "--landmarks",
+        type=Path,
+        required=True,
+        help="npy, txt, pp or lnd: 7, 51 or 68 points on the scan",
+    )
+    register.add_argument(
+        "--embedding", type=Path, help="landmark embedding that the points follow (npy, pkl or npz)"
+    )
+    register.add_argument(
+        "--model", type=Path, required=True, help="FLAME: converted folder, npz or the owner's pkl"
+    )
+    register.add_argument("--preset", choices=("fast", "accurate"), default="accurate")
+    register.add_argument("--out", type=Path, required=True)
+    register.add_argument("--json", action="store_true")
+    register.set_defaults(command=_register)
+
+    render = commands.add_parser("render", help="one 300W-LP sample to PNCC and offset pictures")
+    render.add_argument("sample", type=Path, help="the sample's .mat; its .jpg beside it")
+    render.add_argument("--model", type=Path, required=True, help="3DMM folder")
+    render.add_argument("--out", type=Path, required=True)
+    render.add_argument("--json", action="store_true")
+    render.set_defaults(command=_render)
+
+    reconstruct = commands.add_parser("reconstruct", help="photographs to meshes")
+    reconstruct.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
+    reconstruct.add_argument("--checkpoint", type=Path, required=True)
+    reconstruct.add_argument("--out", type=Path, required=True)
+    reconstruct.add_argument("--json", action="store_true")
+    reconstruct.set_defaults(command=_reconstruct)
+
+    score = commands.add_parser("score", help="measure predictions by a benchmark's protocol")
+    score.add_argument("protocol", metavar="PROTOCOL", help="now or now-metric")
+    score.add_argument("--scan", type=Path)
+    score.add_argument("--scan-landmarks", type=Path)
+    score.add_argument("--prediction", type=Path)
+    score.add_argument("--prediction-landmarks", type=Path)
+    score.add_argument(
+        "--unit",
+        choices=("m", "cm", "mm"),
+        default="m",
+        help="unit of the prediction (default m, as the benchmark)",
+    )
+    score.add_argument("--distances", type=Path, help="also write the distances (npy, mm)")
+    score.add_argument("--dataset", type=Path, help="benchmark folder in its owner's layout")
+    score.add_argument("--submission", type=Path, help="predictions in the benchmark's layout")
+    score.add_argument("--json", action="store_true")
+    score.set_defaults(command=_score)
+
+    lineage = commands.add_parser("lineage", help="where an artefact came from")
+    kinds = lineage.add_subparsers(required=True, metavar="show|verify")
+    show = kinds.add_parser("show", help="the tree down to raw inputs")
+    show.add_argument("artefact", type=Path)
+    show.add_argument("--format", choices=("tree", "mermaid", "json"), default="tree")
+    show.add_argument("--json", action="store_const", const="json", dest="format")
+    show.set_defaults(command=_lineage_show)
+    verify = kinds.add_parser("verify", help="is everything still what dvc.lock says?")
+    verify.add_argument("artefact", type=Path)
+    verify.add_argument("--json", action="store_true")
+    verify.set_defaults(command=_lineage_verify)
+
+    preset = commands.add_parser("preset", help="write a size preset into params.yaml")
+    preset.add_argument("name", help="tiny, demo or bench")
+    preset.set_defaults(command=_preset)
+
+    doctor = commands.add_parser("doctor", help="what is installed, present, valid, missing")
+    doctor.add_argument("--json", action="store_true")
+    doctor.set_defaults(command=_doctor)
+    return parser
+
+
+def _emit(content: Any) -> None:  # noqa: ANN401 - any JSON document
+    """Print one JSON document on stdout."""
+    sys.stdout.write(json.dumps(content, indent=2, sort_keys=True, default=str) + "\n")
+
+
+def _console() -> Any:  # noqa: ANN401 - rich.console.Console, imported late
+    from rich.console import Console
+
+    return Console(file=sys.stdout, soft_wrap=True)
+
+
+def _checkout() -> Path:
+    """Return the root of the checkout that holds the working directory.
+
+    Raises:
+        FileNotFoundError: No folder above holds a dvc.yaml.
+    """
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "dvc.yaml").is_file() and (folder / "params.yaml").is_file():
+            return folder
+    raise FileNotFoundError(f"expected to run inside a checkout with dvc.yaml, got {here}")
+
+
+def _run(options: argparse.Namespace) -> int:
+    from pipelines.progress import run_with_progress
+
+    outcomes = run_with_progress(
+        _checkout(), options.targets, engine=options.engine, parallel=options.parallel
+    )
+    if options.json:
+        _emit(
+            [
+                {
+                    "stage": o.stage,
+                    "state": o.state.value,
+                    "seconds": round(o.seconds, 2),
+                    "log": o.log,
+                }
+                for o in outcomes
+            ]
+        )
+    return 1 if any(o.state.value in ("Failed", "Skipped") for o in outcomes) else 0
+
+
+def _register(options: argparse.Namespace) -> int:
+    from stages.register import register_scan_files
+
+    metrics = register_scan_files(
+        options.scan,
+        options.landmarks,
+        options.embedding,
+        options.model,
+        options.out,
+        preset=options.preset,
+    )
+    return _finish(metrics, options, failed=metrics.get("status") != "ok")
+
+
+def _render(options: argparse.Namespace) -> int:
+    from stages.render import render_sample_files
+
+    return _finish(render_sample_files(options.sample, options.model, options.out), options)
+
+
+def _reconstruct(options: argparse.Namespace) -> int:
+    from stages.reconstruct import reconstruct_photos
+
+    rows = reconstruct_photos(options.images, options.checkpoint, options.out)
+    failed = all(row["status"] != "ok" for row in rows)
+    if options.json:
+        _emit(rows)
+    else:
+        for row in rows:
+            _console().print(f"{row['image']}: {row['status']} {row['reason']}".rstrip())
+    return 1 if failed else 0
+
+
+def _score(options: argparse.Namespace) -> int:
+    from stages.evaluate import score_dataset, score_files
+
+    if options.dataset is not None or options.submission is not None:
+        if options.dataset is None or options.submission is None:
+            raise ValueError("expected both --dataset and --submission, got one of them")
+        result = score_dataset(options.protocol, options.dataset, options.submission)
+        return _finish(result, options)
+    single = (
+        options.scan,
+        options.scan_landmarks,
+        options.prediction,
+        options.prediction_landmarks,
+    )
+    if any(path is None for path in single):
+        raise ValueError(
+            "expected --scan, --scan-landmarks, --prediction and --prediction-landmarks, "
+            "or --dataset and --submission"
+        )
+    result = score_files(options.protocol, *single, options.unit, options.distances)
+    return _finish(result, options)
+
+
+def _finish(result: dict[str, Any], options: argparse.Namespace, *, failed: bool = False) -> int:
+    """Print a flat result as JSON or as one line per entry; return the exit status."""
+    if options.json:
+        _emit(result)
+    else:
+        from rich.table import Table
+
+        table = Table(show_header=False, box=None, pad_edge=False)
+        for key, value in result.items():
+            shown = f"{value:.4f}" if isinstance(value, float) else str(value)
+            table.add_row(key.replace("_", " "), shown)
+        _console().print(table)
+    return 1 if failed else 0
+
+
+def _lineage_show(options: argparse.Namespace) -> int:
+    from pipelines.lineage.ancestry import ancestry, as_document, as_mermaid, read_lock
+    from pipelines.lineage.tree import as_tree
+
+    root = _checkout()
+    target = _inside(options.artefact, root)
+    node = ancestry(target, read_lock(root / "dvc.lock"))
+    if options.format == "json":
+        _emit(as_document(node))
+    elif options.format == "mermaid":
+        sys.stdout.write(as_mermaid(node) + "\n")
+    else:
+        _console().print(as_tree(node, root / target))
+    return 0
+
+
+def _lineage_verify(options: argparse.Namespace) -> int:
+    from pipelines.lineage.verify import verify
+
+    root = _checkout()
+    problems = verify(_inside(options.artefact, root), root)
+    if options.json:
+        _emit({"artefact": options.artefact, "problems": problems})
+    else:
+        for line in problems or ["everything is what dvc.lock says"]:
+            _console().print(line)
+    return 1 if problems else 0
+
+
+def _inside(path: Path, root: Path) -> str:
+    """Return ``path`` relative to the checkout."""
+    full = path if path.is_absolute() else Path.cwd() / path
+    try:
+        return full.resolve().relative_to(root.resolve()).as_posix()
+    except ValueError:
+        raise ValueError(f"expected a path inside {root}, got {path}") from None
+
+
+def _preset(options: argparse.Namespace) -> int:
+    from pipelines.presets import apply
+
+    changed = apply(options.name, _checkout())
+    _console().print(f"params.yaml: {len(changed)} values changed: {', '.join(changed) or 'none'}")
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from pipelines.doctor import examine
+
+    findings = examine(_checkout() / "params.yaml")
+    if options.json:
+        _emit(
+            [
+                {"group": f.group, "name": f.name, "good": f.good, "detail": f.detail}
+                for f in findings
+            ]
+        )
+    else:
+        from rich.table import Table
+
+        table = Table(title="faceline doctor", title_justify="left")
+        for column in ("", "what", "kind", "detail"):
+            table.add_column(column)
+        for finding in findings:
+            mark = "[green]ok[/]" if finding.good else "[red]no[/]"
+            table.add_row(mark, finding.name, finding.group, finding.detail)
+        _console().print(table)
+    blocking = [f for f in findings if not f.good and f.group in ("package", "system")]
+    return 1 if blocking else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,48 @@
+"""Size presets: `tiny` for tests, `demo` as committed, `bench` for hours or a GPU.
+
+A preset is a YAML file in ``presets/`` that names only what differs; ``demo`` is the reference.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def apply(name: str, root: Path) -> list[str]:
+    """Write the values of preset ``name`` into params.yaml, keeping comments and order.
+
+    Returns:
+        The dotted names of the values that changed.
+
+    Raises:
+        FileNotFoundError: There is no such preset.
+        KeyError: The preset names a parameter that params.yaml lacks.
+    """
+    from ruamel.yaml import YAML
+
+    source = root / "presets" / f"{name}.yaml"
+    if not source.is_file():
+        known = sorted(path.stem for path in (root / "presets").glob("*.yaml"))
+        raise FileNotFoundError(f"expected one of the presets {known}, got {name!r}")
+    yaml = YAML()
+    yaml.width = 100
+    target = root / "params.yaml"
+    document = yaml.load(target.read_text(encoding="utf-8"))
+    changes = yaml.load(source.read_text(encoding="utf-8")) or {}
+    changed: list[str] = []
+    _merge(document, changes, "", changed)
+    with target.open("w", encoding="utf-8") as file:
+        yaml.dump(document, file)
+    return changed
+
+
+def _merge(into: Any, values: Mapping[str, Any], prefix: str, changed: list[str]) -> None:  # noqa: ANN401
+    """Overwrite leaves of ``into``; unknown names are refused."""
+    for key, value in values.items():
+        if key not in into:
+            raise KeyError(f"the preset names {prefix}{key}, which params.yaml lacks")
+        if isinstance(value, Mapping) and isinstance(into[key], Mapping):
+            _merge(into[key], value, f"{prefix}{key}.", changed)
+        elif into[key] != value:
+            into[key] = value
+            changed.append(f"{prefix}{key}")
