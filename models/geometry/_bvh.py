@@ -262,3 +262,95 @@ def query(
             bary[i, 1] = b1
             bary[i, 2] = b2
     return squared, faces, bary
+
+
+@numba.njit(cache=True, inline="always")
+def _ray_meets_box(
+    origin: NDArray[np.float64],
+    inverse: NDArray[np.float64],
+    box: NDArray[np.float64],
+    near: float,
+    far: float,
+) -> bool:
+    """Slab test of a ray segment; ``inverse`` holds the reciprocals of the direction."""
+    for a in range(3):
+        t0 = (box[a] - origin[a]) * inverse[a]
+        t1 = (box[3 + a] - origin[a]) * inverse[a]
+        near = max(near, min(t0, t1))
+        far = min(far, max(t0, t1))
+    return near <= far
+
+
+@numba.njit(cache=True, inline="always")
+def _ray_meets_triangle(
+    o: NDArray[np.float64],
+    d: NDArray[np.float64],
+    triangle: NDArray[np.float64],
+    near: float,
+    far: float,
+) -> bool:
+    """Two-sided Moller-Trumbore test between the distances ``near`` and ``far``."""
+    ax, ay, az = triangle[0, 0], triangle[0, 1], triangle[0, 2]
+    ux, uy, uz = triangle[1, 0] - ax, triangle[1, 1] - ay, triangle[1, 2] - az
+    vx, vy, vz = triangle[2, 0] - ax, triangle[2, 1] - ay, triangle[2, 2] - az
+    px = d[1] * vz - d[2] * vy
+    py = d[2] * vx - d[0] * vz
+    pz = d[0] * vy - d[1] * vx
+    determinant = ux * px + uy * py + uz * pz
+    if determinant == 0.0:
+        return False
+    sx, sy, sz = o[0] - ax, o[1] - ay, o[2] - az
+    u = (sx * px + sy * py + sz * pz) / determinant
+    if u < 0.0 or u > 1.0:
+        return False
+    qx = sy * uz - sz * uy
+    qy = sz * ux - sx * uz
+    qz = sx * uy - sy * ux
+    v = (d[0] * qx + d[1] * qy + d[2] * qz) / determinant
+    if v < 0.0 or u + v > 1.0:
+        return False
+    t = (vx * qx + vy * qy + vz * qz) / determinant
+    return near < t < far
+
+
+@numba.njit(cache=True)
+def occluded(
+    origins: NDArray[np.float64],
+    directions: NDArray[np.float64],
+    triangles: NDArray[np.float64],
+    bounds: NDArray[np.float64],
+    nodes: NDArray[np.int64],
+    near: float,
+    far: float,
+) -> NDArray[np.bool_]:
+    """Whether each ray segment (N, 3), (N, 3) hits any triangle between ``near`` and ``far``."""
+    count = origins.shape[0]
+    hits = np.zeros(count, dtype=np.bool_)
+    stack = np.empty(_STACK, dtype=np.int64)
+    inverse = np.empty(3)
+    for i in range(count):
+        for a in range(3):
+            d = directions[i, a]
+            if abs(d) < 1e-12:
+                d = 1e-12
+            inverse[a] = 1.0 / d
+        stack[0] = 0
+        top = 1
+        while top > 0:
+            top -= 1
+            node = stack[top]
+            if not _ray_meets_box(origins[i], inverse, bounds[node], near, far):
+                continue
+            first = nodes[node, 0]
+            leaf = nodes[node, 1]
+            if leaf == 0:
+                stack[top] = first
+                stack[top + 1] = first + 1
+                top += 2
+                continue
+            for j in range(first, first + leaf):
+                if _ray_meets_triangle(origins[i], directions[i], triangles[j], near, far):
+                    hits[i] = True
+                    top = 0
+                    break
+    return hits

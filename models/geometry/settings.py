@@ -1,0 +1,72 @@
+"""The numbers of one registration, in the units that their names end with."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How a scan is registered.
+
+    Attributes:
+        crop_mm: Radius around the middle of the landmarks within which the scan is used.
+        sample_vertices: Template vertices that carry data in the parametric stage.
+        landmark_steps: Gauss-Newton steps on landmarks alone.
+        icp_steps: Gauss-Newton steps on landmarks and surface.
+        data_weight_per_mm2: Weight of one squared surface residual against the unit prior.
+        robust_start_mm: Scale of the robust loss at the first surface step.
+        robust_end_mm: The same at the last step, and in the non-rigid stage.
+        landmark_sigma_start_mm: Standard deviation of a landmark at the first surface step.
+        landmark_sigma_end_mm: The same at the last step.
+        gate_factor: Correspondences longer than this many robust scales are dropped.
+        gate_angle_deg: Correspondences whose normals differ by more are dropped.
+        pose_sigma_rad: Standard deviation of each component of the neck and jaw rotations.
+        smoothing_mm: Smoothing length of each non-rigid level; the weight of the bi-Laplacian
+            energy is its fourth power.
+        template_to_scan: Per level, whether template vertices pull toward the scan (ICP-like
+            start) or scan samples pull the template (which halves the residual).
+        steps_per_level: Correspondence updates per level.
+        scan_samples: Scan vertices that carry data in the non-rigid stage.
+        tangential: Weight of the tangential part of a residual relative to the normal part.
+        pull: Weight of the distance to the parametric fit relative to the data.
+        scalp_weight: Data weight of the scalp on heads with hair (1 where the head is capped).
+        solver_tolerance: Relative residual at which the conjugate gradients stop.
+    """
+
+    crop_mm: float
+    sample_vertices: int
+    landmark_steps: int
+    icp_steps: int
+    data_weight_per_mm2: float
+    robust_start_mm: float
+    robust_end_mm: float
+    landmark_sigma_start_mm: float
+    landmark_sigma_end_mm: float
+    gate_factor: float
+    gate_angle_deg: float
+    pose_sigma_rad: float
+    smoothing_mm: tuple[float, ...]
+    template_to_scan: tuple[bool, ...]
+    steps_per_level: tuple[int, ...]
+    scan_samples: int
+    tangential: float
+    pull: float
+    scalp_weight: float
+    solver_tolerance: float
+
+    def __post_init__(self) -> None:
+        """Check that the three per-level tuples agree.
+
+        Raises:
+            ValueError: They differ in length.
+        """
+        lengths = {
+            len(self.smoothing_mm),
+            len(self.template_to_scan),
+            len(self.steps_per_level),
+        }
+        if len(lengths) != 1:
+            raise ValueError(
+                "smoothing_mm, template_to_scan and steps_per_level need one entry per level, got "
+                f"{len(self.smoothing_mm)}, {len(self.template_to_scan)} and "
+                f"{len(self.steps_per_level)}"
+            )
