@@ -1,5 +1,5 @@
 # Two targets are all a reader needs: `make demo` and `make test`.
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -18,7 +18,7 @@ export MKL_NUM_THREADS ?= 1
 
 demo: install
 	dvc --wait-for-lock repro
-	@python -m stages.summary data/reports
+	@python -m pipelines.summary
 
 test: check
 	python -m pytest -q

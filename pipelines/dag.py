@@ -50,8 +50,8 @@ def read_graph(root: Path = Path()) -> nx.DiGraph:
         with Repo(os.fspath(root)) as repository:
             index = repository.index
             base = Path(repository.root_dir)
-            nodes = {stage.addressing: _node(stage, base) for stage in index.stages}
-            edges = [(needed.addressing, stage.addressing) for stage, needed in index.graph.edges]
+            nodes = {_name(stage): _node(stage, base) for stage in index.stages}
+            edges = [(_name(needed), _name(stage)) for stage, needed in index.graph.edges]
     except DvcException as error:
         raise ValueError(f"expected a valid dvc.yaml in {root.resolve()}: {error}") from error
     graph = nx.DiGraph()
@@ -61,15 +61,20 @@ def read_graph(root: Path = Path()) -> nx.DiGraph:
     return graph
 
 
+def _name(stage: Any) -> str:  # noqa: ANN401 - dvc.stage.Stage
+    """Return the stage's address; DVC's own is relative to the working directory."""
+    return str(getattr(stage, "name", None) or stage.path_in_repo)
+
+
 def _node(stage: Any, base: Path) -> StageNode:  # noqa: ANN401 - dvc.stage.Stage
     """Translate one DVC stage."""
     run = dict((getattr(stage, "meta", None) or {}).get("run", {}))
     unknown = set(run) - {"retries", "timeout", "tags"}
     if unknown:
-        raise ValueError(f"{stage.addressing}: unknown keys in meta.run: {sorted(unknown)}")
+        raise ValueError(f"{_name(stage)}: unknown keys in meta.run: {sorted(unknown)}")
     command = stage.cmd if isinstance(stage.cmd, str) else " && ".join(stage.cmd or [])
     return StageNode(
-        name=stage.addressing,
+        name=_name(stage),
         command=command,
         deps=_paths(stage.deps, base),
         outs=_paths(stage.outs, base),

@@ -89,6 +89,7 @@ class Runner:
             stage.name,
         ]
         with log.open("ab") as output:
+            before = output.tell()
             process = subprocess.Popen(
                 command,
                 cwd=self.root,
@@ -112,7 +113,7 @@ class Runner:
                     self._groups.discard(process.pid)
         if code != 0:
             return State.FAILED
-        return read_state(log.read_text(encoding="utf-8", errors="replace"))
+        return read_state(log.read_bytes()[before:].decode(errors="replace"))
 
     def stop(self) -> None:
         """End every stage that still runs; used on SIGINT and SIGTERM."""
@@ -152,9 +153,8 @@ def end_group(group: int) -> None:
 
 
 def read_state(log: str) -> State:
-    """Tell from DVC's own words in ``log`` whether the last run computed anything."""
-    last = log.rsplit("Running stage", 1)
-    if len(last) == 2:
+    """Tell from DVC's own words about one run whether it computed anything."""
+    if "Running stage" in log:
         return State.RAN
     if "is cached - skipping run" in log:
         return State.RESTORED

@@ -1,0 +1,47 @@
+"""The committed dvc.yaml: code deps equal import closures, and the shape the design fixes."""
+
+from pathlib import Path
+
+import pytest
+
+from pipelines import closure
+from pipelines.dag import read_graph
+
+
+def test_code_deps_of_every_stage_equal_its_import_closure(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(repository)
+    assert closure.differences(repository) == {}
+
+
+def test_closure_reaches_through_function_level_imports() -> None:
+    modules = closure.module_closure("stages.pack")
+    assert "stages.artifacts" in modules
+    assert "models" not in modules or "models" in {name.split(".")[0] for name in modules}
+    assert "stages.register" not in modules  # stages meet in files
+
+
+def test_the_graph_has_fewer_than_sixty_stages_and_every_group(repository: Path) -> None:
+    graph = read_graph(repository)
+    assert len(graph) < 60
+    assert {name.split("@")[0] for name in graph} == {
+        "synthesize",
+        "convert",
+        "pack",
+        "landmark_model",
+        "landmarks",
+        "register",
+        "unify",
+        "render",
+        "recognizer",
+        "train",
+        "reconstruct",
+        "evaluate",
+        "report",
+    }
+
+
+def test_a_command_that_is_no_stage_module_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected 'python -m stages.NAME ...'"):
+        closure.stage_module("bash run.sh")
