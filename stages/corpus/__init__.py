@@ -1,1 +1,1 @@
-"""Writers of the embedded synthetic corpus in the owners formats, one module each."""
+"""Writers of the embedded corpus: synthetic stand-ins in the data owners' formats."""

@@ -1,0 +1,69 @@
+"""The Basel Face Model 2009 and the expression files that circulate with it.
+
+``01_MorphableModel.mat`` counts in micrometres, stores standard deviations under the name EV and
+winds its triangles clockwise. The expression basis (79 components) lives on a trimmed vertex set.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from stages.corpus.files import mat_bytes, write
+from stages.corpus.linear_files import LinearFiles
+
+EXPRESSIONS = 79
+
+
+def expression_bin(mean: Float[np.ndarray, "n"], basis: Float[np.ndarray, "n 79"]) -> bytes:
+    """Return ``Exp_Pca.bin``: the count, the mean, then one component after the other (float32)."""
+    count = np.array([basis.shape[1]], dtype="<i4").tobytes()
+    components = np.ascontiguousarray(basis.T, dtype="<f4").tobytes()
+    return count + mean.astype("<f4").tobytes() + components
+
+
+def model_mat(model: LinearFiles, segments: Int[np.ndarray, "v 4"]) -> bytes:
+    """Return ``01_MorphableModel.mat`` from a model in micrometres."""
+    clockwise = model.faces[:, [0, 2, 1]] + 1
+    return mat_bytes(
+        {
+            "shapeMU": model.mean_shape[:, None].astype(np.float32),
+            "shapePC": model.shape_basis.astype(np.float32),
+            "shapeEV": model.shape_sigma[:, None].astype(np.float32),
+            "texMU": (255.0 * model.texture_mean[:, None]).astype(np.float32),
+            "texPC": model.texture_basis.astype(np.float32),
+            "texEV": (255.0 * model.texture_sigma[:, None]).astype(np.float32),
+            "tl": clockwise.astype(np.int32),
+            "segbin": segments.astype(np.uint8),
+        },
+        compress=False,
+    )
+
+
+def write_release(
+    root: Path,
+    model: LinearFiles,
+    segments: Int[np.ndarray, "v 4"],
+    trim: Int[np.ndarray, "n"],
+    front: Int[np.ndarray, "m"],
+) -> None:
+    """Write the folder.
+
+    Args:
+        root: Destination.
+        model: Full vertex set for shape and texture, trimmed set for expression, micrometres.
+        segments: 0/1 regions (V, 4): nose, eyes, mouth, rest.
+        trim: 0-based ascending vertices of the trimmed set.
+        front: 0-based ascending positions in the trimmed set of the frontal face.
+    """
+    write(root / "01_MorphableModel.mat", model_mat(model, segments))
+    expressions = expression_bin(model.mean_expression, model.expression_basis)
+    write(root / "Exp_Pca.bin", expressions)
+    write(root / "std_exp.txt", " ".join(f"{value:g}" for value in model.expression_sigma))
+    indices: dict[str, dict[str, np.ndarray]] = {
+        "BFM_exp_idx.mat": {"trimIndex": (trim + 1)[:, None].astype(np.uint16)},
+        "BFM_front_idx.mat": {"idx": (front + 1)[:, None].astype(np.float32)},
+        "select_vertex_id.mat": {"select_id": (trim[front] + 1)[:, None].astype(np.uint16)},
+    }
+    for name, variables in indices.items():
+        write(root / name, mat_bytes(variables, compress=True))
