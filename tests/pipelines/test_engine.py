@@ -82,7 +82,7 @@ def test_a_stage_past_its_time_is_ended_with_its_children(workspace: Path) -> No
     outcome = Runner(workspace, workspace / ".work" / "logs").run(stage)
     assert outcome.state is State.FAILED
     assert time.monotonic() - start < 20
-    pattern = f"step.py left.txt source.txt"
+    pattern = "step.py left.txt source.txt"
     found = subprocess.run(["pgrep", "-f", pattern], capture_output=True, text=True, check=False)
     cwds = [Path(f"/proc/{pid}/cwd").resolve() for pid in found.stdout.split()]
     assert workspace.resolve() not in cwds

@@ -1,0 +1,117 @@
+"""Atomic, deterministic writers."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stages import artifacts
+from stages.contracts import schema, table_of
+
+
+def test_a_failing_block_leaves_the_old_folder(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with artifacts.atomic_directory(out) as folder:
+        (folder / "a.txt").write_text("first")
+    with pytest.raises(ValueError, match="boom"), artifacts.atomic_directory(out) as folder:
+        (folder / "a.txt").write_text("second")
+        raise ValueError("boom")
+    assert (out / "a.txt").read_text() == "first"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_scratch_of_killed_writers_is_swept_and_of_living_ones_kept(tmp_path: Path) -> None:
+    dead = tmp_path / ".out.999999999.abc"
+    living = tmp_path / f".out.{os.getpid()}.abc"
+    for folder in (dead, living):
+        folder.mkdir()
+    with artifacts.atomic_directory(tmp_path / "out") as folder:
+        (folder / "a").touch()
+    assert not dead.exists()
+    assert living.exists()
+
+
+def test_safetensors_bytes_are_the_same_in_every_process(tmp_path: Path) -> None:
+    script = (
+        "import sys, numpy as np; from pathlib import Path; from stages import artifacts; "
+        "artifacts.write_safetensors({'b': np.arange(6.), 'a': np.eye(3, dtype=np.float32).T}, "
+        "Path(sys.argv[1]), {'method': 'x', 'n': [1, 2], 'a': {'z': 1, 'y': 2}})"
+    )
+    hashes = set()
+    for index in range(3):
+        path = tmp_path / f"model{index}.safetensors"
+        environment = {**os.environ, "PYTHONHASHSEED": str(index)}
+        subprocess.run([sys.executable, "-c", script, str(path)], check=True, env=environment)
+        hashes.add(artifacts.sha256_file(path))
+    assert len(hashes) == 1
+    tensors, facts = artifacts.read_safetensors(tmp_path / "model0.safetensors")
+    np.testing.assert_array_equal(tensors["b"], np.arange(6.0))
+    assert facts == {"method": "x", "n": [1, 2], "a": {"z": 1, "y": 2}}
+    assert artifacts.read_facts(tmp_path / "model0.safetensors") == facts
+
+
+def test_what_is_no_safetensors_file_is_refused(tmp_path: Path) -> None:
+    for content in (b"", b"\x80\x04N.", b"\xff" * 64):
+        (tmp_path / "x").write_bytes(content)
+        with pytest.raises(ValueError, match="expected a safetensors file"):
+            artifacts.read_facts(tmp_path / "x")
+
+
+def test_json_refuses_nan_and_sorts_keys(tmp_path: Path) -> None:
+    artifacts.write_json({"b": 1, "a": 2}, tmp_path / "x.json")
+    assert (tmp_path / "x.json").read_text() == '{\n  "a": 2,\n  "b": 1\n}\n'
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        artifacts.write_json({"a": float("nan")}, tmp_path / "y.json")
+    assert not (tmp_path / "y.json").exists()
+
+
+@given(st.text(min_size=1), st.integers(1, 64))
+def test_shards_are_in_range_and_stable(subject: str, shards: int) -> None:
+    shard = artifacts.shard_of(subject, shards)
+    assert 0 <= shard < shards
+    assert shard == artifacts.shard_of(subject, shards)
+
+
+def test_shard_known_value() -> None:
+    # int(sha256(b"LYHM/00001")[:8], big endian) computed with coreutils' sha256sum
+    digest = subprocess.run(
+        ["sha256sum"], input=b"LYHM/00001", capture_output=True, check=True
+    ).stdout[:16]
+    assert artifacts.shard_of("LYHM/00001", 8) == int(digest, 16) % 8
+
+
+def test_tables_round_trip_with_schema_and_equal_bytes(tmp_path: Path) -> None:
+    row = {
+        "item_id": "a",
+        "subject_id": "S/a",
+        "status": "failed",
+        "reason": "no face",
+        "points_px": None,
+        "score": 0.5,
+        "box_px": [0, 1, 2, 3],
+        "provider": "dlib",
+    }
+    table = table_of([row, {**row, "item_id": "b"}], "landmarks")
+    artifacts.write_table(table, tmp_path / "x.parquet")
+    artifacts.write_table(table, tmp_path / "y.parquet")
+    assert (tmp_path / "x.parquet").read_bytes() == (tmp_path / "y.parquet").read_bytes()
+    back = artifacts.read_table(tmp_path / "x.parquet")
+    assert back.schema.metadata[b"schema"] == b"faceline.landmarks"
+    assert back.schema.field("points_px").metadata[b"unit"] == b"px"
+    assert back.to_pylist()[1]["item_id"] == "b"
+
+
+def test_rows_with_unknown_columns_or_states_are_refused() -> None:
+    good = {"item_id": "a", "subject_id": "s", "status": "ok", "reason": ""}
+    with pytest.raises(ValueError, match=r"unknown columns \['scor'\]"):
+        table_of([{**good, "scor": 1.0}], "landmarks")
+    with pytest.raises(ValueError, match="status 'fine' not in"):
+        table_of([{**good, "status": "fine"}], "landmarks")
+    with pytest.raises(ValueError, match="expected a reason, got none"):
+        table_of([{**good, "reason": None}], "landmarks")
+    assert "unit" not in (schema("landmarks").field("item_id").metadata or {})
