@@ -1,1 +1,6 @@
-"""The reconstruction methods, one module each."""
+"""The reconstruction methods that can be trained, by name."""
+
+from models.methods.mica import Mica
+from models.methods.pix2face import Pix2Face
+
+METHODS = {"mica": Mica, "pix2face": Pix2Face}

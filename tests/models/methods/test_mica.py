@@ -1,0 +1,173 @@
+"""MICA: counts and names of the release, region weights, what learns, one batch learned."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as nnf
+
+from models.encoders.iresnet import IResNetConfig
+from models.flame import FlameArrays
+from models.methods import METHODS
+from models.methods.mica import MappingNetwork, Mica, MicaConfig, public_state, region_weights
+
+TINY = IResNetConfig(layers=(1, 1, 1, 1), widths=(4, 4, 6, 8), embedding=16, input_px=28)
+V, S = 30, 5
+
+
+def flame() -> FlameArrays:
+    rng = np.random.default_rng(0)
+    weights = np.full((V, 5), 0.2)
+    return FlameArrays(
+        v_template=rng.normal(size=(V, 3)) * 0.1,
+        faces=rng.integers(0, V, (40, 3)),
+        shapedirs=rng.normal(size=(V, 3, S)) * 0.003,
+        exprdirs=np.zeros((V, 3, 2)),
+        posedirs=np.zeros((V, 3, 36)),
+        joint_regressor=np.full((5, V), 1 / V),
+        weights=weights,
+        parents=np.array([-1, 0, 1, 1, 1]),
+    )
+
+
+def tiny(**changes: object) -> Mica:
+    torch.manual_seed(0)
+    config = MicaConfig(encoder=TINY, n_shape=S, hidden=12, **changes)  # type: ignore[arg-type]
+    return Mica(config, flame(), np.linspace(0.1, 2, V))
+
+
+def test_full_size_counts() -> None:
+    with torch.device("meta"):
+        model = Mica(MicaConfig())
+    assert sum(p.numel() for p in model.flameModel.parameters()) == 515_100
+    learning = sum(p.numel() for p in model.arcface.parameters() if p.requires_grad)
+    assert learning == 25_965_568
+
+
+def test_mapping_network_equals_its_formula_and_names() -> None:
+    torch.manual_seed(0)
+    net = MappingNetwork(7, 5, 3)
+    names = {f"network.{i}.{n}" for i in range(4) for n in ("weight", "bias")}
+    assert set(net.state_dict()) == names | {"output.weight", "output.bias"}
+    z = torch.randn(2, 7)
+    h = z
+    for layer in net.network:
+        h = h @ layer.weight.T + layer.bias
+        h = torch.where(h > 0, h, 0.2 * h)
+    torch.testing.assert_close(net(z), h @ net.output.weight.T + net.output.bias)
+
+
+def test_initial_scale_of_the_mapping_network() -> None:
+    torch.manual_seed(0)
+    net = MappingNetwork(512, 300, 300)
+    gain = np.sqrt(2 / (1 + 0.2**2))
+    assert float(net.network[1].weight.detach().std()) == pytest.approx(
+        gain / np.sqrt(300), rel=0.02
+    )
+    assert float(net.output.weight.detach().std()) == pytest.approx(
+        0.25 * gain / np.sqrt(300), rel=0.02
+    )
+
+
+@pytest.mark.parametrize(
+    ("trainable", "learns"),
+    [
+        ("none", set()),
+        ("L4", {"layer4", "bn2", "fc", "features"}),
+        ("L3-4", {"layer3", "layer4", "bn2", "fc", "features"}),
+        ("L2-4", {"layer2", "layer3", "layer4", "bn2", "fc", "features"}),
+        (
+            "all",
+            {"conv1", "bn1", "prelu", "layer1", "layer2", "layer3", "layer4", "bn2", "fc"}
+            | {"features"},
+        ),
+    ],
+)
+def test_trainable_sets(trainable: str, learns: set[str]) -> None:
+    model = tiny(trainable=trainable)
+    learning = {n.split(".")[0] for n, p in model.arcface.named_parameters() if p.requires_grad}
+    assert learning == learns
+    groups = dict(model.parameter_groups())
+    assert bool(groups["encoder"]) == bool(learns)
+
+
+def test_frozen_stages_do_not_drift() -> None:
+    images = torch.randn(4, 3, 28, 28)
+    for drift, still in (("frozen", True), ("reference", False)):
+        model = tiny(bn_drift=drift).train()
+        before = {n: v.clone() for n, v in model.arcface.state_dict().items()}
+        model(images)
+        after = model.arcface.state_dict()
+        frozen = torch.equal(
+            after["layer1.0.bn1.running_mean"], before["layer1.0.bn1.running_mean"]
+        )
+        assert frozen is still
+        assert not torch.equal(after["bn2.running_mean"], before["bn2.running_mean"])
+
+
+def test_region_weights_let_the_face_win() -> None:
+    masks = {
+        "left_eyeball": np.array([0, 1]),
+        "right_eyeball": np.array([2]),
+        "left_ear": np.array([3, 4]),
+        "right_ear": np.array([5]),
+        "face": np.array([4, 6, 7]),
+    }
+    weights = region_weights(MicaConfig(), masks, 9)
+    np.testing.assert_array_equal(weights, [0.01, 0.01, 0.01, 0.01, 150, 0.01, 150, 150, 1])
+    del masks["face"]
+    with pytest.raises(KeyError):
+        region_weights(MicaConfig(), masks, 9)
+
+
+def test_loss_is_the_weighted_distance_of_the_neutral_meshes() -> None:
+    model = tiny(shape_penalty=0.5)
+    beta, target = torch.randn(2, S), torch.randn(2, S)
+    arrays = flame()
+    difference = np.abs(arrays.shapedirs @ (beta - target).numpy().T)  # V 3 B
+    vertices = 1000 * (difference * np.linspace(0.1, 2, V)[:, None, None]).mean()
+    terms = model.losses(beta, {"beta": target})
+    assert float(terms["vertices"]) == pytest.approx(vertices, rel=1e-4)
+    total = vertices + 0.5 * float(beta.square().mean())
+    assert float(terms["loss"]) == pytest.approx(total, rel=1e-4)
+    assert float(model.losses(target, {"beta": target})["vertices"]) == 0
+
+
+def test_prediction_depends_on_the_direction_of_the_embedding_only() -> None:
+    model = tiny().eval()
+    images = torch.randn(2, 3, 28, 28)
+    embedding = model.arcface(images)
+    want = model.flameModel.regressor(nnf.normalize(5 * embedding))
+    torch.testing.assert_close(model(images), want)
+
+
+def test_state_holds_no_flame_and_loads_a_release() -> None:
+    model = tiny()
+    state = model.state_dict()
+    assert all(n.startswith(("arcface.", "flameModel.regressor.")) for n in state)
+    arcface = {n.removeprefix("arcface."): v for n, v in state.items() if n.startswith("arcface")}
+    shape = {n.removeprefix("flameModel."): v for n, v in state.items() if "regressor" in n}
+    released = public_state(arcface, {**shape, "generator.v_template": torch.zeros(1)})
+    tiny().load_state_dict(released)
+    with pytest.raises(ValueError, match="surprise"):
+        public_state(arcface, {"surprise": torch.zeros(1)})
+    with pytest.raises(ValueError, match="needs FLAME"):
+        Mica(MicaConfig(encoder=TINY, n_shape=S)).decode(torch.zeros(1, S))
+
+
+def test_overfits_one_batch() -> None:
+    model = tiny(trainable="all").train()
+    batch = {"image": torch.randn(4, 3, 28, 28), "beta": torch.randn(4, S)}
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], 5e-3)
+    losses = []
+    for _ in range(150):
+        loss = model.losses(model(batch["image"]), batch)["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.1 * losses[0]
+
+
+def test_methods_are_listed_explicitly() -> None:
+    assert METHODS["mica"] is Mica
+    assert set(METHODS) >= {"mica", "pix2face"}

@@ -1,0 +1,120 @@
+"""pix2face: the released size and names, boxes, masks, one batch learned."""
+
+import numpy as np
+import pytest
+import torch
+
+from models.methods.pix2face import (
+    Boxes,
+    Pix2Face,
+    Pix2FaceConfig,
+    face_pixels,
+    fit_boxes,
+    input_blob,
+    target_planes,
+)
+
+TINY = Pix2FaceConfig(size_px=32, width=8, depth=4, background_weight=0.3)
+
+
+def test_full_size_count_and_names() -> None:
+    with torch.device("meta"):
+        model = Pix2Face(Pix2FaceConfig())
+        out = model(torch.empty(1, 3, 256, 256))
+    assert sum(p.numel() for p in model.parameters()) == 39_156_870
+    names = {
+        f"{kind}{i}.{p}"
+        for kind in ("conv", "dconv")
+        for i in range(1, 9)
+        for p in ("weight", "bias")
+    }
+    assert set(model.state_dict()) == names
+    assert out.shape == (1, 6, 256, 256)
+
+
+def test_small_variant_keeps_the_size_and_stays_in_range() -> None:
+    torch.manual_seed(0)
+    out = Pix2Face(TINY)(torch.randn(2, 3, 32, 32))
+    assert out.shape == (2, 6, 32, 32)
+    assert float(out.abs().max()) < 1
+
+
+def test_published_background_code() -> None:
+    zero = Boxes().encode(np.zeros(6))
+    np.testing.assert_allclose(zero, [0, 0.130, -0.714, 0, 0, 0], atol=5e-4)
+
+
+def test_boxes_round_trip_and_clip() -> None:
+    boxes = Boxes()
+    rng = np.random.default_rng(0)
+    low, high = boxes.ranges()
+    planes = rng.uniform(low, high, (5, 4, 6))
+    np.testing.assert_allclose(boxes.decode(boxes.encode(planes)), planes, atol=1e-9)
+    assert boxes.encode(np.full(6, 1e4)).max() == 1.0
+
+
+def test_fitted_boxes_hold_the_mean_and_keep_it_from_the_origin() -> None:
+    rng = np.random.default_rng(1)
+    mean = rng.uniform([-70, -80, 30], [70, 90, 110], (500, 3))
+    boxes = fit_boxes(mean, 18.2)
+    low, high = boxes.ranges()
+    assert (mean > low[:3]).all()
+    assert (mean < high[:3]).all()
+    assert boxes.offset_mm == 20
+    assert (low[:3] < 0).all()
+    with pytest.raises(ValueError, match="10.0 mm from the origin"):
+        fit_boxes(np.vstack([mean, [[1.0, 2.0, 3.0]]]), 18.2)
+
+
+def test_targets_mask_before_encoding() -> None:
+    pncc = np.full((3, 3, 3), 50.0)
+    offset = np.full((3, 3, 3), 5.0)
+    mask = np.zeros((3, 3), bool)
+    mask[1, 1] = True
+    planes = target_planes(pncc, offset, mask, Boxes())
+    assert planes.dtype == np.float32
+    np.testing.assert_allclose(
+        planes[:, 1, 1], Boxes().encode(np.array([50, 50, 50, 5, 5, 5.0])), atol=1e-6
+    )
+    np.testing.assert_allclose(planes[:, 0, 2], Boxes().encode(np.zeros(6)), atol=1e-6)
+
+
+def test_face_pixels_are_eroded_and_end_at_the_border() -> None:
+    pncc = np.zeros((7, 9, 3))
+    pncc[1:6, 2:8] = [0, 30, 80]
+    pncc[0:2, 0:2] = [0, 0, 9]  # too near the origin
+    want = np.zeros((7, 9), bool)
+    want[2:5, 3:7] = True
+    np.testing.assert_array_equal(face_pixels(pncc), want)
+    assert not face_pixels(np.full((4, 4, 3), 50.0))[0].any()
+
+
+def test_input_is_centred() -> None:
+    crop = np.array([[[0, 255, 51]]], np.uint8)
+    np.testing.assert_allclose(input_blob(crop)[:, 0, 0], [-0.5, 0.5, -0.3], atol=1e-6)
+
+
+def test_depth_must_fit_the_size() -> None:
+    with pytest.raises(ValueError, match="size_px=48, depth=5"):
+        Pix2FaceConfig(size_px=48, depth=5)
+
+
+def test_overfits_one_batch() -> None:
+    torch.manual_seed(0)
+    model = Pix2Face(TINY)
+    mask = torch.zeros(2, 32, 32, dtype=torch.bool)
+    mask[:, 8:24, 8:24] = True
+    image = torch.rand(2, 3, 32, 32) * 0.1
+    image[:, :, 8:24, 8:24] += 0.3
+    target = torch.zeros(2, 6, 32, 32)
+    target[:, :, 8:24, 8:24] = torch.linspace(-0.8, 0.8, 16)[None, None, None, :]
+    batch = {"image": image, "target": target, "mask": mask}
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3, betas=(0.5, 0.9))
+    losses = []
+    for _ in range(120):
+        loss = model.losses(model(batch["image"]), batch)["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.25 * losses[0]
