@@ -70,3 +70,24 @@ class FitSettings:
                 f"{len(self.smoothing_mm)}, {len(self.template_to_scan)} and "
                 f"{len(self.steps_per_level)}"
             )
+
+
+@dataclass(frozen=True)
+class QualityLimits:
+    """Beyond which a registration is rejected.
+
+    Attributes:
+        max_median_mm: Median scan-to-mesh distance over the face.
+        max_q95_mm: Its 95th percentile.
+        max_landmark_rms_mm: Root mean square landmark distance.
+        min_coverage: Share of the face's area that must lie on the scan.
+        max_prior_energy: Sum of squared coefficients.
+        max_flipped_faces: Triangles turned over by the refinement.
+    """
+
+    max_median_mm: float
+    max_q95_mm: float
+    max_landmark_rms_mm: float
+    min_coverage: float
+    max_prior_energy: float
+    max_flipped_faces: int

@@ -1,0 +1,384 @@
+"""One head scan to FLAME: units, alignment, parameters, free vertices, and what came of it."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy.spatial import cKDTree
+
+from models.flame import NOW_SEVEN_IN_STATIC_51, shape_vertices
+from models.geometry.alignment import Similarity, align_similarity
+from models.geometry.mesh import face_normals, normals_and_rim, vertex_areas
+from models.geometry.nearest import ClosestPointIndex
+from models.geometry.nonrigid import refine
+from models.geometry.parametric import FitState, Subset, Surface, fit_parameters
+from models.geometry.settings import FitSettings, QualityLimits
+from models.geometry.template import RegistrationModel
+
+UNITS_MM = {"m": 1e3, "dm": 1e2, "cm": 1e1, "mm": 1.0}
+INNER = 51
+MIN_LANDMARKS = 4
+MIN_SURFACE = 500
+SNAP = 1.25
+REGION_REACH_MM = 15.0
+REGION_FACING = 0.3
+COVER_MM = 2.0
+
+
+class RegistrationError(ValueError):
+    """A scan or its landmarks cannot be registered; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """A head scan in its own frame.
+
+    Attributes:
+        vertices: (N, 3) in ``unit``.
+        faces: (M, 3) triangles, either winding as long as it is the same throughout.
+        unit: What the data set declares: m, dm, cm, mm or unknown.
+        bald: The scalp is bare or under a tight cap, so its surface is the head's.
+    """
+
+    vertices: Float[np.ndarray, "n 3"]
+    faces: Int[np.ndarray, "m 3"]
+    unit: str = "unknown"
+    bald: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """FLAME on a scan.
+
+    FLAME's frame is the frame of the result: the global rotation in ``theta`` is zero and the
+    similarity ``x_flame = scale * rotation @ x_scan + translation`` places the scan.
+
+    Attributes:
+        status: ``ok``, or ``rejected`` where a quality limit is exceeded.
+        reason: Which limit, empty when ok.
+        beta: (S,) identity, standard deviations.
+        psi: (E,) expression.
+        theta: (15,) pose, radians.
+        scale: Metres per scan unit.
+        rotation: (3, 3).
+        translation: (3,) metres.
+        vertices: (V, 3) registered head, metres.
+        vertices_neutral: (V, 3) the same without expression and pose, metres.
+        residuals_mm: (N,) distance of each scan vertex of the face to the registered surface;
+            NaN outside the face.
+        residual_median_mm: Median of those.
+        residual_q95_mm: Their 95th percentile.
+        template_median_mm: Median distance from the face's vertices to the scan.
+        template_q95_mm: 95th percentile of that, including what the scan does not show.
+        landmark_rms_mm: Root mean square distance of the landmarks.
+        coverage: Share of the face's area that lies on the scan.
+        flipped_faces: Triangles of the skin turned over by the refinement.
+        prior_energy: Sum of squares of beta and psi.
+        flags: What a reader should know: ``scale_not_metric``, ``unit_mismatch``,
+            ``normals_flipped``, ``low_coverage``.
+    """
+
+    status: str
+    reason: str
+    beta: Float[np.ndarray, " s"]
+    psi: Float[np.ndarray, " e"]
+    theta: Float[np.ndarray, " t"]
+    scale: float
+    rotation: Float[np.ndarray, "3 3"]
+    translation: Float[np.ndarray, "3"]
+    vertices: Float[np.ndarray, "V 3"]
+    vertices_neutral: Float[np.ndarray, "V 3"]
+    residuals_mm: Float[np.ndarray, " n"]
+    residual_median_mm: float
+    residual_q95_mm: float
+    template_median_mm: float
+    template_q95_mm: float
+    landmark_rms_mm: float
+    coverage: float
+    flipped_faces: int
+    prior_energy: float
+    flags: tuple[str, ...]
+
+
+def register(
+    scan: Scan,
+    landmarks: Float[np.ndarray, "l 3"],
+    model: RegistrationModel,
+    settings: FitSettings,
+    limits: QualityLimits,
+) -> Registration:
+    """Fit FLAME to one scan.
+
+    Args:
+        scan: The scan.
+        landmarks: In the scan's frame and unit: 68 in iBUG order, its inner 51, or the NoW seven
+            (told apart by their number). NaN rows are missing.
+        model: The prepared model, with the landmark embedding that the points follow.
+        settings: Schedule.
+        limits: Where a result is rejected.
+
+    Raises:
+        RegistrationError: The input cannot be registered at all.
+    """
+    vertices, faces = _checked(scan)
+    marks = inner_landmarks(landmarks)
+    placed, flags = place_scan(scan.unit, marks, model)
+    at_mm, marks_mm = placed.apply(vertices), placed.apply(marks)
+    normals, rim = normals_and_rim(at_mm, faces)
+    if _facing(at_mm, normals, marks_mm, model) < 0:
+        normals, faces = -normals, faces[:, ::-1]
+        flags.append("normals_flipped")
+    centre = np.nanmean(marks_mm, axis=0)
+    near = ((at_mm - centre) ** 2).sum(axis=1) < settings.crop_mm**2
+    usable = np.flatnonzero(near & (np.einsum("na,na->n", normals, normals) > 0))
+    if len(usable) < MIN_SURFACE:
+        raise RegistrationError(
+            f"expected >= {MIN_SURFACE} scan vertices with surface within {settings.crop_mm:g} mm "
+            f"of the landmarks, got {len(usable)}; check the landmarks' unit and frame"
+        )
+    surface = Surface(at_mm[usable], normals[usable], rim[usable], cKDTree(at_mm[usable]))
+    state = fit_parameters(model, marks_mm, surface, settings, bald=scan.bald)
+    whole = Subset(model, np.arange(len(model.template)))
+    posed, blend = whole.evaluate(state)
+    fitted = posed @ state.rotation.T + state.translation
+    areas = vertex_areas(at_mm, faces)[usable]
+    samples, sample_areas = _scan_samples(surface, areas, fitted, settings)
+    refined = refine(model, fitted, surface, samples, sample_areas, settings, bald=scan.bald)
+    measured = _measure(model, refined, fitted, at_mm, normals, rim, faces, near, marks_mm)
+    result = _result(scan, model, state, placed, refined, posed, blend, measured, flags)
+    return judge(result, limits)
+
+
+def inner_landmarks(landmarks: Float[np.ndarray, "l 3"]) -> Float[np.ndarray, "51 3"]:
+    """The 51 landmarks inside the face in iBUG order, NaN where not given.
+
+    Raises:
+        RegistrationError: Not 68, 51 or 7 points, or fewer than four of use.
+    """
+    points = np.asarray(landmarks, dtype=np.float64)
+    if points.ndim != 2 or points.shape[1] != 3 or len(points) not in (68, INNER, 7):
+        raise RegistrationError(
+            "expected 68 (iBUG), 51 (inner iBUG) or 7 (NoW) landmarks of three coordinates, got "
+            f"{points.shape}"
+        )
+    marks = np.full((INNER, 3), np.nan)
+    if len(points) == 7:
+        marks[list(NOW_SEVEN_IN_STATIC_51)] = points
+    else:
+        marks[:] = points[-INNER:]
+    given = np.isfinite(marks).all(axis=1)
+    if int(given.sum()) < MIN_LANDMARKS:
+        raise RegistrationError(
+            f"expected >= {MIN_LANDMARKS} landmarks inside the face, got {int(given.sum())}"
+        )
+    marks[~given] = np.nan
+    return marks
+
+
+def place_scan(
+    unit: str, marks: Float[np.ndarray, "51 3"], model: RegistrationModel
+) -> tuple[Similarity, list[str]]:
+    """Similarity from the scan to FLAME's frame in millimetres, by the landmarks.
+
+    The scale is snapped to a power of ten where it is within 25 % of one, because heads differ in
+    size and scanners measure; a scale that fits none is kept and flagged.
+
+    Raises:
+        RegistrationError: The landmarks are a mirror image, or lie on a line.
+    """
+    given = np.isfinite(marks).all(axis=1)
+    faces = np.asarray(model.arrays.faces, dtype=np.int64)
+    corners = model.template[faces[model.landmark_faces]]
+    target = np.einsum("lk,lka->la", model.landmark_bary, corners)[given]
+    source = marks[given]
+    try:
+        free = align_similarity(source, target)
+    except ValueError as error:
+        raise RegistrationError(f"landmarks do not place the scan: {error}") from error
+    if free.mirrored and align_similarity(source * [-1, 1, 1], target).rms < 0.6 * free.rms:
+        raise RegistrationError(
+            "expected landmarks of a face, got its mirror image: the scan is mirrored, or left "
+            "and right are swapped in the landmarks"
+        )
+    flags: list[str] = []
+    power = 10.0 ** np.round(np.log10(free.scale))
+    if not 1 / SNAP < free.scale / power < SNAP:
+        flags.append("scale_not_metric")
+        return free, flags
+    if unit in UNITS_MM and not np.isclose(power, UNITS_MM[unit]):
+        flags.append("unit_mismatch")
+    return align_similarity(source, target, fixed_scale=float(power)), flags
+
+
+def judge(result: Registration, limits: QualityLimits) -> Registration:
+    """Reject a result that exceeds a limit; low coverage alone is a flag."""
+    reasons = [
+        f"{name} {value:.3g} exceeds {limit:.3g}"
+        for name, value, limit in (
+            ("residual median, mm,", result.residual_median_mm, limits.max_median_mm),
+            ("residual 95th percentile, mm,", result.residual_q95_mm, limits.max_q95_mm),
+            ("landmark RMS, mm,", result.landmark_rms_mm, limits.max_landmark_rms_mm),
+            ("prior energy", result.prior_energy, limits.max_prior_energy),
+            ("flipped triangles", result.flipped_faces, limits.max_flipped_faces),
+        )
+        if not value <= limit
+    ]
+    if result.coverage < limits.min_coverage:
+        reasons.append(f"coverage {result.coverage:.3g} is below {limits.min_coverage:.3g}")
+    if not reasons:
+        return result
+    return replace(result, status="rejected", reason="; ".join(reasons))
+
+
+def _checked(scan: Scan) -> tuple[np.ndarray, np.ndarray]:
+    """The scan's arrays, float64 and int64.
+
+    Raises:
+        RegistrationError: Empty, not finite, without faces, or damaged.
+    """
+    vertices = np.ascontiguousarray(scan.vertices, dtype=np.float64)
+    faces = np.ascontiguousarray(scan.faces, dtype=np.int64)
+    if vertices.size == 0:
+        raise RegistrationError("expected a scan, got no vertices")
+    if vertices.ndim != 2 or vertices.shape[1] != 3:
+        raise RegistrationError(f"expected scan vertices (n, 3), got {vertices.shape}")
+    broken = int((~np.isfinite(vertices).all(axis=1)).sum())
+    if broken:
+        raise RegistrationError(
+            f"expected finite scan vertices, got {broken} of {len(vertices)} NaN or infinite"
+        )
+    if faces.size == 0:
+        raise RegistrationError(
+            "expected a triangulated scan, got a point cloud without faces; mesh it first"
+        )
+    if faces.min() < 0 or faces.max() >= len(vertices):
+        raise RegistrationError(
+            f"expected faces that index {len(vertices)} vertices from 0, got numbers "
+            f"{int(faces.min())} to {int(faces.max())}"
+        )
+    return vertices, faces
+
+
+def _facing(
+    vertices: np.ndarray, normals: np.ndarray, marks: np.ndarray, model: RegistrationModel
+) -> float:
+    """Mean agreement of the scan's normals with the template's around the landmarks."""
+    given = np.flatnonzero(np.isfinite(marks).all(axis=1))
+    corners = np.asarray(model.arrays.faces)[model.landmark_faces[given]]
+    expected = model.normals[corners].sum(axis=1)
+    _, nearest = cKDTree(vertices).query(marks[given], k=8)
+    return float(np.einsum("lka,la->", normals[nearest], expected))
+
+
+def _scan_samples(
+    surface: Surface, areas: np.ndarray, fitted: np.ndarray, settings: FitSettings
+) -> tuple[np.ndarray, np.ndarray]:
+    """A systematic sample by area of the scan's inner vertices near the fit, and their areas."""
+    low = fitted.min(axis=0) - settings.robust_end_mm
+    high = fitted.max(axis=0) + settings.robust_end_mm
+    inside = ((surface.vertices > low) & (surface.vertices < high)).all(axis=1)
+    ids = np.flatnonzero(inside & ~surface.rim & (areas > 0))
+    if len(ids) == 0:
+        return ids, np.zeros(0)
+    cumulated = np.cumsum(areas[ids])
+    picks = (np.arange(settings.scan_samples) + 0.5) / settings.scan_samples * cumulated[-1]
+    slots = np.minimum(np.searchsorted(cumulated, picks), len(ids) - 1)
+    chosen, counts = np.unique(slots, return_counts=True)
+    return ids[chosen], counts * cumulated[-1] / settings.scan_samples
+
+
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    residuals_mm: np.ndarray
+    template_mm: np.ndarray
+    landmark_rms_mm: float
+    coverage: float
+    flipped_faces: int
+
+
+def _measure(
+    model: RegistrationModel,
+    refined: np.ndarray,
+    fitted: np.ndarray,
+    scan: np.ndarray,
+    normals: np.ndarray,
+    rim: np.ndarray,
+    scan_faces: np.ndarray,
+    near: np.ndarray,
+    marks: np.ndarray,
+) -> _Measured:
+    """Distances both ways over the face, landmarks, coverage and turned triangles.
+
+    A scan vertex counts when its closest triangle lies wholly in the face, within 15 mm, with
+    normals that agree, and it is not on the scan's rim.
+    """
+    faces = np.asarray(model.arrays.faces, dtype=np.int64)
+    ids = np.flatnonzero(near & ~rim)
+    found = ClosestPointIndex(refined, faces).query(scan[ids], max_distance=REGION_REACH_MM)
+    hit = found.faces >= 0
+    flat = face_normals(refined, faces)
+    length = np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-12)
+    agree = (flat / length)[found.faces] * normals[ids]
+    region = hit & model.face[faces].all(axis=1)[found.faces] & (agree.sum(axis=1) > REGION_FACING)
+    residuals = np.full(len(scan), np.nan)
+    residuals[ids[region]] = found.distances[region]
+    in_crop = near[scan_faces].all(axis=1)
+    if not in_crop.any():
+        raise RegistrationError("expected scan triangles around the landmarks, got none")
+    face_ids = np.flatnonzero(model.face)
+    back = ClosestPointIndex(scan, scan_faces[in_crop]).query(refined[face_ids])
+    covered = model.areas[face_ids] * (back.distances < COVER_MM)
+    given = np.isfinite(marks).all(axis=1)
+    corners = refined[faces[model.landmark_faces]]
+    gap = (np.einsum("lk,lka->la", model.landmark_bary, corners) - marks)[given]
+    turned = (flat * face_normals(fitted, faces)).sum(axis=1) < 0
+    return _Measured(
+        residuals,
+        back.distances,
+        float(np.sqrt((gap**2).sum(axis=1).mean())),
+        float(covered.sum() / model.areas[face_ids].sum()),
+        int(turned.sum()),
+    )
+
+
+def _result(
+    scan: Scan,
+    model: RegistrationModel,
+    state: FitState,
+    placed: Similarity,
+    refined: np.ndarray,
+    posed: np.ndarray,
+    blend: np.ndarray,
+    measured: _Measured,
+    flags: list[str],
+) -> Registration:
+    """Everything in FLAME's frame and metres."""
+    modes = model.identity_modes
+    in_flame = (refined - state.translation) @ state.rotation
+    beta, psi = state.coefficients[:modes], state.coefficients[modes:]
+    free = np.einsum("nba,nb->na", blend, in_flame - posed)
+    rotation = state.rotation.T @ placed.rotation
+    shift = state.rotation.T @ (placed.translation - state.translation)
+    face = measured.residuals_mm[np.isfinite(measured.residuals_mm)]
+    return Registration(
+        status="ok",
+        reason="",
+        beta=beta,
+        psi=psi,
+        theta=state.pose(len(model.arrays.parents)),
+        scale=placed.scale / 1e3,
+        rotation=rotation,
+        translation=shift / 1e3,
+        vertices=in_flame / 1e3,
+        vertices_neutral=shape_vertices(model.arrays, beta) + free / 1e3,
+        residuals_mm=measured.residuals_mm,
+        residual_median_mm=float(np.median(face)) if len(face) else float("inf"),
+        residual_q95_mm=float(np.percentile(face, 95)) if len(face) else float("inf"),
+        template_median_mm=float(np.median(measured.template_mm)),
+        template_q95_mm=float(np.percentile(measured.template_mm, 95)),
+        landmark_rms_mm=measured.landmark_rms_mm,
+        coverage=measured.coverage,
+        flipped_faces=measured.flipped_faces,
+        prior_energy=float((state.coefficients**2).sum()),
+        flags=tuple(flags),
+    )
