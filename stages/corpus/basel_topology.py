@@ -19,8 +19,10 @@ TRIMMED_FACES = 105840
 FRONT = 35709
 EDITION_2017 = 53149
 EDITION_2017_FACES = 105694
-REACH_DEG = 118.0  # angle from the nose direction to the border
-CENTRE_DEG = 4.0  # the pole looks slightly down, toward the nose
+# Angle from the pole to the border: toward the crown, the ears, the neck (degrees).
+REACH_DEG = (54.0, 107.0, 66.0)
+CENTRE_DEG = 10.0  # the pole looks slightly down, toward the nose
+ORIGIN_MM = np.array([0.0, 0.0, 10.0])  # where the rays come from, canonical millimetres
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,22 +32,22 @@ class Layout:
     Attributes:
         directions: Unit vectors (V, 3): x subject's left, y up, z forward.
         faces: Counter-clockwise seen from outside (F, 3).
-        polar_deg: Angle from the pole (V,).
+        fraction: 0 at the pole, 1 on the border (V,).
     """
 
     directions: Float[np.ndarray, "v 3"]
     faces: Int[np.ndarray, "f 3"]
-    polar_deg: Float[np.ndarray, "v"]
+    fraction: Float[np.ndarray, "v"]
 
 
 def ring_sizes(vertices: int, border: int) -> list[int]:
     """Return even ring sizes around one centre vertex that add up to ``vertices``.
 
-    Sizes follow the sine of the angle; the last two rings have ``border`` vertices, so that the
-    outermost strip is regular.
+    Sizes follow the sine of the mean angle; the last two rings have ``border`` vertices, so that
+    the outermost strip is regular.
     """
-    density = border / np.sin(np.radians(REACH_DEG))
-    reach = np.radians(REACH_DEG)
+    reach = np.radians((REACH_DEG[0] + 2 * REACH_DEG[1] + REACH_DEG[2]) / 4)
+    density = border / np.sin(reach)
     rings = round((vertices - 1) / density * reach / (1 - np.cos(reach)))
     angles = reach * np.arange(1, rings + 1) / rings
     wanted = np.maximum(density * np.sin(angles), 6.0)
@@ -61,6 +63,13 @@ def ring_sizes(vertices: int, border: int) -> list[int]:
         sizes[middle[(k * 7) % len(middle)]] += step
     sizes[middle[0]] += vertices - 1 - int(sizes.sum())
     return [int(size) for size in sizes]
+
+
+def _reach(azimuth: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
+    """Angle from the pole to the border (radians); azimuth 0 is up, a quarter turn the left ear."""
+    up, side, down = np.radians(REACH_DEG)
+    vertical = np.where(np.cos(azimuth) > 0, up, down)
+    return side + (vertical - side) * np.cos(azimuth) ** 2
 
 
 def _stitch(
@@ -96,11 +105,12 @@ def disc(vertices: int, border: int) -> Layout:
     polar, around, rings = [np.zeros(1)], [np.zeros(1)], [np.zeros(1, dtype=int)]
     start = 1
     for k, size in enumerate(sizes):
-        polar.append(np.full(size, REACH_DEG * (k + 1) / len(sizes)))
+        polar.append(np.full(size, (k + 1) / len(sizes)))
         around.append(2 * np.pi * (np.arange(size) + 0.5) / size)
         rings.append(np.arange(start, start + size))
         start += size
-    angle, azimuth = np.radians(np.concatenate(polar)), np.concatenate(around)
+    fraction, azimuth = np.concatenate(polar), np.concatenate(around)
+    angle = fraction * _reach(azimuth)
     local = np.stack(
         [np.sin(angle) * np.sin(azimuth), np.sin(angle) * np.cos(azimuth), np.cos(angle)], axis=1
     )
@@ -117,7 +127,7 @@ def disc(vertices: int, border: int) -> Layout:
     triangles = place[np.array(faces)]
     sorted_directions = directions[order]
     triangles = _outward(triangles, sorted_directions)
-    return Layout(sorted_directions, triangles, np.degrees(angle)[order])
+    return Layout(sorted_directions, triangles, fraction[order])
 
 
 def _outward(
@@ -152,7 +162,7 @@ def trim_indices() -> Int[np.ndarray, "53215"]:
     layout = full()
     border = 2 * FULL - 2 - FULL_FACES
     removed, cuts = FULL - TRIMMED, FULL_FACES - TRIMMED_FACES - 2 * (FULL - TRIMMED)
-    outer = np.flatnonzero(layout.polar_deg > REACH_DEG - 1e-6)
+    outer = np.flatnonzero(layout.fraction > 1 - 1e-9)
     ring = outer[np.argsort(np.arctan2(layout.directions[outer, 0], layout.directions[outer, 1]))]
     lengths = np.full(cuts, removed // cuts)
     lengths[: removed - int(lengths.sum())] += 1
@@ -162,7 +172,7 @@ def trim_indices() -> Int[np.ndarray, "53215"]:
     for length in lengths:
         kept[position : position + length] = False
         position += int(length) + gap
-    inside = np.flatnonzero(layout.polar_deg <= REACH_DEG - 1e-6)
+    inside = np.flatnonzero(layout.fraction <= 1 - 1e-9)
     return np.sort(np.concatenate([inside, ring[kept]]))
 
 
@@ -177,5 +187,5 @@ def trimmed_faces() -> Int[np.ndarray, "f 3"]:
 
 def front_indices() -> Int[np.ndarray, "35709"]:
     """Return the ascending positions, in the trimmed set, of the frontal face."""
-    polar = full().polar_deg[trim_indices()]
-    return np.sort(np.argsort(polar, kind="stable")[:FRONT])
+    fraction = full().fraction[trim_indices()]
+    return np.sort(np.argsort(fraction, kind="stable")[:FRONT])
