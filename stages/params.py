@@ -7,7 +7,7 @@ to a default; no default lives here, so every number stands in ``params.yaml`` o
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class Section(BaseModel):
@@ -67,6 +67,74 @@ class ReportParams(Section):
     picture_px: int = Field(ge=64, le=512, description="longest side of a picture, px")
 
 
+class FitParams(Section):
+    """How a scan is registered; every field is explained in models.geometry.settings."""
+
+    crop_mm: float = Field(gt=0, description="scan kept around the landmarks, mm")
+    sample_vertices: int = Field(ge=100, description="template vertices in the parametric stage")
+    landmark_steps: int = Field(ge=1, description="Gauss-Newton steps on landmarks alone")
+    icp_steps: int = Field(ge=0, description="Gauss-Newton steps on landmarks and surface")
+    data_weight_per_mm2: float = Field(gt=0, description="surface residuals against the prior")
+    robust_start_mm: float = Field(gt=0, description="robust scale of the first surface step, mm")
+    robust_end_mm: float = Field(gt=0, description="robust scale of the last one, mm")
+    landmark_sigma_start_mm: float = Field(gt=0, description="landmark noise, first step, mm")
+    landmark_sigma_end_mm: float = Field(gt=0, description="landmark noise, last step, mm")
+    gate_factor: float = Field(gt=0, description="longest correspondence, in robust scales")
+    gate_angle_deg: float = Field(gt=0, le=90, description="largest angle between normals")
+    pose_sigma_rad: float = Field(gt=0, description="prior of neck and jaw rotations")
+    tangential: float = Field(ge=0, le=1, description="weight across the normal")
+    pull: float = Field(ge=0, description="weight of staying at the parametric fit")
+    scalp_weight: float = Field(ge=0, le=1, description="data weight of hair")
+    solver_tolerance: float = Field(gt=0, lt=1, description="of the conjugate gradients")
+
+
+class FitPreset(Section):
+    """The non-rigid schedule: one entry per level."""
+
+    smoothing_mm: tuple[float, ...] = Field(description="smoothing length of each level, mm")
+    template_to_scan: tuple[bool, ...] = Field(description="who looks for whom, per level")
+    steps_per_level: tuple[int, ...] = Field(description="correspondence updates, per level")
+    scan_samples: int = Field(ge=100, description="scan vertices that carry data")
+
+
+class QualityParams(Section):
+    """Beyond which a registration is rejected."""
+
+    max_median_mm: float = Field(gt=0, description="median scan-to-mesh distance, face, mm")
+    max_q95_mm: float = Field(gt=0, description="its 95th percentile, mm")
+    max_landmark_rms_mm: float = Field(gt=0, description="root mean square landmark distance, mm")
+    min_coverage: float = Field(ge=0, le=1, description="share of the face on the scan")
+    max_prior_energy: float = Field(gt=0, description="sum of squared coefficients")
+    max_flipped_faces: int = Field(ge=0, description="triangles turned by the refinement")
+
+
+class RegisterParams(Section):
+    """Registration of head scans to FLAME."""
+
+    preset: str = Field(description="entry of presets that the stage uses")
+    fit: FitParams
+    presets: dict[str, FitPreset]
+    limits: QualityParams
+    max_failed_fraction: float = Field(ge=0, le=1, description="more failed scans stop the stage")
+    qa_pictures: int = Field(ge=0, description="pictures per data set, spread over the scans")
+    qa_size_px: int = Field(ge=64, le=2048, description="side of one view in a picture")
+    qa_heat_max_mm: float = Field(gt=0, description="residual of the last colour, mm")
+
+    @model_validator(mode="after")
+    def _preset_exists(self) -> "RegisterParams":
+        if self.preset not in self.presets:
+            raise ValueError(f"preset {self.preset!r} is not among {sorted(self.presets)}")
+        return self
+
+
+class UnifyParams(Section):
+    """One neutral FLAME mesh per subject in MICA's layout."""
+
+    arcface_size_px: int = Field(ge=64, description="side of the recogniser's input")
+    images_per_subject: int = Field(ge=1, description="photographs kept per subject")
+    min_landmark_score: float = Field(ge=0, le=1, description="detections below it are not used")
+
+
 class Params(Section):
     """The whole of ``params.yaml``."""
 
@@ -76,6 +144,8 @@ class Params(Section):
     models: dict[str, ModelParams]
     evaluate: EvaluateParams
     report: ReportParams
+    registration: RegisterParams = Field(alias="register")  # BaseModel owns the plain name
+    unify: UnifyParams
 
 
 def load(path: Path = Path("params.yaml")) -> Params:
