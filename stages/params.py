@@ -41,6 +41,22 @@ class ComputeParams(Section):
 # Sections of single stages, each owned by its stage.
 
 
+class ConvertParams(Section):
+    """Owners' face models to safetensors."""
+
+    texture: bool = Field(description="keep the texture bases of morphable models")
+    leading_mode_min_mm: float = Field(gt=0, description="rms move by one sigma of mode 1, mm")
+    leading_mode_max_mm: float = Field(gt=0, description="beyond: variances or a wrong unit, mm")
+
+
+class PackParams(Section):
+    """Raw trees to Parquet shards."""
+
+    shards: int = Field(ge=1, description="fixed buckets sha256(subject) mod shards")
+    max_failed_fraction: float = Field(ge=0, le=1, description="more unreadable items stop it")
+    seconds_per_item: float = Field(ge=0, description="estimate that decides whether Ray starts")
+
+
 class EvaluateParams(Section):
     """Scores against the NoW scans."""
 
@@ -142,6 +158,9 @@ class Params(Section):
     compute: ComputeParams
     datasets: dict[str, DatasetParams]
     models: dict[str, ModelParams]
+    takedown: tuple[str, ...] = Field(description="subjects left out, as DATASET/subject")
+    convert: ConvertParams
+    pack: PackParams
     evaluate: EvaluateParams
     report: ReportParams
     registration: RegisterParams = Field(alias="register")  # BaseModel owns the plain name

@@ -1,0 +1,187 @@
+"""Stage `convert`. Reads a face model in its owner's files. Writes it as safetensors, npz and JSON.
+
+Nothing an owner gives is executed (pickles go through ``stages.unpickle``). The converted model keeps
+its own unit; ``meta.json`` says which, where the files came from (SHA-256), under which kind of
+licence, and whether they are synthetic.
+
+FLAME: ``model.safetensors`` (v_template, faces, shapedirs, exprdirs, posedirs, J_regressor, weights,
+parents; metres), ``embeddings.npz`` (landmarks), ``masks.npz`` (vertex ids by region).
+Morphable models: ``model.safetensors`` (mean_shape, shape_basis, shape_sigma, ...), and for 3DDFA
+``pncc_code.npz``. Standard deviations, never variances; faces counter-clockwise seen from outside.
+"""
+
+import argparse
+import io
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from models.flame import FlameArrays
+from stages.artifacts import (
+    atomic_directory,
+    sha256_file,
+    write_bytes,
+    write_json,
+    write_safetensors,
+)
+from stages.datasets.flame_files import (
+    DYNAMIC_NAME,
+    EMBEDDING_NAME,
+    MASK_NAME,
+    STATIC_NAME,
+    load_flame,
+    model_file,
+    read_embedding,
+    read_masks,
+)
+from stages.datasets.models import MODEL_SOURCES, is_synthetic
+from stages.datasets.morphable_files import (
+    MorphableFileError,
+    leading_mode_mm,
+    pncc_code,
+    read_3ddfa,
+    read_bfm2009,
+    read_bfm2017,
+)
+from stages.params import ConvertParams, load
+
+__all__ = ["convert", "load_flame", "run"]
+
+logger = logging.getLogger(__name__)
+
+_READERS: dict[str, Callable[[Path], tuple[dict[str, np.ndarray], list[Path]]]] = {
+    "bfm2009": read_bfm2009,
+    "bfm2017": read_bfm2017,
+    "3ddfa": read_3ddfa,
+}
+_TEXTURE = ("texture_mean", "texture_basis", "texture_sigma")
+
+
+def flame_tensors(model: FlameArrays) -> dict[str, np.ndarray]:
+    """The tensors of a converted FLAME by their stored names."""
+    return {
+        "v_template": model.v_template,
+        "faces": model.faces,
+        "shapedirs": model.shapedirs,
+        "exprdirs": model.exprdirs,
+        "posedirs": model.posedirs,
+        "J_regressor": model.joint_regressor,
+        "weights": model.weights,
+        "parents": model.parents,
+    }
+
+
+def npz_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """An uncompressed npz whose bytes depend only on the arrays (numpy's carries fixed dates)."""
+    stream = io.BytesIO()
+    np.savez(stream, **{name: arrays[name] for name in sorted(arrays)})
+    return stream.getvalue()
+
+
+def _convert_flame(raw: Path, out: Path) -> list[Path]:
+    source = model_file(raw)
+    model = load_flame(source)
+    embedding, vertices, faces = read_embedding(raw), len(model.v_template), len(model.faces)
+    for name in ("static_faces", "dynamic_faces", "full_faces"):
+        ids = getattr(embedding, name)
+        if ids.min() < 0 or ids.max() >= faces:
+            raise ValueError(f"{raw}: landmark embedding {name} refers beyond {faces} triangles")
+    write_safetensors(flame_tensors(model), out / "model.safetensors")
+    named = {name: getattr(embedding, name) for name in embedding.__dataclass_fields__}
+    write_bytes(out / "embeddings.npz", npz_bytes(named))
+    if (raw / EMBEDDING_NAME).is_file():
+        sources = [source, raw / EMBEDDING_NAME]
+    else:
+        sources = [source, raw / STATIC_NAME, raw / DYNAMIC_NAME]
+    masks = read_masks(raw / MASK_NAME)
+    for name, ids in masks.items():
+        if len(ids) and (ids.min() < 0 or ids.max() >= vertices):
+            raise ValueError(f"{raw / MASK_NAME}: mask {name!r} refers beyond {vertices} vertices")
+    write_bytes(out / "masks.npz", npz_bytes(masks))
+    return [*sources, raw / MASK_NAME]
+
+
+def _convert_morphable(kind: str, raw: Path, out: Path, p: ConvertParams) -> list[Path]:
+    arrays, files = _READERS[kind](raw)
+    if not p.texture:
+        arrays = {name: values for name, values in arrays.items() if name not in _TEXTURE}
+    moved = leading_mode_mm(arrays, MODEL_SOURCES[kind].unit_m)
+    if not p.leading_mode_min_mm <= moved <= p.leading_mode_max_mm:
+        raise MorphableFileError(
+            f"{files[0]}: the first shape mode moves vertices by {moved:g} mm per standard "
+            f"deviation, expected {p.leading_mode_min_mm} to {p.leading_mode_max_mm}; are these "
+            "variances, or another unit?"
+        )
+    write_safetensors(arrays, out / "model.safetensors")
+    if kind == "3ddfa":
+        code = npz_bytes({"code": pncc_code(arrays["mean_shape"])})
+        write_bytes(out / "pncc_code.npz", code)
+    return files
+
+
+def convert(kind: str, raw: Path, out: Path, p: ConvertParams) -> None:
+    """Convert one model into the existing folder ``out``.
+
+    Args:
+        kind: ``flame``, ``bfm2009``, ``bfm2017`` or ``3ddfa``.
+        raw: Folder with the owner's files.
+        out: Folder to fill.
+        p: The stage's parameters.
+
+    Raises:
+        KeyError: Unknown kind.
+        FileNotFoundError: Files are missing; says which, what for and where their owner gives them.
+        ValueError: A file is damaged or contradicts another.
+    """
+    source = MODEL_SOURCES[kind]
+    problems = [problem for problem in source.validate(raw) if problem.required]
+    if problems:
+        listing = "\n".join(f"  {problem}" for problem in problems)
+        raise FileNotFoundError(f"{source.title}: files are missing in {raw}:\n{listing}")
+    if kind == "flame":
+        files = _convert_flame(raw, out)
+    else:
+        files = _convert_morphable(kind, raw, out, p)
+    write_json(
+        {
+            "kind": kind,
+            "title": source.title,
+            "unit": source.unit,
+            "unit_m": source.unit_m,
+            "synthetic": is_synthetic(raw),
+            "licence": source.licence,
+            "homepage": source.homepage,
+            "sources": [
+                {"path": file.relative_to(raw).as_posix(), "sha256": sha256_file(file)}
+                for file in files
+            ],
+        },
+        out / "meta.json",
+    )
+
+
+def run(p: ConvertParams, *, model: str, raw: Path, out: Path) -> None:
+    """Convert ``model`` from ``raw`` into ``out``, whole or not at all."""
+    with atomic_directory(out) as scratch:
+        convert(model, raw, scratch, p)
+    logger.info("converted %s from %s", model, raw)
+
+
+def main() -> None:
+    """Command line: names and paths only."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--model", required=True, choices=sorted(MODEL_SOURCES))
+    parser.add_argument("--raw", required=True, type=Path)
+    parser.add_argument("--out", required=True, type=Path)
+    arguments = parser.parse_args()
+
+    from stages.process import begin
+
+    begin("convert")
+    run(load().convert, model=arguments.model, raw=arguments.raw, out=arguments.out)
+
+
+if __name__ == "__main__":
+    main()
