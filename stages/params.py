@@ -5,7 +5,7 @@ to a default; no default lives here, so every number stands in ``params.yaml`` o
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -151,6 +151,117 @@ class UnifyParams(Section):
     min_landmark_score: float = Field(ge=0, le=1, description="detections below it are not used")
 
 
+class FitParams(Section):
+    """Numbers of one training run; see ``models.train_loop.FitSettings``."""
+
+    workers: int = Field(ge=0, description="world size; it changes the result. 0: no Ray, 1 worker")
+    gpu: bool = Field(description="one GPU per worker")
+    steps: int = Field(ge=0, description="optimiser steps; 0 keeps the initial weights")
+    batch: int = Field(ge=1, description="samples per step over all workers")
+    learning_rate: float = Field(gt=0)
+    final_rate: float = Field(gt=0, le=1, description="rate at the last step over the first")
+    schedule: Literal["constant", "geometric", "cosine"]
+    weight_decay: float = Field(ge=0)
+    betas: tuple[float, float] = Field(description="Adam's averaging constants")
+    clip_norm: float = Field(ge=0, description="largest gradient norm, 0 for none")
+    report_every: int = Field(ge=1, description="steps between validations")
+    checkpoint_every: int = Field(ge=1, description="steps between checkpoints")
+    keep: Literal["best", "last"]
+
+
+class EncoderParams(Section):
+    """Size of an iresnet; (3, 13, 30, 3) blocks of (64, 128, 256, 512) channels is the public one."""
+
+    layers: tuple[int, int, int, int]
+    widths: tuple[int, int, int, int]
+    embedding: int = Field(ge=2)
+    input_px: int = Field(description="working size; divides 112")
+
+
+class AugmentParams(Section):
+    """Random changes of a training photograph."""
+
+    shift: float = Field(ge=0, description="largest shift, fraction of the crop")
+    zoom: float = Field(ge=0, description="largest change of scale, fraction")
+    rotate_deg: float = Field(ge=0, description="largest rotation in the image")
+    gamma: float = Field(ge=0, description="largest |log2 gamma|")
+    gain: float = Field(ge=0, description="largest relative change of a channel")
+    noise: float = Field(ge=0, description="standard deviation of pixel noise, of 255")
+    flip: bool
+
+
+class RecognizerVariant(Section):
+    """One recogniser."""
+
+    weights: Path | None = Field(description="your own checkpoint instead of training; null trains")
+    encoder: EncoderParams
+    scale: float = Field(gt=0, description="s of the angular margin")
+    margin: float = Field(ge=0, description="m of the angular margin, rad")
+    holdout: float = Field(gt=0, lt=1, description="fraction of identities kept for validation")
+    seed_offset: int = Field(ge=0, description="added to the seed, so that a and b differ")
+    augment: AugmentParams
+    fit: FitParams
+
+
+class RecognizerParams(Section):
+    """Two recognisers: ``a`` for encoders and losses, ``b`` for evaluation only."""
+
+    a: RecognizerVariant
+    b: RecognizerVariant
+
+
+class MicaParams(Section):
+    """MICA; the encoder has the size of recogniser ``a``."""
+
+    trainable: Literal["none", "L4", "L3-4", "L2-4", "all"]
+    pretrained: bool = Field(description="start from recogniser a; false: from random weights")
+    n_shape: int = Field(ge=1, description="identity coefficients")
+    hidden: int = Field(ge=1, description="width of the mapping network")
+    face_weight: float = Field(ge=0)
+    side_weight: float = Field(ge=0, description="eyeballs and ears")
+    rest_weight: float = Field(ge=0)
+    shape_penalty: float = Field(ge=0, description="weight of the mean squared coefficient")
+    encoder_rate: float = Field(ge=0, description="factor on the encoder's learning rate")
+    images_per_subject: int = Field(ge=1, description="K photographs of each drawn subject")
+    holdout: float = Field(gt=0, lt=1, description="fraction of subjects kept for validation")
+    augment: AugmentParams
+    fit: FitParams
+
+
+class Pix2FaceParams(Section):
+    """pix2face."""
+
+    size_px: int = Field(ge=8, description="side of the crop the network sees")
+    width: int = Field(ge=1, description="channels of the first convolution")
+    depth: int = Field(ge=3, description="halvings")
+    background_weight: float = Field(ge=0, le=1)
+    largest_offset_mm: float = Field(gt=0, description="range of the offset planes")
+    box_scale: tuple[float, float] = Field(description="range of the crop's side over the box's")
+    box_shift: float = Field(ge=0, description="largest shift, fraction of the box")
+    holdout: float = Field(gt=0, lt=1, description="fraction of subjects kept for validation")
+    augment: AugmentParams
+    fit: FitParams
+
+
+class TrainParams(Section):
+    """The methods that are trained."""
+
+    mica: MicaParams
+    pix2face: Pix2FaceParams
+
+
+class ReconstructParams(Section):
+    """From photographs to meshes."""
+
+    box_scale: float = Field(gt=0, description="side of pix2face's crop over the box's")
+    gate_mm: float = Field(gt=0, description="largest PNCC distance of a vertex to its pixel")
+    coefficient_prior: float = Field(
+        gt=0, description="ridge per coefficient in sigma units, mm; the paper's is 0.025"
+    )
+    min_correspondences: int = Field(ge=10)
+    max_failed_fraction: float = Field(ge=0, le=1, description="more failures stop the stage")
+
+
 class Params(Section):
     """The whole of ``params.yaml``."""
 
@@ -165,6 +276,9 @@ class Params(Section):
     report: ReportParams
     registration: RegisterParams = Field(alias="register")  # BaseModel owns the plain name
     unify: UnifyParams
+    recognizer: RecognizerParams
+    train: TrainParams
+    reconstruct: ReconstructParams
 
 
 def load(path: Path = Path("params.yaml")) -> Params:
