@@ -23,7 +23,17 @@ from stages.artifacts import atomic_directory, read_json, read_table, write_json
 from stages.compute import map_ordered
 from stages.contracts import table_of
 from stages.datasets.meshes import Mesh, read_mesh
-from stages.scoring import ImageScore, curve_of, measure, read_landmarks, summarise
+from stages.scoring import (
+    ImageScore,
+    curve_of,
+    measure,
+    read_landmarks,
+    score_dataset,
+    score_files,
+    summarise,
+)
+
+__all__ = ["run", "score_dataset", "score_files"]
 
 logger = logging.getLogger(__name__)
 
@@ -216,13 +226,15 @@ def score_entry(
 
 def main() -> None:
     """Command line of the stage: paths and the method's name only."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description="Score predictions on the NoW scans.")
     parser.add_argument("--method", required=True)
     parser.add_argument("--predictions", type=Path, required=True)
     parser.add_argument("--now", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    from stages.process import begin
+
+    begin("evaluate")
     loaded = params.load()
     run(
         loaded.evaluate,

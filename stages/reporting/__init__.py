@@ -1,0 +1,1 @@
+"""Building blocks of the report page: style, tables, charts, pictures and its sections."""

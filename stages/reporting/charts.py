@@ -1,0 +1,196 @@
+"""Line charts as inline SVG: colour, dash and marker each tell the lines apart."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from stages.reporting.markup import text
+
+WIDTH: Final = 520
+HEIGHT: Final = 330
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 34, 46
+_DASHES: Final = ("", "7 4", "2 3", "10 3 2 3", "4 2", "1 4")
+_MARKERS: Final = 7  # per line
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of a chart.
+
+    Attributes:
+        label: In the legend.
+        x: Ascending.
+        y: Same length.
+        style: 0-5; the same number is the same thing in every chart.
+    """
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    style: int
+
+
+def line_chart(
+    title: str,
+    lines: Sequence[Line],
+    x_label: str,
+    y_label: str,
+    *,
+    x_range: tuple[float, float] | None = None,
+    y_range: tuple[float, float] | None = None,
+    legend: str = "bottom right",
+) -> str:
+    """A chart of one or more lines.
+
+    The y axis is logarithmic when the values are positive, span more than a factor of 20 and no
+    range is given.
+
+    Args:
+        title: Heading within the drawing.
+        lines: At least one, at least one point each.
+        x_label: With unit.
+        y_label: With unit.
+        x_range: None takes it from the data.
+        y_range: None takes it from the data.
+        legend: ``bottom right`` or ``top right``.
+    """
+    xs = np.concatenate([np.asarray(line.x, np.float64) for line in lines])
+    ys = np.concatenate([np.asarray(line.y, np.float64) for line in lines])
+    low_x, high_x = x_range or (float(xs.min()), float(xs.max()))
+    if high_x <= low_x:
+        high_x = low_x + 1.0
+    logarithmic = y_range is None and ys.min() > 0 and ys.max() > 20 * ys.min()
+    low_y, high_y = y_range or _span(ys, logarithmic=logarithmic)
+
+    def column(value: float) -> float:
+        return _LEFT + (value - low_x) / (high_x - low_x) * (WIDTH - _LEFT - _RIGHT)
+
+    def row(value: float) -> float:
+        if logarithmic:
+            share = math.log(value / low_y) / math.log(high_y / low_y)
+        else:
+            share = (value - low_y) / (high_y - low_y)
+        return HEIGHT - _BOTTOM - share * (HEIGHT - _TOP - _BOTTOM)
+
+    bottom = HEIGHT - _BOTTOM
+    parts = [
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{text(title)}">',
+        f'<text class="heading" x="{_LEFT}" y="16">{text(title)}</text>',
+    ]
+    for tick in _log_ticks(low_y, high_y) if logarithmic else _ticks(low_y, high_y):
+        at = row(tick)
+        parts.append(
+            f'<line class="grid" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>'
+            f'<text class="tick" x="{_LEFT - 7}" y="{at + 4:.1f}" text-anchor="end">'
+            f"{_number(tick)}</text>"
+        )
+    for tick in _ticks(low_x, high_x):
+        at = column(tick)
+        parts.append(
+            f'<line class="axis" x1="{at:.1f}" x2="{at:.1f}" y1="{bottom}" y2="{bottom + 4}"/>'
+            f'<text class="tick" x="{at:.1f}" y="{bottom + 18}" text-anchor="middle">'
+            f"{_number(tick)}</text>"
+        )
+    parts.append(
+        f'<line class="axis" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{bottom}" y2="{bottom}"/>'
+        f'<text class="label" x="{(_LEFT + WIDTH - _RIGHT) / 2:.1f}" y="{HEIGHT - 8}" '
+        f'text-anchor="middle">{text(x_label)}</text>'
+        f'<text class="label" transform="translate(13 {(_TOP + bottom) / 2:.1f}) rotate(-90)" '
+        f'text-anchor="middle">{text(y_label)}</text>'
+    )
+    for line in lines:
+        points = [
+            (column(x), row(min(max(y, low_y), high_y)))
+            for x, y in zip(line.x, line.y, strict=True)
+            if low_x <= x <= high_x
+        ]
+        parts.append(_stroke(points, line.style))
+        step = max(1, len(points) // _MARKERS)
+        offset = (line.style * step) // 4
+        parts += [_marker(x, y, line.style) for x, y in points[offset::step]]
+    parts.append(_legend(lines, legend))
+    parts.append("</svg>")
+    return "".join(parts)
+
+
+def key(style: int) -> str:
+    """A line's sample, for use in text and tables."""
+    return (
+        '<span class="key"><svg viewBox="0 0 34 12" aria-hidden="true">'
+        f"{_stroke([(0, 6), (34, 6)], style)}{_marker(17, 6, style)}</svg></span>"
+    )
+
+
+def _stroke(points: Sequence[tuple[float, float]], style: int) -> str:
+    if not points:
+        return ""
+    dash = _DASHES[style % len(_DASHES)]
+    dashed = f' stroke-dasharray="{dash}"' if dash else ""
+    path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
+    return f'<path class="line s{style % 6}" d="{path}"{dashed}/>'
+
+
+def _marker(x: float, y: float, style: int) -> str:
+    kind = f'class="f{style % 6}"'
+    shapes = (
+        f'<circle {kind} cx="{x:.1f}" cy="{y:.1f}" r="3.4"/>',
+        f'<rect {kind} x="{x - 3.2:.1f}" y="{y - 3.2:.1f}" width="6.4" height="6.4"/>',
+        f'<path {kind} d="M{x:.1f} {y - 4.4:.1f}l4.2 7.4h-8.4z"/>',
+        f'<path {kind} d="M{x:.1f} {y - 4.6:.1f}l4.6 4.6l-4.6 4.6l-4.6 -4.6z"/>',
+        f'<path {kind} d="M{x:.1f} {y + 4.4:.1f}l4.2 -7.4h-8.4z"/>',
+        f'<path {kind} d="M{x - 4:.1f} {y - 1.2:.1f}h8v2.4h-8z"/>',
+    )
+    return shapes[style % len(shapes)]
+
+
+def _legend(lines: Sequence[Line], place: str) -> str:
+    longest = max(len(line.label) for line in lines)
+    left = WIDTH - _RIGHT - 52 - 7.2 * longest
+    first = _TOP + 14 if place.startswith("top") else HEIGHT - _BOTTOM - 14 - 19 * (len(lines) - 1)
+    parts = []
+    for index, line in enumerate(lines):
+        y = first + 19 * index
+        parts.append(
+            _stroke([(left, y), (left + 34, y)], line.style)
+            + _marker(left + 17, y, line.style)
+            + f'<text class="name" x="{left + 42:.1f}" y="{y + 4.5:.1f}">{text(line.label)}</text>'
+        )
+    return "".join(parts)
+
+
+def _span(values: np.ndarray, *, logarithmic: bool) -> tuple[float, float]:
+    low, high = float(values.min()), float(values.max())
+    if logarithmic:
+        return low / 1.15, high * 1.15
+    if low >= 0 and low < 0.5 * high:
+        low = 0.0
+    if high <= low:
+        high = low + max(abs(low), 1.0)
+    margin = 0.05 * (high - low)
+    return low if low == 0 else low - margin, high + margin
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Four to eight round numbers within the range."""
+    raw = (high - low) / 5
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= raw * 0.999)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [round(index * step, 12) for index in range(first, last + 1)]
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for factors in ((1, 2, 5), (1, 3), (1,)):
+        ticks = [factor * 10.0**decade for decade in decades for factor in factors]
+        ticks = [tick for tick in ticks if low <= tick <= high]
+        if len(ticks) <= 8:
+            break
+    return ticks
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.6g}"
