@@ -1,0 +1,120 @@
+"""A linear face model: mean plus identity, expression and texture directions.
+
+BFM 2009, BFM 2017 and the 3DDFA bases all become this. Coefficients multiply the
+directions as they are stored; ``shape_sigma`` and ``expression_sigma`` say how far
+one standard deviation is.
+"""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int
+
+TEXTURE_KEYS = ("texture_mean", "texture_basis", "texture_sigma")
+
+
+@dataclass(frozen=True)
+class LinearModel:
+    """The arrays of one model, in the model's own unit (``meta.json`` beside it says which).
+
+    Attributes:
+        mean_shape: Mean identity.
+        shape_basis: Displacement per unit of identity coefficient.
+        shape_sigma: Standard deviations of the identity coefficients.
+        mean_expression: Displacement that every face has besides its identity.
+        expression_basis: Displacement per unit of expression coefficient.
+        expression_sigma: Standard deviations of the expression coefficients.
+        faces: Counter-clockwise seen from outside.
+        keypoints: Vertices of the 68 iBUG landmarks.
+        texture_mean: Mean vertex colour, or None.
+        texture_basis: Colour per unit of texture coefficient, or None.
+        texture_sigma: Standard deviations of the texture coefficients, or None.
+    """
+
+    mean_shape: Float[np.ndarray, "V 3"]
+    shape_basis: Float[np.ndarray, "V 3 K"]
+    shape_sigma: Float[np.ndarray, " K"]
+    mean_expression: Float[np.ndarray, "V 3"]
+    expression_basis: Float[np.ndarray, "V 3 E"]
+    expression_sigma: Float[np.ndarray, " E"]
+    faces: Int[np.ndarray, "F 3"]
+    keypoints: Int[np.ndarray, "68"]
+    texture_mean: Float[np.ndarray, "V 3"] | None = None
+    texture_basis: Float[np.ndarray, "V 3 T"] | None = None
+    texture_sigma: Float[np.ndarray, " T"] | None = None
+
+    def __post_init__(self) -> None:
+        """Check that the arrays describe one mesh.
+
+        Raises:
+            ValueError: An array has another vertex count, or an index is out of range.
+        """
+        count = len(self.mean_shape)
+        for name in ("shape_basis", "mean_expression", "expression_basis"):
+            if len(getattr(self, name)) != count:
+                raise ValueError(
+                    f"LinearModel expects {name} of {count} vertices, got "
+                    f"{len(getattr(self, name))}; mean and bases come from different models"
+                )
+        for name in ("faces", "keypoints"):
+            ids = getattr(self, name)
+            if ids.size and not (ids.min() >= 0 and ids.max() < count):
+                raise ValueError(
+                    f"LinearModel expects {name} in 0..{count - 1}, got {ids.min()}..{ids.max()}; "
+                    "are they 1-based?"
+                )
+
+    @classmethod
+    def load(cls, path: Path) -> "LinearModel":
+        """Read ``model.safetensors``, or the folder that holds it.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: An array is missing.
+        """
+        from safetensors.numpy import load_file
+
+        file = path / "model.safetensors" if path.is_dir() else path
+        if not file.is_file():
+            raise FileNotFoundError(f"expected a converted model at {file}; run its convert stage")
+        arrays = load_file(file)
+        names = {field.name for field in fields(cls)}
+        missing = names - set(arrays) - set(TEXTURE_KEYS)
+        if missing:
+            raise ValueError(f"{file} lacks {sorted(missing)}; got {sorted(arrays)}")
+        return cls(**{name: array for name, array in arrays.items() if name in names})
+
+    @property
+    def mean(self) -> Float[np.ndarray, "V 3"]:
+        """The face with every coefficient zero: mean identity and mean expression."""
+        return self.mean_shape + self.mean_expression
+
+    def shape(
+        self,
+        alpha: Float[np.ndarray, " k"] | None = None,
+        beta: Float[np.ndarray, " e"] | None = None,
+    ) -> Float[np.ndarray, "V 3"]:
+        """Vertices of one face.
+
+        Args:
+            alpha: Identity coefficients, at most K of them; None is the mean identity.
+            beta: Expression coefficients, at most E of them; None is the mean expression.
+
+        Returns:
+            mean + shape_basis alpha + expression_basis beta, in the model's unit.
+
+        Raises:
+            ValueError: There are more coefficients than directions.
+        """
+        vertices = self.mean.astype(np.float64)
+        for basis, given in ((self.shape_basis, alpha), (self.expression_basis, beta)):
+            if given is None:
+                continue
+            if len(given) > basis.shape[2]:
+                raise ValueError(
+                    f"LinearModel.shape expects at most {basis.shape[2]} coefficients, got "
+                    f"{len(given)}; the sample was fitted with a larger basis"
+                )
+            vertices = vertices + basis[..., : len(given)] @ np.asarray(given, dtype=np.float64)
+        return vertices

@@ -1,0 +1,243 @@
+"""Projected normalised coordinates: which point of the mean face, and how far from it.
+
+For each pixel that sees the face: ``pncc`` is the position of the seen surface point on the
+mean face, ``offset`` the displacement of this face from the mean there, both in
+millimetres in the model's frame, so that pncc + offset is the observed shape (Crispell
+& Bazik 2017). Samples are posed as 300W-LP does (Zhu et al. 2016): P = s R V + t with
+R = Rx(pitch) Ry(yaw) Rz(roll) in transposed signs, orthographic, y up, in MATLAB's
+1-based pixels; in our pixels x = P_x - 0.5 and y = H + 0.5 - P_y.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from models.morphable import LinearModel
+from models.rendering.cameras import orthographic_clip, orthographic_pixels
+from models.rendering.rasterize_numba import interpolate_numba, rasterize_numba
+
+BATCH = 16
+BOX_STEP_MM = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Coefficients and pose of one photograph, as 300W-LP stores them.
+
+    Attributes:
+        shape: Identity coefficients (``Shape_Para``).
+        expression: Expression coefficients (``Exp_Para``).
+        pose: Pitch, yaw, roll (rad), t (px) and scale (px per model unit) (``Pose_Para``).
+        height: Rows of the photograph.
+        width: Columns of the photograph.
+    """
+
+    shape: Float[np.ndarray, " k"]
+    expression: Float[np.ndarray, " e"]
+    pose: Float[np.ndarray, "7"]
+    height: int
+    width: int
+
+
+@dataclass(frozen=True, slots=True)
+class PnccMaps:
+    """The rendered maps of one photograph, zero where no face is seen.
+
+    Attributes:
+        pncc_mm: Mean-face position of the seen point.
+        offset_mm: Displacement of the seen point from the mean face.
+        mask: Where the face is seen.
+    """
+
+    pncc_mm: Float[np.ndarray, "h w 3"]
+    offset_mm: Float[np.ndarray, "h w 3"]
+    mask: Bool[np.ndarray, "h w"]
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A rectangle of a photograph and the size it is drawn at.
+
+    Attributes:
+        left: First column coordinate, px of the photograph.
+        top: First row coordinate.
+        side: Extent of the square, px of the photograph.
+        size: Rows and columns drawn.
+    """
+
+    left: float
+    top: float
+    side: float
+    size: int
+
+
+def rotation_300w_lp(pose: Float[np.ndarray, "*b 7"]) -> Float[np.ndarray, "*b 3 3"]:
+    """R = Rx(pitch) Ry(yaw) Rz(roll), each the transpose of the usual right-handed one."""
+    angles = np.asarray(pose, dtype=np.float64)[..., :3]
+    cosine, sine = np.cos(angles), np.sin(angles)
+    zero, one = np.zeros(angles.shape[:-1]), np.ones(angles.shape[:-1])
+
+    def matrix(*rows: list[np.ndarray]) -> np.ndarray:
+        return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
+
+    (cx, cy, cz), (sx, sy, sz) = np.moveaxis(cosine, -1, 0), np.moveaxis(sine, -1, 0)
+    about_x = matrix([one, zero, zero], [zero, cx, sx], [zero, -sx, cx])
+    about_y = matrix([cy, zero, -sy], [zero, one, zero], [sy, zero, cy])
+    about_z = matrix([cz, sz, zero], [-sz, cz, zero], [zero, zero, one])
+    return np.asarray(about_x @ about_y @ about_z)
+
+
+def camera_300w_lp(
+    pose: Float[np.ndarray, "*b 7"], height: int
+) -> tuple[Float[np.ndarray, "*b"], Float[np.ndarray, "*b"], Float[np.ndarray, "*b"]]:
+    """Scale (px per model unit) and the pixel of the model's origin (x, y), per pose."""
+    values = np.asarray(pose, dtype=np.float64)
+    return values[..., 6], values[..., 3] - 0.5, height + 0.5 - values[..., 4]
+
+
+def project_300w_lp(
+    vertices: Float[np.ndarray, "v 3"], pose: Float[np.ndarray, "7"], height: int
+) -> Float[np.ndarray, "v 2"]:
+    """Our pixel coordinates of model points under a sample's pose."""
+    scale, x, y = camera_300w_lp(pose, height)
+    turned = np.asarray(vertices, dtype=np.float64) @ rotation_300w_lp(pose).T
+    return orthographic_pixels(turned[None], float(scale), float(x), float(y))[0]
+
+
+def pncc_code(mean_shape: Float[np.ndarray, "V 3"]) -> Float[np.ndarray, "V 3"]:
+    """Colours of the projected normalised coordinate code: min-max of the mean shape per axis.
+
+    Taken over the mean identity alone; the mean expression must not be added.
+    """
+    low, high = mean_shape.min(axis=0), mean_shape.max(axis=0)
+    return (mean_shape - low) / (high - low)
+
+
+def target_box_mm(
+    mean_mm: Float[np.ndarray, "V 3"],
+) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3"]]:
+    """Bounds of the mean face rounded outward to 5 mm: the scaling of PNCC as a training target."""
+    low = np.floor(mean_mm.min(axis=0) / BOX_STEP_MM) * BOX_STEP_MM
+    high = np.ceil(mean_mm.max(axis=0) / BOX_STEP_MM) * BOX_STEP_MM
+    return low, high
+
+
+class PnccRenderer:
+    """Draws samples of one model; the bases are laid out once for a batched product."""
+
+    def __init__(self, model: LinearModel, unit_m: float) -> None:
+        """Prepare a model.
+
+        Args:
+            model: The 3DMM; without directions every face is the mean.
+            unit_m: Metres per unit of the model.
+        """
+        count = len(model.mean_shape)
+        self.to_mm = 1000.0 * unit_m
+        self.mean_mm = (model.mean * self.to_mm).astype(np.float32)
+        self.code = pncc_code(model.mean_shape).astype(np.float32)
+        self.faces = np.ascontiguousarray(model.faces, dtype=np.int32)
+        self.sizes = model.shape_basis.shape[2], model.expression_basis.shape[2]
+        bases = [
+            np.asarray(basis, dtype=np.float32).reshape(3 * count, -1)
+            for basis in (model.shape_basis, model.expression_basis)
+        ]
+        self._directions = np.ascontiguousarray(np.concatenate(bases, axis=1).T)
+
+    def _coefficients(self, sample: Sample) -> Float[np.ndarray, " n"]:
+        row = np.zeros(sum(self.sizes), dtype=np.float32)
+        for start, size, given, name in (
+            (0, self.sizes[0], sample.shape, "identity"),
+            (self.sizes[0], self.sizes[1], sample.expression, "expression"),
+        ):
+            if size and len(given) > size:
+                raise ValueError(
+                    f"the model has {size} {name} directions, the sample {len(given)} coefficients;"
+                    " use the basis that the sample was fitted with"
+                )
+            row[start : start + min(size, len(given))] = given[:size]
+        return row
+
+    def offsets_mm(self, samples: list[Sample]) -> Float[np.ndarray, "b V 3"]:
+        """Displacements from the mean face, float32.
+
+        The product always has ``BATCH`` rows, so a sample's numbers do not depend
+        on which samples are drawn with it.
+
+        Raises:
+            ValueError: A sample has more coefficients than the model directions.
+        """
+        out = np.empty((len(samples), *self.mean_mm.shape), dtype=np.float32)
+        for start in range(0, len(samples), BATCH):
+            part = samples[start : start + BATCH]
+            rows = np.zeros((BATCH, sum(self.sizes)), dtype=np.float32)
+            for index, sample in enumerate(part):
+                rows[index] = self._coefficients(sample)
+            product = (rows @ self._directions)[: len(part)]
+            out[start : start + len(part)] = product.reshape(len(part), -1, 3)
+        out *= np.float32(self.to_mm)
+        return out
+
+    def render(self, samples: list[Sample], windows: list[Window] | None = None) -> list[PnccMaps]:
+        """Draw samples, each at its photograph's size or through its window.
+
+        Args:
+            samples: What to draw.
+            windows: One per sample; None draws whole photographs.
+
+        Returns:
+            One ``PnccMaps`` per sample.
+
+        Raises:
+            ValueError: A sample does not fit the model, or the counts differ.
+        """
+        if windows is not None and len(windows) != len(samples):
+            raise ValueError(f"expected one window per sample, got {len(windows)}, {len(samples)}")
+        maps = []
+        for start in range(0, len(samples), BATCH):
+            part = samples[start : start + BATCH]
+            offsets = self.offsets_mm(part)
+            for index, sample in enumerate(part):
+                window = None if windows is None else windows[start + index]
+                maps.append(self._draw(sample, offsets[index], window))
+        return maps
+
+    def fragments(
+        self, sample: Sample, offset_mm: Float[np.ndarray, "V 3"], window: Window | None = None
+    ) -> tuple[Int[np.ndarray, "1 h w"], Float[np.ndarray, "1 h w 3"]]:
+        """Triangle ids and barycentrics of one sample."""
+        scale, x, y = (float(part) for part in camera_300w_lp(sample.pose, sample.height))
+        height, width = sample.height, sample.width
+        if window is not None:
+            zoom = window.size / window.side
+            scale, x, y = scale * zoom, (x - window.left) * zoom, (y - window.top) * zoom
+            height = width = window.size
+        rotation = rotation_300w_lp(sample.pose).astype(np.float32)
+        turned = (self.mean_mm + offset_mm) @ rotation.T
+        clip = orthographic_clip(turned[None], scale / self.to_mm, x, y, height, width)
+        ids, bary, _ = rasterize_numba(clip, self.faces, height, width)
+        return ids, bary
+
+    def _draw(
+        self, sample: Sample, offset_mm: Float[np.ndarray, "V 3"], window: Window | None
+    ) -> PnccMaps:
+        ids, bary = self.fragments(sample, offset_mm, window)
+        attributes = np.concatenate([self.mean_mm, offset_mm], axis=1)
+        values = interpolate_numba(attributes[None], self.faces, ids, bary)[0]
+        return PnccMaps(values[..., :3], values[..., 3:], ids[0] >= 0)
+
+    def colours(
+        self, sample: Sample, window: Window | None = None
+    ) -> tuple[Float[np.ndarray, "h w 3"], Bool[np.ndarray, "h w"]]:
+        """The PNCC code picture in [0, 1] of one sample, and where it is."""
+        offset = self.offsets_mm([sample])[0]
+        ids, bary = self.fragments(sample, offset, window)
+        return interpolate_numba(self.code[None], self.faces, ids, bary)[0], ids[0] >= 0
+
+
+def render(
+    model: LinearModel, unit_m: float, samples: list[Sample], windows: list[Window] | None = None
+) -> list[PnccMaps]:
+    """Draw samples of ``model``; keep a :class:`PnccRenderer` to draw many times."""
+    return PnccRenderer(model, unit_m).render(samples, windows)

@@ -1,0 +1,292 @@
+"""PNCC maps: projection, slow twin, records, and real samples where they are beside us."""
+
+import cv2
+import numpy as np
+import pytest
+import scipy.io
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.morphable import LinearModel
+from models.rendering import pncc_codec
+from models.rendering.pncc import (
+    BATCH,
+    PnccMaps,
+    PnccRenderer,
+    Sample,
+    Window,
+    pncc_code,
+    project_300w_lp,
+    render,
+    rotation_300w_lp,
+    target_box_mm,
+)
+
+UNIT_M = 1e-6
+
+
+def face_like(seed=0, side=24, modes=5, expressions=3):
+    """A bulging sheet in micrometres with smooth directions."""
+    rng = np.random.default_rng(seed)
+    u, v = np.meshgrid(np.linspace(-1, 1, side), np.linspace(-1, 1, side))
+    mean = np.stack([80e3 * u, 100e3 * v, 90e3 * (1 - 0.5 * (u**2 + v**2))], -1).reshape(-1, 3)
+
+    def directions(count, size):
+        waves = rng.uniform(0.5, 2, (2, count))
+        field = np.sin(u[..., None] * waves[0] + v[..., None] * waves[1]).reshape(-1, 1, count)
+        return (size * field * rng.normal(size=(1, 3, count))).astype(np.float32)
+
+    corner = (np.arange(side - 1)[:, None] * side + np.arange(side - 1)).reshape(-1)
+    faces = np.concatenate(
+        [
+            np.stack([corner, corner + 1, corner + side], 1),
+            np.stack([corner + side, corner + 1, corner + side + 1], 1),
+        ]
+    )
+    return LinearModel(
+        mean_shape=mean.astype(np.float32),
+        shape_basis=directions(modes, 1e-2),
+        shape_sigma=np.full(modes, 3e5, np.float32),
+        mean_expression=np.full_like(mean, 500.0, dtype=np.float32),
+        expression_basis=directions(expressions, 1e3),
+        expression_sigma=np.ones(expressions, np.float32),
+        faces=faces,
+        keypoints=np.arange(68),
+    )
+
+
+def samples(count, seed=1, size=60):
+    rng = np.random.default_rng(seed)
+    return [
+        Sample(
+            shape=rng.normal(size=5) * 2e5,
+            expression=rng.normal(size=3),
+            pose=np.array([*rng.uniform(-0.5, 0.5, 3), size / 2, size / 2, 0, 2.2e-4]),
+            height=size,
+            width=size + 7,
+        )
+        for _ in range(count)
+    ]
+
+
+def test_rotation_is_the_documented_product():
+    pitch, yaw, roll = 0.3, -0.7, 0.2
+    (cx, cy, cz), (sx, sy, sz) = np.cos([pitch, yaw, roll]), np.sin([pitch, yaw, roll])
+    expected = (
+        np.array([[1, 0, 0], [0, cx, sx], [0, -sx, cx]])
+        @ np.array([[cy, 0, -sy], [0, 1, 0], [sy, 0, cy]])
+        @ np.array([[cz, sz, 0], [-sz, cz, 0], [0, 0, 1]])
+    )
+    pose = np.array([pitch, yaw, roll, 0, 0, 0, 1])
+    np.testing.assert_allclose(rotation_300w_lp(pose), expected, atol=1e-12)
+    assert np.linalg.det(rotation_300w_lp(pose)) == pytest.approx(1)
+
+
+def test_projection_turns_matlab_pixels_into_ours():
+    """MATLAB's pixel (1, 1) is our (0.5, 0.5), the centre of the first pixel."""
+    pose = np.array([0, 0, 0, 1.0, 450.0, 0, 1e-3])
+    np.testing.assert_allclose(project_300w_lp(np.zeros((1, 3)), pose, 450), [[0.5, 0.5]])
+    moved = project_300w_lp(np.array([[2000.0, 3000.0, 0]]), pose, 450)
+    np.testing.assert_allclose(moved, [[2.5, -2.5]])
+
+
+def test_maps_meet_each_vertex_where_it_projects():
+    model = face_like()
+    sample = samples(1, size=400)[0]
+    sample = Sample(sample.shape, sample.expression, sample.pose * [1, 1, 1, 1, 1, 1, 6], 400, 407)
+    maps = render(model, UNIT_M, [sample])[0]
+    shape_mm = 1e-3 * model.shape(sample.shape, sample.expression)
+    pixels = project_300w_lp(model.shape(sample.shape, sample.expression), sample.pose, 400)
+    observed = maps.pncc_mm + maps.offset_mm
+    errors = []
+    for vertex, (x, y) in enumerate(pixels):
+        row, column = int(y), int(x)
+        if 2 <= row < 398 and 2 <= column < 405 and maps.mask[row, column]:
+            errors.append(np.linalg.norm(observed[row, column] - shape_mm[vertex]))
+    assert len(errors) > 200
+    assert np.median(errors) < 1.0  # a pixel is 0.76 mm
+
+
+def test_maps_equal_a_slow_ray_through_every_triangle():
+    model = face_like(side=9)
+    sample = samples(1, size=26)[0]
+    pose = sample.pose.copy()
+    pose[6] = 1e-4
+    sample = Sample(sample.shape, sample.expression, pose, 26, 30)
+    maps = render(model, UNIT_M, [sample])[0]
+    shape = model.shape(sample.shape, sample.expression)
+    pixels = project_300w_lp(shape, pose, 26)
+    nearness = (shape @ rotation_300w_lp(pose).T)[:, 2]
+    mean_mm, shape_mm = 1e-3 * model.mean, 1e-3 * shape
+    seen = 0
+    for row in range(26):
+        for column in range(30):
+            best = None
+            for corners in model.faces:
+                matrix = np.vstack([pixels[corners].T, np.ones(3)])
+                if abs(np.linalg.det(matrix)) < 1e-12:
+                    continue
+                weights = np.linalg.solve(matrix, [column + 0.5, row + 0.5, 1.0])
+                if (weights >= 0).all():
+                    depth = weights @ nearness[corners]
+                    if best is None or depth > best[0]:
+                        best = depth, weights, corners
+            assert maps.mask[row, column] == (best is not None)
+            if best is not None:
+                _, weights, corners = best
+                seen += 1
+                np.testing.assert_allclose(
+                    maps.pncc_mm[row, column], weights @ mean_mm[corners], atol=2e-3
+                )
+                np.testing.assert_allclose(
+                    maps.offset_mm[row, column],
+                    weights @ (shape_mm - mean_mm)[corners],
+                    atol=2e-3,
+                )
+            else:
+                assert (maps.pncc_mm[row, column] == 0).all()
+    assert seen > 50
+
+
+def test_a_sample_does_not_depend_on_its_company():
+    renderer = PnccRenderer(face_like(), UNIT_M)
+    several = samples(BATCH + 3)
+    together = renderer.offsets_mm(several)
+    for index in (0, 5, BATCH, BATCH + 2):
+        np.testing.assert_array_equal(together[index], renderer.offsets_mm([several[index]])[0])
+
+
+def test_window_draws_the_same_surface_enlarged():
+    renderer = PnccRenderer(face_like(), UNIT_M)
+    sample = samples(1)[0]
+    whole = renderer.render([sample])[0]
+    inset = renderer.render([sample], [Window(left=10.0, top=8.0, side=40.0, size=120)])[0]
+    centres = inset.pncc_mm[1::3, 1::3]  # every third row and column falls on a pixel centre
+    both = inset.mask[1::3, 1::3] & whole.mask[8:48, 10:50]
+    assert (inset.mask[1::3, 1::3] != whole.mask[8:48, 10:50]).mean() < 0.01
+    np.testing.assert_allclose(centres[both], whole.pncc_mm[8:48, 10:50][both], atol=0.02)
+
+
+def test_code_spans_the_unit_cube_and_the_box_holds_the_mean():
+    model = face_like()
+    code = pncc_code(model.mean_shape)
+    np.testing.assert_allclose(code.min(0), 0)
+    np.testing.assert_allclose(code.max(0), 1)
+    low, high = target_box_mm(1e-3 * model.mean)
+    assert (low % 5 == 0).all()
+    assert (low <= 1e-3 * model.mean.min(0)).all()
+    assert (high >= 1e-3 * model.mean.max(0)).all()
+    colours, mask = PnccRenderer(model, UNIT_M).colours(samples(1)[0])
+    assert colours[mask].min() >= 0
+    assert colours[mask].max() <= 1 + 1e-6
+
+
+def test_wrong_samples_are_refused():
+    renderer = PnccRenderer(face_like(), UNIT_M)
+    sample = samples(1)[0]
+    with pytest.raises(ValueError, match="identity directions"):
+        renderer.render([Sample(np.zeros(199), sample.expression, sample.pose, 60, 60)])
+    with pytest.raises(ValueError, match="one window per sample"):
+        renderer.render([sample], [])
+
+
+def random_maps(seed, height=31, width=45, fill=0.5):
+    rng = np.random.default_rng(seed)
+    rough = cv2.GaussianBlur(rng.normal(size=(height, width)), (0, 0), 3)
+    mask = rough > np.quantile(rough, 1 - fill) if fill else np.zeros((height, width), bool)
+    lengths = rng.uniform(-80, 150, (height, width, 6)).astype(np.float32)
+    smooth = cv2.GaussianBlur(lengths, (0, 0), 2)
+    smooth[~mask] = 0
+    return PnccMaps(smooth[..., :3], smooth[..., 3:], mask)
+
+
+ORIGIN = (-100.0,) * 6
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0.0, 0.02, 0.5, 1.0]))
+def test_record_returns_the_integers_exactly_and_lengths_within_half_a_step(seed, fill):
+    maps = random_maps(seed, fill=fill)
+    codes = pncc_codec.quantise(maps, ORIGIN)
+    record = pncc_codec.pack(codes)
+    again = pncc_codec.unpack(record)
+    np.testing.assert_array_equal(again.values, codes.values)
+    np.testing.assert_array_equal(again.mask, codes.mask)
+    assert again[2:] == codes[2:]
+    assert pncc_codec.pack(again) == record
+    decoded = pncc_codec.decode(record)
+    np.testing.assert_array_equal(decoded.mask, maps.mask)
+    half = pncc_codec.STEP_MM / 2 + 3e-5  # float32 at 150 mm
+    np.testing.assert_allclose(decoded.pncc_mm, maps.pncc_mm, atol=half, rtol=0)
+    np.testing.assert_allclose(decoded.offset_mm, maps.offset_mm, atol=half, rtol=0)
+
+
+def test_record_survives_the_wildest_codes():
+    rng = np.random.default_rng(5)
+    mask = rng.uniform(size=(17, 9)) < 0.7
+    values = np.where(mask, rng.integers(0, 65536, (6, 17, 9)), 0).astype(np.uint16)
+    codes = pncc_codec.Codes(values, mask, 2, 3, 40, 50, ORIGIN)
+    np.testing.assert_array_equal(pncc_codec.unpack(pncc_codec.pack(codes)).values, values)
+
+
+def test_smooth_maps_become_small_records():
+    maps = render(face_like(), UNIT_M, samples(1, size=200))[0]
+    record = pncc_codec.encode(maps, ORIGIN)
+    assert len(record) < 0.6 * 12 * maps.mask.sum()
+
+
+def test_damaged_records_and_impossible_lengths_are_refused():
+    maps = random_maps(3)
+    record = pncc_codec.encode(maps, ORIGIN)
+    with pytest.raises(ValueError, match="begins with"):
+        pncc_codec.unpack(record[5:])
+    with pytest.raises(ValueError, match="damaged"):
+        pncc_codec.unpack(record[:-7])
+    far = PnccMaps(maps.pncc_mm + np.where(maps.mask, 500, 0)[..., None], maps.offset_mm, maps.mask)
+    with pytest.raises(ValueError, match="another model"):
+        pncc_codec.encode(far, ORIGIN)
+    hole = maps.pncc_mm.copy()
+    hole[maps.mask] = np.nan
+    with pytest.raises(ValueError, match="another model"):
+        pncc_codec.encode(PnccMaps(hole, maps.offset_mm, maps.mask), ORIGIN)
+    with pytest.raises(ValueError, match="unit"):
+        pncc_codec.origin_of(np.array([[0, 0, 0], [1000.0, 0, 0]]))
+
+
+REAL = ("image00050", "image00251", "image00516", "image02420", "image04331")
+
+
+@pytest.fixture(scope="module")
+def real(shared_data):
+    return shared_data / "real_300wlp"
+
+
+def real_errors(real, name):
+    """Our projection of the truncated model minus the published points, px."""
+    with np.load(real / "bfm_68_landmarks.npz") as stored:
+        base, shapes, expressions = (
+            stored[key].astype(np.float64) for key in ("u_base", "w_shp_base", "w_exp_base")
+        )
+    sample = scipy.io.loadmat(real / f"{name}.mat")
+    alpha = sample["Shape_Para"].ravel()[:40].astype(np.float64)
+    beta = sample["Exp_Para"].ravel()[:10].astype(np.float64)
+    points = (base + shapes @ alpha + expressions @ beta).reshape(-1, 3)
+    published = sample["pt3d_68"][:2].T - 0.5  # MATLAB's 1-based pixels
+    return project_300w_lp(points, sample["Pose_Para"][0].astype(np.float64), 450) - published
+
+
+def test_real_samples_are_met_without_bias(real):
+    errors = {name: real_errors(real, name) for name in REAL}
+    lengths = {name: np.linalg.norm(error, axis=1).mean() for name, error in errors.items()}
+    assert np.mean(list(lengths.values())) < 1.2
+    bias = np.mean([error.mean(axis=0) for error in errors.values()], axis=0)
+    assert (np.abs(bias) < 0.2).all()
+    assert lengths["image00516"] < 0.3
+
+
+def test_real_code_is_the_min_max_of_the_mean_shape_alone(real):
+    mean = np.load(real / "bfm_u_shp.npy").reshape(-1, 3)
+    published = np.load(real / "bfm_pncc_code.npy").T
+    np.testing.assert_allclose(pncc_code(mean), published, atol=1e-6)
+    expression = np.load(real / "bfm_u_exp.npy").reshape(-1, 3)
+    assert np.abs(pncc_code(mean + expression) - published).max() > 1e-3
