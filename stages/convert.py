@@ -1,11 +1,11 @@
-"""Stage `convert`. Reads a face model in its owner's files. Writes it as safetensors, npz and JSON.
+"""Stage `convert`. Reads a face model in its owner's files. Writes safetensors, npz and JSON.
 
-Nothing an owner gives is executed (pickles go through ``stages.unpickle``). The converted model keeps
-its own unit; ``meta.json`` says which, where the files came from (SHA-256), under which kind of
-licence, and whether they are synthetic.
+Nothing an owner gives is executed (pickles go through ``stages.unpickle``). The converted model
+keeps its own unit; ``meta.json`` says which, where the files came from (SHA-256), under which kind
+of licence, and whether they are synthetic.
 
-FLAME: ``model.safetensors`` (v_template, faces, shapedirs, exprdirs, posedirs, J_regressor, weights,
-parents; metres), ``embeddings.npz`` (landmarks), ``masks.npz`` (vertex ids by region).
+FLAME: ``model.safetensors`` (v_template, faces, shapedirs, exprdirs, posedirs, J_regressor,
+weights, parents; metres), ``embeddings.npz`` (landmarks), ``masks.npz`` (vertex ids by region).
 Morphable models: ``model.safetensors`` (mean_shape, shape_basis, shape_sigma, ...), and for 3DDFA
 ``pncc_code.npz``. Standard deviations, never variances; faces counter-clockwise seen from outside.
 """
@@ -15,6 +15,7 @@ import io
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -76,7 +77,8 @@ def flame_tensors(model: FlameArrays) -> dict[str, np.ndarray]:
 def npz_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
     """An uncompressed npz whose bytes depend only on the arrays (numpy's carries fixed dates)."""
     stream = io.BytesIO()
-    np.savez(stream, **{name: arrays[name] for name in sorted(arrays)})
+    ordered: dict[str, Any] = {name: arrays[name] for name in sorted(arrays)}
+    np.savez(stream, **ordered)
     return stream.getvalue()
 
 
@@ -140,10 +142,8 @@ def convert(kind: str, raw: Path, out: Path, p: ConvertParams) -> None:
     if problems:
         listing = "\n".join(f"  {problem}" for problem in problems)
         raise FileNotFoundError(f"{source.title}: files are missing in {raw}:\n{listing}")
-    if kind == "flame":
-        files = _convert_flame(raw, out)
-    else:
-        files = _convert_morphable(kind, raw, out, p)
+    flame = kind == "flame"
+    files = _convert_flame(raw, out) if flame else _convert_morphable(kind, raw, out, p)
     write_json(
         {
             "kind": kind,
