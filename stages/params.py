@@ -83,7 +83,7 @@ class ReportParams(Section):
     picture_px: int = Field(ge=64, le=512, description="longest side of a picture, px")
 
 
-class FitParams(Section):
+class ScanFitParams(Section):
     """How a scan is registered; every field is explained in models.geometry.settings."""
 
     crop_mm: float = Field(gt=0, description="scan kept around the landmarks, mm")
@@ -128,7 +128,7 @@ class RegisterParams(Section):
     """Registration of head scans to FLAME."""
 
     preset: str = Field(description="entry of presets that the stage uses")
-    fit: FitParams
+    fit: ScanFitParams
     presets: dict[str, FitPreset]
     limits: QualityParams
     max_failed_fraction: float = Field(ge=0, le=1, description="more failed scans stop the stage")
@@ -151,7 +151,7 @@ class UnifyParams(Section):
     min_landmark_score: float = Field(ge=0, le=1, description="detections below it are not used")
 
 
-class FitParams(Section):
+class LoopParams(Section):
     """Numbers of one training run; see ``models.train_loop.FitSettings``."""
 
     workers: int = Field(ge=0, description="world size; it changes the result. 0: no Ray, 1 worker")
@@ -170,7 +170,7 @@ class FitParams(Section):
 
 
 class EncoderParams(Section):
-    """Size of an iresnet; (3, 13, 30, 3) blocks of (64, 128, 256, 512) channels is the public one."""
+    """Size of an iresnet; the public one has 3, 13, 30, 3 blocks of 64 to 512 channels."""
 
     layers: tuple[int, int, int, int]
     widths: tuple[int, int, int, int]
@@ -200,7 +200,7 @@ class RecognizerVariant(Section):
     holdout: float = Field(gt=0, lt=1, description="fraction of identities kept for validation")
     seed_offset: int = Field(ge=0, description="added to the seed, so that a and b differ")
     augment: AugmentParams
-    fit: FitParams
+    fit: LoopParams
 
 
 class RecognizerParams(Section):
@@ -225,7 +225,7 @@ class MicaParams(Section):
     images_per_subject: int = Field(ge=1, description="K photographs of each drawn subject")
     holdout: float = Field(gt=0, lt=1, description="fraction of subjects kept for validation")
     augment: AugmentParams
-    fit: FitParams
+    fit: LoopParams
 
 
 class Pix2FaceParams(Section):
@@ -240,7 +240,7 @@ class Pix2FaceParams(Section):
     box_shift: float = Field(ge=0, description="largest shift, fraction of the box")
     holdout: float = Field(gt=0, lt=1, description="fraction of subjects kept for validation")
     augment: AugmentParams
-    fit: FitParams
+    fit: LoopParams
 
 
 class TrainParams(Section):
