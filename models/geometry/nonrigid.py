@@ -7,6 +7,7 @@ conjugate gradients solve it, preconditioned by one sparse factorisation of the 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -19,7 +20,6 @@ from models.geometry.parametric import Surface
 from models.geometry.settings import FitSettings
 from models.geometry.template import RegistrationModel
 
-CONTACT_ANGLE_DEG = 75.0
 MAX_ITERATIONS = 60
 
 
@@ -66,6 +66,8 @@ def refine(
     Returns:
         (V, 3) refined vertices; eyeballs follow their lids.
     """
+    from models.geometry._couple import right_side
+
     base = np.ascontiguousarray(fitted[model.skin_ids])
     trust = model.weight * np.where(model.scalp & (not bald), settings.scalp_weight, 1.0)
     moved = np.zeros_like(base)
@@ -84,7 +86,7 @@ def refine(
                 )
             right = np.zeros_like(base)
             diagonal = np.zeros(len(base))
-            _kernels().right_side(
+            right_side(
                 rows.corners,
                 rows.bary,
                 rows.normals,
@@ -104,14 +106,7 @@ def refine(
     return out
 
 
-def _kernels():  # noqa: ANN202 - a module
-    """The compiled kernels, imported when first needed."""
-    from models.geometry import _couple
-
-    return _couple
-
-
-def _factorise(smooth: sparse.csr_array, diagonal: np.ndarray):  # noqa: ANN202 - SuperLU
+def _factorise(smooth: sparse.csr_array, diagonal: np.ndarray) -> Any:  # noqa: ANN401 - SuperLU
     """Sparse factor of the scalar system, symmetric mode."""
     return splu(
         (smooth + sparse.diags_array(diagonal)).tocsc(),
@@ -121,13 +116,20 @@ def _factorise(smooth: sparse.csr_array, diagonal: np.ndarray):  # noqa: ANN202 
     )
 
 
-def _solve(smooth, rows: DataRows, right, start, factor, settings: FitSettings) -> np.ndarray:  # noqa: ANN001
+def _solve(
+    smooth: sparse.csr_array,
+    rows: DataRows,
+    right: np.ndarray,
+    start: np.ndarray,
+    factor: Any,  # noqa: ANN401 - SuperLU
+    settings: FitSettings,
+) -> np.ndarray:
     """Preconditioned conjugate gradients on the coupled system, from ``start``."""
-    couple = _kernels().apply_data
+    from models.geometry._couple import apply_data
 
     def apply(u: np.ndarray) -> np.ndarray:
         out = smooth @ u
-        couple(rows.corners, rows.bary, rows.normals, rows.weights, settings.tangential, u, out)
+        apply_data(rows.corners, rows.bary, rows.normals, rows.weights, settings.tangential, u, out)
         return out
 
     x = start.copy()
@@ -136,7 +138,7 @@ def _solve(smooth, rows: DataRows, right, start, factor, settings: FitSettings) 
     direction = z
     rho = float(np.vdot(residual, z))
     limit = settings.solver_tolerance**2 * float(np.vdot(right, factor.solve(right)))
-    for it in range(MAX_ITERATIONS):
+    for _ in range(MAX_ITERATIONS):
         if rho <= limit:
             break
         applied = apply(direction)
@@ -154,7 +156,14 @@ def _robust(distance: np.ndarray, scale: float) -> np.ndarray:
     return (1 + (distance / scale) ** 2) ** -2.0
 
 
-def _template_rows(model, base, moved, surface, trust, settings) -> DataRows:  # noqa: ANN001
+def _template_rows(
+    model: RegistrationModel,
+    base: np.ndarray,
+    moved: np.ndarray,
+    surface: Surface,
+    trust: np.ndarray,
+    settings: FitSettings,
+) -> DataRows:
     """Every trusted skin vertex pulls toward its nearest scan vertex's tangent plane."""
     now = base + moved
     normals = vertex_normals(now, model.skin_faces)
@@ -182,14 +191,14 @@ def _template_rows(model, base, moved, surface, trust, settings) -> DataRows:  #
 
 
 def _scan_rows(
-    model,  # noqa: ANN001
-    base,  # noqa: ANN001
-    moved,  # noqa: ANN001
-    surface,  # noqa: ANN001
-    samples,  # noqa: ANN001
-    areas,  # noqa: ANN001
-    trust,  # noqa: ANN001
-    settings,  # noqa: ANN001
+    model: RegistrationModel,
+    base: np.ndarray,
+    moved: np.ndarray,
+    surface: Surface,
+    samples: np.ndarray,
+    areas: np.ndarray,
+    trust: np.ndarray,
+    settings: FitSettings,
 ) -> DataRows:
     """Every scan sample pulls the template point closest to it."""
     now = base + moved

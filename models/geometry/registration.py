@@ -319,7 +319,8 @@ def _measure(
     flat = face_normals(refined, faces)
     length = np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-12)
     agree = (flat / length)[found.faces] * normals[ids]
-    region = hit & model.face[faces].all(axis=1)[found.faces] & (agree.sum(axis=1) > REGION_FACING)
+    in_face = np.asarray(model.face[faces].all(axis=1))
+    region = hit & in_face[found.faces] & (agree.sum(axis=1) > REGION_FACING)
     residuals = np.full(len(scan), np.nan)
     residuals[ids[region]] = found.distances[region]
     in_crop = near[scan_faces].all(axis=1)

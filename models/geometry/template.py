@@ -182,8 +182,9 @@ def _regions(
 ) -> tuple[Bool[np.ndarray, " V"], Bool[np.ndarray, " V"]]:
     """Face and scalp, from the model's masks or drawn around the landmarks.
 
-    The drawn face is a forward-facing ellipse that reaches beyond the landmarks by two fifths of
-    their extent upward, to the chin below and to the cheeks at the sides.
+    The drawn face is a forward-facing oval that reaches from the hairline to the chin and, at the
+    sides, a third of the landmarks' extent beyond them; seven eighths of its area and of the
+    area of FLAME's own mask are common.
     """
     low, high = marks.min(axis=0), marks.max(axis=0)
     centre, half = (low + high) / 2, (high - low) / 2
@@ -193,9 +194,9 @@ def _regions(
         face[masks["face"]] = True
         face &= skin
     else:
-        up = np.where(y > 0, y / (1.7 * half[1]), y / (1.9 * half[1]))
-        ellipse = (x / (1.25 * half[0])) ** 2 + up**2 < 1
-        face = skin & ellipse & (z > -half[2] - 25) & (normals[:, 2] > -0.2)
+        up = np.where(y > 0, y / (2.0 * half[1]), y / (1.9 * half[1]))
+        oval = np.abs(x / (1.35 * half[0])) ** 3 + np.abs(up) ** 3 < 1
+        face = skin & oval & (z > -half[2] - 40) & (normals[:, 2] > -0.2)
     if "scalp" in masks:
         scalp = np.zeros(len(template), dtype=bool)
         scalp[masks["scalp"]] = True
