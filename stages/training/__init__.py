@@ -1,0 +1,1 @@
+"""What the training stages share: fingerprints, checkpoints, data assembly, workers."""
