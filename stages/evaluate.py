@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
 from models.metrics import PROTOCOLS, UNITS_MM
 from stages import params
 from stages.artifacts import atomic_directory, read_json, read_table, write_json, write_table
 from stages.compute import map_ordered
 from stages.contracts import table_of
-from stages.datasets.meshes import Mesh, read_mesh
+from stages.datasets.meshes import read_mesh
 from stages.scoring import (
     ImageScore,
     curve_of,
@@ -32,6 +31,7 @@ from stages.scoring import (
     score_files,
     summarise,
 )
+from stages.truths import Truth, load_truths, packed_rows
 
 __all__ = ["run", "score_dataset", "score_files"]
 
@@ -39,14 +39,6 @@ logger = logging.getLogger(__name__)
 
 SECONDS_PER_IMAGE = 0.6
 """Rough cost of both protocols, for the choice between in process and Ray."""
-
-
-@dataclass(frozen=True, slots=True)
-class Truth:
-    """One subject's scan in mm, with its seven landmarks."""
-
-    mesh: Mesh
-    landmarks: Float[np.ndarray, "7 3"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,26 +121,6 @@ def run(
         write_json(curves, scratch / "curves.json")
 
 
-def load_truths(now: Path) -> dict[str, Truth | str]:
-    """Scan and landmarks of every subject of the packed NoW data.
-
-    Returns:
-        By ``subject_id``; a reason in words where the subject has no usable scan.
-
-    Raises:
-        FileNotFoundError: There are no packed scans.
-    """
-    truths: dict[str, Truth | str] = {}
-    columns = ["item_id", "subject_id", "status", "reason", "vertices", "faces"]
-    for row in _rows(now, "scans", [*columns, "unit", "landmarks", "landmark_order"]):
-        subject = row["subject_id"]
-        if isinstance(truths.get(subject), Truth):
-            logger.warning("%s: more than one scan, %s not used", subject, row["item_id"])
-            continue
-        truths[subject] = _truth_of(row)
-    return truths
-
-
 def load_entries(predictions: Path, now: Path) -> list[Entry]:
     """Every packed NoW image with its prediction, in order of ``item_id``.
 
@@ -159,7 +131,7 @@ def load_entries(predictions: Path, now: Path) -> list[Entry]:
     if not table.is_file():
         raise FileNotFoundError(f"expected {table}; run reconstruct first")
     predicted = {row["item_id"]: row for row in read_table(table).to_pylist()}
-    images = _rows(now, "images", ["item_id", "subject_id", "status", "reason"])
+    images = packed_rows(now, "images", ["item_id", "subject_id", "status", "reason"])
     entries = []
     for image in sorted(images, key=lambda row: str(row["item_id"])):
         row = predicted.get(image["item_id"])
@@ -246,22 +218,6 @@ def main() -> None:
     )
 
 
-def _truth_of(row: Mapping[str, Any]) -> Truth | str:
-    if row["status"] != "ok":
-        return f"the scan is not usable: {row['reason']}"
-    if row["landmark_order"] != "now7" or row["landmarks"] is None:
-        return f"expected the scan's seven landmarks (now7), got {row['landmark_order']!r}"
-    if row["unit"] not in UNITS_MM:
-        return f"expected a scan in {', '.join(UNITS_MM)}, got {row['unit']!r}"
-    factor = UNITS_MM[row["unit"]]
-    vertices = factor * np.asarray(row["vertices"], np.float64).reshape(-1, 3)
-    faces = np.asarray(row["faces"], np.int64).reshape(-1, 3)
-    landmarks = factor * np.asarray(row["landmarks"], np.float64).reshape(-1, 3)
-    if landmarks.shape != (7, 3):
-        return f"expected 7 landmarks on the scan, got {len(landmarks)}"
-    return Truth(Mesh(vertices, faces), landmarks)
-
-
 def _score_of(row: Mapping[str, Any]) -> ImageScore:
     """A row as the table keeps it (float32), so that the table alone gives the same statistics."""
     missing = row["reason"].startswith("missing")
@@ -295,13 +251,6 @@ def _failed(blank: Mapping[str, Any], protocol: str, reason: str) -> dict[str, A
 def _challenge(item_id: str) -> str:
     parts = item_id.split("/")
     return parts[1] if len(parts) > 2 else ""
-
-
-def _rows(folder: Path, kind: str, columns: list[str]) -> list[dict[str, Any]]:
-    shards = sorted(folder.glob(f"{kind}-*.parquet"))
-    if not shards:
-        raise FileNotFoundError(f"expected {folder}/{kind}-*.parquet; run pack@now first")
-    return [row for shard in shards for row in read_table(shard, columns).to_pylist()]
 
 
 if __name__ == "__main__":

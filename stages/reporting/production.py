@@ -1,0 +1,310 @@
+"""The report's other parts: data, registration, landmarks, ground-truth renders, training."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stages.artifacts import read_table
+from stages.params import ReportParams
+from stages.reporting.charts import Line, line_chart
+from stages.reporting.inputs import (
+    DATASET_TITLES,
+    METHOD_TITLES,
+    Packed,
+    flatten,
+    json_or_none,
+)
+from stages.reporting.markup import (
+    NONE,
+    Cell,
+    Section,
+    details,
+    figure,
+    image,
+    missing,
+    name,
+    number,
+    paragraph,
+    table,
+    tag,
+    text,
+)
+from stages.reporting.pictures import from_file
+
+
+def data_section(packed: Sequence[Packed]) -> Section:
+    """What was packed, and every input that could not be used with its reason."""
+    if not packed:
+        return Section("data", "Data", missing("data/packed", "pack"))
+    rows = []
+    for one in packed:
+        synthetic = one.meta.get("synthetic")
+        source = (
+            tag("synthetic") if synthetic else text("not recorded" if synthetic is None else "real")
+        )
+        rows.append(
+            [
+                Cell(text(one.title), header=True),
+                Cell(source),
+                number(one.subjects, 0),
+                *[
+                    _count(one.counts, kind, usable=usable)
+                    for kind in ("images", "scans")
+                    for usable in (True, False)
+                ],
+            ]
+        )
+    body = [
+        paragraph(
+            "Every input file is one row: what could not be read is kept with its reason and "
+            "reported, never skipped."
+        ),
+        table(
+            [
+                Cell("Data set"),
+                Cell("Source"),
+                Cell("subjects", "num"),
+                *[Cell(word, "num") for _ in range(2) for word in ("usable", "failed")],
+            ],
+            rows,
+            groups=[("", 3), ("Images", 2), ("Scans", 2)],
+        ),
+    ]
+    failures = [(one.title, failure) for one in packed for failure in one.failures]
+    if failures:
+        body.append(
+            details(
+                f"The {len(failures)} inputs that could not be used, and why",
+                table(
+                    [Cell("Data set"), Cell("Item"), Cell("Kind"), Cell("Reason")],
+                    [
+                        [name(title), Cell(text(f.item_id)), Cell(f.kind), Cell(text(f.reason))]
+                        for title, f in failures
+                    ],
+                ),
+            )
+        )
+    return Section("data", "Data", "\n".join(body))
+
+
+def registration_section(data: Path, section: ReportParams) -> Section:
+    """Residuals of every registered scan set, and its pictures."""
+    folders = sorted(p.parent for p in (data / "registered").glob("*/registrations.parquet"))
+    if not folders:
+        return Section("registration", "Registration", missing("data/registered", "register"))
+    rows, pictures = [], []
+    for folder in folders:
+        title = DATASET_TITLES.get(folder.name, folder.name)
+        rows.append(_registration_row(title, folder))
+        paths = sorted((folder / "qa").glob("*.png"))[: section.qa_pictures]
+        pictures += _pictures(paths, 3 * section.picture_px, title)
+    body = [
+        paragraph(
+            "Head scans brought into FLAME's topology: shape, expression and pose are fitted, then "
+            "the vertices move freely onto the scan. The residual is the distance from the "
+            "registered face to the scan."
+        ),
+        table(
+            [
+                Cell("Scan set"),
+                *[
+                    Cell(word, "num")
+                    for word in (
+                        "accepted",
+                        "rejected",
+                        "failed",
+                        "median, mm",
+                        "95&nbsp;%, mm",
+                        "landmarks, mm",
+                        "coverage, %",
+                    )
+                ],
+            ],
+            rows,
+            caption=(
+                "Medians over the accepted scans of each scan's median residual, its 95&nbsp;% "
+                "residual, the root mean square at its landmarks, and the share of the face that "
+                "has a scan beside it."
+            ),
+        ),
+    ]
+    if pictures:
+        body.append(f'<div class="strip wide">{"".join(pictures)}</div>')
+    return Section("registration", "Registration", "\n".join(body))
+
+
+def landmark_section(data: Path) -> Section:
+    """The trained landmark predictor and what it found."""
+    body = []
+    metrics = json_or_none(data / "landmark_model" / "metrics.json")
+    if metrics is None:
+        body.append(missing("data/landmark_model/metrics.json", "landmark_model"))
+    else:
+        body += [
+            paragraph(
+                "The 68-point predictor is trained here, on the packed 300W-LP photographs; used "
+                "wherever no licensed weights are given."
+            ),
+            _facts(
+                metrics,
+                "Errors on held-out identities, in percent of the outer-eye distance "
+                "where nothing else is said.",
+            ),
+        ]
+    tables = sorted((data / "landmarks").glob("*/landmarks.parquet"))
+    rows = []
+    for path in tables:
+        found = read_table(path, ["status", "provider"])
+        status = found.column("status").to_pylist()
+        providers = sorted({word for word in found.column("provider").to_pylist() if word})
+        rows.append(
+            [
+                name(DATASET_TITLES.get(path.parent.name, path.parent.name)),
+                number(sum(word == "ok" for word in status), 0),
+                number(sum(word != "ok" for word in status), 0),
+                Cell(text(", ".join(providers) or NONE)),
+            ]
+        )
+    if rows:
+        head = [Cell("Images of"), Cell("found", "num"), Cell("not found", "num"), Cell("Provider")]
+        body += ["<h3>Landmarks found</h3>", table(head, rows)]
+    else:
+        body.append(missing("data/landmarks", "landmarks"))
+    return Section("landmarks", "Landmarks", "\n".join(body))
+
+
+def render_section(data: Path, section: ReportParams) -> Section:
+    """Previews of the correspondence ground truth."""
+    paths = sorted((data / "rendered").glob("*/preview/*.png"))[: section.pncc_pictures]
+    pictures = _pictures(paths, 3 * section.picture_px, "")
+    if not pictures:
+        return Section("renders", "Ground truth", missing("data/rendered/*/preview", "render"))
+    body = [
+        paragraph(
+            "Where every visible pixel of a face lies on the model: the projected normalised "
+            "coordinate code (PNCC), whose colours are positions on the average face, and the "
+            "offset of the person's surface from it."
+        ),
+        f'<div class="strip wide">{"".join(pictures)}</div>',
+    ]
+    return Section("renders", "Ground truth", "\n".join(body))
+
+
+def training_section(data: Path) -> Section:
+    """Loss curves and final figures of everything that was trained."""
+    folders = [
+        *sorted(path for path in (data / "checkpoints").glob("*") if path.is_dir()),
+        *sorted(path for path in (data / "recognizers").glob("*") if path.is_dir()),
+    ]
+    if not folders:
+        return Section("training", "Training", missing("data/checkpoints", "train"))
+    charts, tables = [], []
+    for folder in folders:
+        title = METHOD_TITLES.get(folder.name, folder.name)
+        if folder.parent.name == "recognizers":
+            title = f"Recogniser {folder.name}"
+        lines = history_lines(json_or_none(folder / "history.json"))
+        if lines:
+            chart = line_chart(title, lines, "step", "loss", legend="top right")
+            charts.append(f"<div>{chart}</div>")
+        metrics = json_or_none(folder / "metrics.json")
+        if metrics is not None:
+            tables.append(f"<div><h3>{text(title)}</h3>{_facts(metrics, '')}</div>")
+    body = []
+    if charts:
+        body.append(
+            figure(
+                f'<div class="beside">{"".join(charts)}</div>',
+                "Mean training loss since the last report, and the loss on held-out subjects where "
+                "it is measured. Scales differ; an axis spanning more than a factor of 20 is "
+                "logarithmic.",
+            )
+        )
+    body.append(f'<div class="beside">{"".join(tables)}</div>' if tables else "")
+    return Section("training", "Training", "\n".join(body))
+
+
+def history_lines(history: object) -> list[Line]:
+    """Loss curves of a training history.
+
+    Args:
+        history: Rows of ``step``, ``train`` and perhaps ``validation``, the latter two mapping
+            terms to values; or the same under a key ``history``.
+
+    Returns:
+        One line for training and one for validation, each the term ``loss`` or ``total``, or else
+        its first; empty where there is nothing to draw.
+    """
+    rows = history.get("history") if isinstance(history, Mapping) else history
+    if not isinstance(rows, list):
+        return []
+    lines = []
+    for style, (part, label) in enumerate((("train", "training"), ("validation", "held out"))):
+        points = [
+            (row["step"], row[part])
+            for row in rows
+            if isinstance(row, Mapping) and "step" in row and isinstance(row.get(part), Mapping)
+        ]
+        names = sorted({term for _, terms in points for term in terms})
+        term = next((word for word in ("loss", "total", *names) if word in names), None)
+        if term is None:
+            continue
+        known = [(step, terms[term]) for step, terms in points if term in terms]
+        shown = label if term in ("loss", "total") else f"{label}: {term}"
+        lines.append(Line(shown, [x for x, _ in known], [y for _, y in known], style + 1))
+    return lines
+
+
+def _registration_row(title: str, folder: Path) -> list[Cell]:
+    columns = ["status", "residual_median_mm", "residual_q95_mm", "landmark_rms_mm", "coverage"]
+    found = read_table(folder / "registrations.parquet", columns).to_pydict()
+    accepted = [index for index, word in enumerate(found["status"]) if word == "ok"]
+
+    def middle(column: str, factor: float = 1.0) -> float | None:
+        values = [found[column][index] for index in accepted]
+        known = [value for value in values if value is not None]
+        return factor * float(np.median(known)) if known else None
+
+    return [
+        name(title),
+        *[
+            number(sum(word == status for word in found["status"]), 0)
+            for status in ("ok", "rejected", "failed")
+        ],
+        number(middle("residual_median_mm"), 3),
+        number(middle("residual_q95_mm")),
+        number(middle("landmark_rms_mm")),
+        number(middle("coverage", 100.0), 0),
+    ]
+
+
+def _pictures(paths: Sequence[Path], longest_px: int, title: str) -> list[str]:
+    parts = []
+    for path in paths:
+        picture = from_file(path, longest_px)
+        if picture is not None:
+            label = f"{title}: {path.stem}" if title else path.stem
+            shown = image(picture.png, label, picture.width, picture.height)
+            parts.append(figure(shown, text(label)))
+    return parts
+
+
+def _facts(content: Any, caption: str) -> str:  # noqa: ANN401 - any JSON document
+    rows = []
+    for key, value in flatten(content):
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            shown = Cell(text(NONE if value is None else value))
+        elif isinstance(value, int):
+            shown = number(value, 0)
+        else:
+            shown = Cell(f"{value:,.4g}", "num")
+        rows.append([name(key.replace("_", " ").replace(".", " · ")), shown])
+    return table([Cell("Figure"), Cell("Value", "num")], rows, caption=caption)
+
+
+def _count(counts: Mapping[tuple[str, bool], int], kind: str, *, usable: bool) -> Cell:
+    if not any(known == kind for known, _ in counts):
+        return Cell(NONE, "num")
+    return number(counts.get((kind, usable), 0), 0)

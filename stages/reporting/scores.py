@@ -1,0 +1,245 @@
+"""The report's scores: the result in words, the tables, the cumulative curves."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from stages.reporting.charts import Line, key, line_chart
+from stages.reporting.inputs import BASELINE, PROTOCOL_TITLES, Evaluation
+from stages.reporting.markup import (
+    NONE,
+    Cell,
+    Section,
+    figure,
+    missing,
+    name,
+    number,
+    paragraph,
+    table,
+    tag,
+    text,
+)
+from stages.reporting.published import NOW_TEST
+
+STATISTICS = ("median_mm", "mean_mm", "std_mm")
+CHALLENGE_TITLES = {
+    "multiview_neutral": "Neutral",
+    "multiview_expressions": "Expressions",
+    "multiview_occlusions": "Occlusions",
+    "selfie": "Selfie",
+}
+
+
+def lede(evaluations: Sequence[Evaluation]) -> str:
+    """The result in one or two sentences (markup)."""
+    protocol = "now-metric"
+    scored = [
+        (e.protocols[protocol]["median_mm"], e)
+        for e in evaluations
+        if e.protocols.get(protocol, {}).get("median_mm") is not None
+    ]
+    trained = sorted(
+        ((median, e) for median, e in scored if e.method != BASELINE), key=lambda entry: entry[0]
+    )
+    base = next(((median, e) for median, e in scored if e.method == BASELINE), None)
+    if not trained:
+        return "No trained method has been scored yet; the sections below show what there is."
+    median, best = trained[0]
+    facts = best.protocols[protocol]
+    where = "synthetic " if best.synthetic else ""
+    sentence = (
+        f"On {facts['images']} {where}photographs of {len(facts.get('subjects', {}))} people, "
+        f"{text(best.title)} reconstructs faces with a median error of "
+        f"{median:.2f}&nbsp;mm in true size (NoW-metric)"
+    )
+    if base is None:
+        return sentence + "."
+    change = 100 * (median - base[0]) / base[0]
+    word = "below" if change < 0 else "above"
+    return (
+        f"{sentence}, {abs(change):.0f}&nbsp;% {word} the {base[0]:.2f}&nbsp;mm of one average "
+        "head for everybody."
+    )
+
+
+def score_section(evaluations: Sequence[Evaluation]) -> Section:
+    """Score table, published numbers apart from it, curves, parts of the benchmark."""
+    if not evaluations:
+        return Section("scores", "Scores", missing("data/evaluation", "evaluate"))
+    protocols = _protocols(evaluations)
+    body = [
+        paragraph(
+            "Distance from every scan vertex around the face to the nearest point of the "
+            "reconstructed surface, pooled over all photographs. "
+            "<b>NoW</b> estimates the size of the prediction along with its pose; "
+            "<b>NoW-metric</b> takes the size as predicted, so a wrong size counts. "
+            "Lower is better."
+        ),
+        '<div class="beside"><div>',
+        _score_table(evaluations, protocols),
+        "</div><div>",
+        _published_table(),
+        "</div></div>",
+        "<h3>Cumulative error</h3>",
+        _curves(evaluations, protocols),
+        "<h3>By kind of photograph</h3>",
+        _challenge_table(evaluations, protocols),
+    ]
+    return Section("scores", "Scores", "\n".join(body))
+
+
+def _protocols(evaluations: Sequence[Evaluation]) -> list[str]:
+    found = {protocol for e in evaluations for protocol in e.protocols}
+    return [p for p in PROTOCOL_TITLES if p in found] + sorted(found - set(PROTOCOL_TITLES))
+
+
+def _score_table(evaluations: Sequence[Evaluation], protocols: Sequence[str]) -> str:
+    best = _least(evaluations, protocols)
+    rows = []
+    for e in evaluations:
+        synthetic = f" {tag('synthetic')}" if e.synthetic else ""
+        row = [Cell(f"{key(e.style)}{text(e.title)}{synthetic}", header=True)]
+        for protocol in protocols:
+            facts = e.protocols.get(protocol, {})
+            row += [_statistic(facts, s, best.get((protocol, s))) for s in STATISTICS]
+        first = e.protocols.get(protocols[0], {})
+        unscored = (first.get("missing") or 0) + (first.get("failed") or 0)
+        row += [number(first.get("images"), 0), number(unscored, 0)]
+        rows.append(row)
+    weights = "; ".join(f"{text(e.title)}: {text(e.weights)}" for e in evaluations)
+    return table(
+        [
+            Cell("Method"),
+            *[Cell(word, "num") for _ in protocols for word in ("median", "mean", "std")],
+            Cell("images", "num"),
+            Cell("not scored", "num"),
+        ],
+        rows,
+        groups=[
+            ("", 1),
+            *((f"{PROTOCOL_TITLES.get(p, p)}, mm", 3) for p in protocols),
+            ("", 2),
+        ],
+        caption=f"Millimetres; the lowest of each column is bold. Weights: {weights}.",
+    )
+
+
+def _published_table() -> str:
+    rows = []
+    for method, scaled, metric in NOW_TEST:
+        cells = [number(value) for value in scaled]
+        cells += [number(value) for value in metric] if metric else [Cell(NONE, "num")] * 3
+        rows.append([name(method), *cells])
+    return table(
+        [
+            Cell("Published method"),
+            *[Cell(word, "num") for _ in range(2) for word in ("median", "mean", "std")],
+        ],
+        rows,
+        groups=[("", 1), ("NoW, mm", 3), ("NoW-metric, mm", 3)],
+        caption=(
+            "<b>Published, real data, not comparable</b> with the table beside: the 1,702 "
+            "photographs of 80 real people of the NoW test set, scored by its organisers."
+        ),
+        kind="quiet",
+    )
+
+
+def _curves(evaluations: Sequence[Evaluation], protocols: Sequence[str]) -> str:
+    charts = []
+    for protocol in protocols:
+        lines = [
+            Line(
+                e.title,
+                [point["error_mm"] for point in e.curves[protocol]],
+                [point["percent"] for point in e.curves[protocol]],
+                e.style,
+            )
+            for e in evaluations
+            if e.curves.get(protocol)
+        ]
+        if lines:
+            end = max(line.x[-1] for line in lines)
+            chart = line_chart(
+                PROTOCOL_TITLES.get(protocol, protocol),
+                lines,
+                "error, mm",
+                "scan vertices, %",
+                x_range=(0.0, end),
+                y_range=(0.0, 100.0),
+            )
+            charts.append(f"<div>{chart}</div>")
+    if not charts:
+        return missing("data/evaluation/*/curves.json", "evaluate")
+    return figure(
+        f'<div class="beside">{"".join(charts)}</div>',
+        "Share of the scan's vertices whose error is at most the value on the axis. "
+        "A line further up and left is better.",
+    )
+
+
+def _challenge_table(evaluations: Sequence[Evaluation], protocols: Sequence[str]) -> str:
+    challenges = [
+        *CHALLENGE_TITLES,
+        *sorted(
+            {
+                challenge
+                for e in evaluations
+                for facts in e.protocols.values()
+                for challenge in facts.get("challenges", {})
+            }
+            - set(CHALLENGE_TITLES)
+        ),
+    ]
+    rows = []
+    for challenge in challenges:
+        parts = [
+            e.protocols.get(p, {}).get("challenges", {}) for p in protocols for e in evaluations
+        ]
+        part = next((p[challenge] for p in parts if challenge in p), None)
+        if part is None:
+            continue
+        row = [name(CHALLENGE_TITLES.get(challenge, challenge)), number(part.get("images"), 0)]
+        for protocol in protocols:
+            medians = [_part(e, protocol, challenge).get("median_mm") for e in evaluations]
+            known = [median for median in medians if median is not None]
+            least = min(known) if known else None
+            row += [number(m, kind="best" if m is not None and m == least else "") for m in medians]
+        rows.append(row)
+    return table(
+        [
+            Cell("Photographs"),
+            Cell("images", "num"),
+            *[Cell(text(e.title), "num") for _ in protocols for e in evaluations],
+        ],
+        rows,
+        groups=[
+            ("", 2),
+            *((f"{PROTOCOL_TITLES.get(p, p)}, median, mm", len(evaluations)) for p in protocols),
+        ],
+        caption="The target is always the person's neutral face, whatever the photograph shows.",
+    )
+
+
+def _part(evaluation: Evaluation, protocol: str, challenge: str) -> dict[str, Any]:
+    found: dict[str, Any] = (
+        evaluation.protocols.get(protocol, {}).get("challenges", {}).get(challenge, {})
+    )
+    return found
+
+
+def _least(
+    evaluations: Sequence[Evaluation], protocols: Sequence[str]
+) -> dict[tuple[str, str], float]:
+    least = {}
+    for protocol in protocols:
+        for statistic in STATISTICS:
+            values = [e.protocols.get(protocol, {}).get(statistic) for e in evaluations]
+            known = [value for value in values if value is not None]
+            if known:
+                least[protocol, statistic] = min(known)
+    return least
+
+
+def _statistic(facts: dict[str, Any], statistic: str, least: float | None) -> Cell:
+    value = facts.get(statistic)
+    return number(value, kind="best" if value is not None and value == least else "")
