@@ -41,6 +41,66 @@ class ComputeParams(Section):
 # Sections of single stages, each owned by its stage.
 
 
+class MorphableSizes(Section):
+    """Stand-ins of the Basel models and of 3DDFA's (199 + 29 components, fixed by its users)."""
+
+    heads: int = Field(ge=100, description="people behind the components, mirrored as well")
+    modes_2009: int = Field(ge=1, le=199, description="the real file has 199")
+    modes_2017: int = Field(ge=1, le=199, description="the real file has 199")
+    expressions_2017: int = Field(ge=1, le=100, description="the real file has 100")
+
+
+class Faces300WSizes(Section):
+    """300W-LP and AFLW2000-3D."""
+
+    faces: int = Field(ge=4, description="source photographs, spread over the four sets")
+    views: int = Field(ge=1, le=18, description="views per photograph, k = 0 the original")
+    flip_every: int = Field(ge=1, description="every n-th photograph is flipped too")
+    people: int = Field(ge=4, description="identities, each in several photographs")
+    aflw: int = Field(ge=0, description="AFLW2000-3D samples")
+
+
+class ScanSetSizes(Section):
+    """A set of scans with photographs."""
+
+    subjects: int = Field(ge=1)
+    photos: int = Field(ge=1, description="per subject")
+    size_px: int = Field(ge=96, description="longer side of a photograph")
+    scan_vertices: int = Field(ge=2000, description="samples per scan before trimming")
+
+
+class FaceWarehouseSizes(Section):
+    """FaceWarehouse; its meshes have 11,510 vertices always."""
+
+    subjects: int = Field(ge=1, le=150)
+    poses: int = Field(ge=1, le=20, description="photographs per subject")
+    meshes: int = Field(ge=1, le=20, description="of the poses, how many come with a mesh")
+    blendshapes: int = Field(ge=0, description="subjects with shape.bs")
+    size_px: int = Field(ge=96)
+
+
+class IdentitySizes(Section):
+    """VGGFace2."""
+
+    identities: int = Field(ge=2)
+    photos: int = Field(ge=2, description="per identity")
+    size_px: int = Field(ge=64)
+
+
+class SynthesizeParams(Section):
+    """The embedded corpus."""
+
+    broken: int = Field(ge=0, description="deliberately broken inputs of each kind")
+    seconds_per_item: float = Field(gt=0, description="rough cost of a photograph or scan, s")
+    morphable: MorphableSizes
+    faces_300w: Faces300WSizes
+    lyhm: ScanSetSizes
+    stirling: ScanSetSizes
+    facewarehouse: FaceWarehouseSizes
+    now: ScanSetSizes
+    vggface2: IdentitySizes
+
+
 class ConvertParams(Section):
     """Owners' face models to safetensors."""
 
@@ -262,6 +322,17 @@ class ReconstructParams(Section):
     max_failed_fraction: float = Field(ge=0, le=1, description="more failures stop the stage")
 
 
+class RenderParams(Section):
+    """PNCC and offset maps of 300W-LP."""
+
+    shards: int = Field(ge=1, description="fixed buckets: sha256(subject) mod shards")
+    on_the_fly: bool = Field(description="store no maps; training draws them at its crops")
+    max_failed_fraction: float = Field(ge=0, le=1, description="more failures stop the stage")
+    seconds_per_item: float = Field(gt=0, description="rough cost, decides whether Ray starts")
+    previews: int = Field(ge=0, description="photographs shown with their maps")
+    preview_px: int = Field(ge=64, le=1024, description="side of one shown picture, px")
+
+
 class Params(Section):
     """The whole of ``params.yaml``."""
 
@@ -269,6 +340,7 @@ class Params(Section):
     compute: ComputeParams
     datasets: dict[str, DatasetParams]
     models: dict[str, ModelParams]
+    synthesize: SynthesizeParams
     takedown: tuple[str, ...] = Field(description="subjects left out, as DATASET/subject")
     convert: ConvertParams
     pack: PackParams
@@ -279,6 +351,7 @@ class Params(Section):
     recognizer: RecognizerParams
     train: TrainParams
     reconstruct: ReconstructParams
+    render: RenderParams
 
 
 def load(path: Path = Path("params.yaml")) -> Params:

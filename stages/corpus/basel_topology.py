@@ -40,13 +40,15 @@ class Layout:
     fraction: Float[np.ndarray, "v"]
 
 
-def ring_sizes(vertices: int, border: int) -> list[int]:
+def ring_sizes(
+    vertices: int, border: int, reach_deg: tuple[float, float, float] = REACH_DEG
+) -> list[int]:
     """Return even ring sizes around one centre vertex that add up to ``vertices``.
 
     Sizes follow the sine of the mean angle; the last two rings have ``border`` vertices, so that
     the outermost strip is regular.
     """
-    reach = np.radians((REACH_DEG[0] + 2 * REACH_DEG[1] + REACH_DEG[2]) / 4)
+    reach = np.radians((reach_deg[0] + 2 * reach_deg[1] + reach_deg[2]) / 4)
     density = border / np.sin(reach)
     rings = round((vertices - 1) / density * reach / (1 - np.cos(reach)))
     angles = reach * np.arange(1, rings + 1) / rings
@@ -65,9 +67,11 @@ def ring_sizes(vertices: int, border: int) -> list[int]:
     return [int(size) for size in sizes]
 
 
-def _reach(azimuth: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
+def _reach(
+    azimuth: Float[np.ndarray, "n"], reach_deg: tuple[float, float, float]
+) -> Float[np.ndarray, "n"]:
     """Angle from the pole to the border (radians); azimuth 0 is up, a quarter turn the left ear."""
-    up, side, down = np.radians(REACH_DEG)
+    up, side, down = np.radians(reach_deg)
     vertical = np.where(np.cos(azimuth) > 0, up, down)
     return side + (vertical - side) * np.cos(azimuth) ** 2
 
@@ -94,14 +98,14 @@ def _stitch(
     return faces
 
 
-@lru_cache(maxsize=2)
-def disc(vertices: int, border: int) -> Layout:
+@lru_cache(maxsize=4)
+def disc(vertices: int, border: int, reach_deg: tuple[float, float, float] = REACH_DEG) -> Layout:
     """Return a disc of exactly ``vertices`` with ``border`` of them on its border.
 
     Vertices are numbered column by column (by x, then y), not ring by ring, so that a wrong index
     set shows.
     """
-    sizes = ring_sizes(vertices, border)
+    sizes = ring_sizes(vertices, border, reach_deg)
     polar, around, rings = [np.zeros(1)], [np.zeros(1)], [np.zeros(1, dtype=int)]
     start = 1
     for k, size in enumerate(sizes):
@@ -110,7 +114,7 @@ def disc(vertices: int, border: int) -> Layout:
         rings.append(np.arange(start, start + size))
         start += size
     fraction, azimuth = np.concatenate(polar), np.concatenate(around)
-    angle = fraction * _reach(azimuth)
+    angle = fraction * _reach(azimuth, reach_deg)
     local = np.stack(
         [np.sin(angle) * np.sin(azimuth), np.sin(angle) * np.cos(azimuth), np.cos(angle)], axis=1
     )

@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int
 
+from stages.corpus import basel_source, basel_topology
 from stages.corpus.files import mat_bytes, write
 from stages.corpus.linear_files import LinearFiles
+from stages.params import MorphableSizes
 
 EXPRESSIONS = 79
 
@@ -67,3 +69,18 @@ def write_release(
     }
     for name, variables in indices.items():
         write(root / name, mat_bytes(variables, compress=True))
+
+
+def build(out: Path, truth: Path, sizes: MorphableSizes, seed: int) -> None:
+    """Generate and write the stand-in; the truth is the companion basis on the head."""
+    built = basel_source.model(seed, "bfm2009", sizes.heads, sizes.modes_2009, EXPRESSIONS)
+    colours = basel_source.texture(seed, "2009", built.anchors, sizes.modes_2009)
+    model = basel_source.linear_files(built, basel_topology.full().faces, colours, 1.0)
+    write_release(
+        out,
+        model,
+        basel_source.segments(built.anchors),
+        basel_topology.trim_indices(),
+        basel_topology.front_indices(),
+    )
+    basel_source.write_truth(built, truth)

@@ -37,9 +37,7 @@ class Anchors:
         corners, directions = vertices[self.triangles], normals[self.triangles]
         height = np.einsum("nkc,nkc->nk", flat[:, None] - corners, directions)
         projected = flat[:, None] - height[..., None] * directions
-        return (1 - CURVATURE) * flat + CURVATURE * np.einsum(
-            "nk,nkc->nc", self.weights, projected
-        )
+        return (1 - CURVATURE) * flat + CURVATURE * np.einsum("nk,nkc->nc", self.weights, projected)
 
 
 def vertex_normals(
@@ -79,12 +77,12 @@ def outer_anchors(
 
     scene = o3d.t.geometry.RaycastingScene(nthreads=1)
     scene.add_triangles(
-        o3d.core.Tensor(np.ascontiguousarray(vertices, dtype=np.float32)),
-        o3d.core.Tensor(np.ascontiguousarray(faces, dtype=np.uint32)),
+        o3d.core.Tensor.from_numpy(np.ascontiguousarray(vertices, dtype=np.float32)),
+        o3d.core.Tensor.from_numpy(np.ascontiguousarray(faces, dtype=np.uint32)),
     )
     start = origin + reach * directions
     rays = np.hstack([start, -directions]).astype(np.float32)
-    answer = scene.cast_rays(o3d.core.Tensor(np.ascontiguousarray(rays)), nthreads=1)
+    answer = scene.cast_rays(o3d.core.Tensor.from_numpy(np.ascontiguousarray(rays)), nthreads=1)
     distance = answer["t_hit"].numpy().astype(np.float64)
     hit = distance < reach
     face = np.where(hit, answer["primitive_ids"].numpy().astype(np.int64), 0)

@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int
 
+from stages.corpus import basel_source, basel_topology
 from stages.corpus.files import mat_bytes, write
 from stages.corpus.linear_files import LinearFiles
+from stages.params import MorphableSizes
 
 EXPRESSIONS = 29
 SHAPES = 199
@@ -72,3 +74,18 @@ def write_release(
     }
     for name, variables in files.items():
         write(root / name, mat_bytes(variables, compress=False))
+
+
+def source_model(sizes: MorphableSizes, seed: int) -> basel_source.Model:
+    """Return the model behind the files, which 300W-LP's coefficients refer to."""
+    return basel_source.model(seed, "3ddfa", sizes.heads, SHAPES, EXPRESSIONS)
+
+
+def build(out: Path, truth: Path, sizes: MorphableSizes, seed: int) -> None:
+    """Generate and write the stand-in; the truth is the companion basis on the head."""
+    built = source_model(sizes, seed)
+    empty = np.zeros(0), np.zeros((0, 0)), np.zeros(0)
+    model = basel_source.linear_files(built, basel_topology.trimmed_faces(), empty, 1.0)
+    trim = basel_topology.trim_indices()
+    write_release(out, model, trim, basel_source.segments(built.anchors))
+    basel_source.write_truth(built, truth)
