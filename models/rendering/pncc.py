@@ -159,6 +159,16 @@ class PnccRenderer:
             row[start : start + min(size, len(given))] = given[:size]
         return row
 
+    def checked(self, sample: Sample) -> Sample:
+        """Return ``sample`` if the model can draw it.
+
+        Raises:
+            ValueError: It has more coefficients than the model directions, or NaN.
+        """
+        if not np.isfinite(self._coefficients(sample)).all():
+            raise ValueError("the sample has coefficients that are not finite")
+        return sample
+
     def offsets_mm(self, samples: list[Sample]) -> Float[np.ndarray, "b V 3"]:
         """Displacements from the mean face, float32.
 

@@ -1,0 +1,307 @@
+"""Stage `render`. Reads packed 300W-LP coefficients and a 3DMM. Writes PNCC and offset maps (mm).
+
+For every photograph with coefficients: where on the mean face each pixel looks (PNCC) and
+how far this face is from the mean there (offset), as compact records in shards by subject,
+an index with one row per photograph, failures included, and a few pictures to look at.
+With ``render.on_the_fly`` no maps are stored: the index says which photographs can be
+drawn, and training draws them at the crop it needs.
+"""
+
+import argparse
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from models.morphable import LinearModel
+from models.rendering.pncc import BATCH, PnccRenderer, Sample, target_box_mm
+from models.rendering.pncc_codec import OFFSET_ORIGIN_MM, PLANES, STEP_MM, origin_of, pack, quantise
+from stages.artifacts import (
+    atomic_directory,
+    read_json,
+    read_table,
+    sha256_file,
+    shard_of,
+    write_bytes,
+    write_json,
+    write_table,
+)
+from stages.compute import map_ordered
+from stages.contracts import table_of
+from stages.params import ComputeParams, RenderParams, load
+from stages.render_sample import offset_picture, overlay_picture, png_bytes, render_sample_files
+
+__all__ = ["render_sample_files", "run"]
+
+logger = logging.getLogger(__name__)
+
+COLUMNS = (
+    "item_id",
+    "subject_id",
+    "status",
+    "reason",
+    "split",
+    "height_px",
+    "width_px",
+    "shape_para",
+    "exp_para",
+    "pose_para",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ShardTask:
+    """The photographs of one shard.
+
+    Attributes:
+        name: File name of the shard.
+        rows: Packed rows (coefficients, no images), in item order.
+    """
+
+    name: str
+    rows: tuple[dict[str, Any], ...]
+
+
+@lru_cache(maxsize=1)
+def _renderer(folder: Path) -> PnccRenderer:
+    """The model's renderer, laid out once per process."""
+    return PnccRenderer(LinearModel.load(folder), float(read_json(folder / "meta.json")["unit_m"]))
+
+
+def sample_of(row: dict[str, Any]) -> Sample:
+    """Coefficients of a packed row.
+
+    Raises:
+        ValueError: The row has no usable coefficients.
+    """
+    missing = [name for name in ("shape_para", "exp_para", "pose_para") if not row[name]]
+    if missing:
+        raise ValueError(
+            f"no {', '.join(missing)} in the packed row; only 300W-LP samples can be drawn"
+        )
+    pose = np.asarray(row["pose_para"], dtype=np.float64)
+    if pose.shape != (7,) or not np.isfinite(pose).all() or not pose[6] > 0:
+        raise ValueError(f"pose_para expects seven finite numbers with scale > 0, got {pose}")
+    return Sample(
+        shape=np.asarray(row["shape_para"], dtype=np.float64),
+        expression=np.asarray(row["exp_para"], dtype=np.float64),
+        pose=pose,
+        height=int(row["height_px"]),
+        width=int(row["width_px"]),
+    )
+
+
+def _index_row(row: dict[str, Any], reason: str = "") -> dict[str, Any]:
+    return {
+        "item_id": row["item_id"],
+        "subject_id": row["subject_id"],
+        "status": "failed" if reason else "ok",
+        "reason": reason,
+        "split": row["split"],
+        "shard": "",
+        "offset": 0,
+        "length": 0,
+        "crop": None,
+        "height_px": row["height_px"],
+        "width_px": row["width_px"],
+    }
+
+
+def _write_shard(task: ShardTask, *, model: Path, out: Path) -> list[dict[str, Any]]:
+    """Draw and encode the photographs of one shard; returns its index rows."""
+    renderer = _renderer(model)
+    origin = origin_of(renderer.mean_mm)
+    rows: list[dict[str, Any]] = []
+    drawable: list[tuple[dict[str, Any], Sample]] = []
+    for packed in task.rows:
+        row = _index_row(packed)
+        rows.append(row)
+        try:
+            drawable.append((row, renderer.checked(sample_of(packed))))
+        except ValueError as error:
+            row.update(status="failed", reason=str(error))
+    records = []
+    position = 0
+    for start in range(0, len(drawable), BATCH):
+        part = drawable[start : start + BATCH]
+        maps = renderer.render([sample for _, sample in part])
+        for (row, _), drawn in zip(part, maps, strict=True):
+            try:
+                codes = quantise(drawn, origin)
+            except ValueError as error:
+                row.update(status="failed", reason=str(error))
+                continue
+            if not codes.mask.any():
+                row.update(status="failed", reason="the posed face lies outside the photograph")
+                continue
+            record = pack(codes)
+            row.update(
+                shard=task.name,
+                offset=position,
+                length=len(record),
+                crop=[codes.top, codes.left, *codes.mask.shape],
+            )
+            records.append(record)
+            position += len(record)
+    write_bytes(out / task.name, b"".join(records))
+    return rows
+
+
+def _checked_only(task: ShardTask, *, model: Path) -> list[dict[str, Any]]:
+    """Index rows of a shard whose maps are left to be drawn on the fly."""
+    renderer = _renderer(model)
+    rows = []
+    for packed in task.rows:
+        try:
+            renderer.checked(sample_of(packed))
+            rows.append(_index_row(packed))
+        except ValueError as error:
+            rows.append(_index_row(packed, str(error)))
+    return rows
+
+
+def _write_previews(
+    items: Sequence[str], packed: Path, model: Path, out: Path, size_px: int
+) -> None:
+    """Photograph with PNCC over it, PNCC, offset: side by side."""
+    import cv2
+
+    if not items:
+        return
+    renderer = _renderer(model)
+    wanted = {row["item_id"]: row for row in _packed_rows(packed, [*COLUMNS, "image"], set(items))}
+    for item in items:
+        row = wanted[item]
+        pixels = cv2.imdecode(np.frombuffer(row["image"], np.uint8), cv2.IMREAD_COLOR_RGB)
+        if pixels is None:
+            continue  # the pack stage already says so in the packed row
+        sample = sample_of(row)
+        colours, mask = renderer.colours(sample)
+        parts = [
+            overlay_picture(np.asarray(pixels, dtype=np.uint8), colours, mask),
+            np.rint(255.0 * colours).astype(np.uint8),
+            offset_picture(renderer.render([sample])[0]),
+        ]
+        shown = [
+            cv2.resize(part, (size_px, size_px), interpolation=cv2.INTER_AREA) for part in parts
+        ]
+        write_bytes(out / f"{item.replace('/', '_')}.png", png_bytes(np.concatenate(shown, axis=1)))
+
+
+def _packed_rows(
+    packed: Path, columns: list[str], wanted: set[str] | None = None
+) -> list[dict[str, Any]]:
+    """Rows of the packed images in item order; only ``wanted`` items, if given."""
+    rows: list[dict[str, Any]] = []
+    shards = sorted(packed.glob("images-*.parquet"))
+    if not shards:
+        raise FileNotFoundError(f"expected images-*.parquet in {packed}; run its pack stage")
+    for shard in shards:
+        table = read_table(shard, columns)
+        if wanted is not None:
+            keep = [item.as_py() in wanted for item in table["item_id"]]
+            table = table.filter(keep)
+        rows.extend(table.to_pylist())
+    return sorted(rows, key=lambda row: str(row["item_id"]))
+
+
+def run(p: RenderParams, compute: ComputeParams, *, packed: Path, model: Path, out: Path) -> None:
+    """Render a packed 300W-LP set.
+
+    Args:
+        p: The stage's parameters.
+        compute: How the shards are mapped.
+        packed: ``data/packed/300w_lp``.
+        model: Converted 3DDFA model.
+        out: Folder to write.
+
+    Raises:
+        FileNotFoundError: An input is missing.
+        RuntimeError: More photographs failed than ``max_failed_fraction`` allows.
+    """
+    rows = _packed_rows(packed, list(COLUMNS))
+    shards: dict[int, list[dict[str, Any]]] = {}
+    index = []
+    for row in rows:
+        if row["status"] != "ok":
+            index.append(_index_row(row, f"not packed: {row['reason']}"))
+        else:
+            shards.setdefault(shard_of(row["subject_id"], p.shards), []).append(row)
+    tasks = [
+        ShardTask(f"maps-{number:05d}.pncc", tuple(shards[number])) for number in sorted(shards)
+    ]
+    renderer = _renderer(model)
+    with atomic_directory(out) as scratch:
+        if p.on_the_fly:
+            work: Any = partial(_checked_only, model=model)
+        else:
+            work = partial(_write_shard, model=model, out=scratch)
+        seconds = p.seconds_per_item * len(rows) / max(len(tasks), 1)
+        for part in map_ordered(
+            work, tasks, compute=compute, seconds_per_item=seconds, label="PNCC shards"
+        ):
+            index.extend(part)
+        index.sort(key=lambda row: str(row["item_id"]))
+        failed = [row for row in index if row["status"] != "ok"]
+        if len(failed) > p.max_failed_fraction * max(len(index), 1):
+            raise RuntimeError(
+                f"{len(failed)} of {len(index)} photographs failed, more than "
+                f"{p.max_failed_fraction:.0%}; the first: {failed[0]['item_id']}: "
+                f"{failed[0]['reason']}"
+            )
+        write_table(table_of(index, "rendered"), scratch / "index.parquet")
+        facts = read_json(model / "meta.json")
+        low, high = target_box_mm(renderer.mean_mm)
+        write_json(
+            {
+                "items": len(index),
+                "failed": len(failed),
+                "on_the_fly": p.on_the_fly,
+                "model": facts["kind"],
+                "model_sha256": sha256_file(model / "model.safetensors"),
+                "synthetic": facts["synthetic"],
+                "unit": "mm",
+                "planes": PLANES,
+                "step_mm": STEP_MM,
+                "origin_mm": [float(length) for length in origin_of(renderer.mean_mm)],
+                "offset_reach_mm": -OFFSET_ORIGIN_MM,
+                "pncc_low_mm": [float(length) for length in low],
+                "pncc_high_mm": [float(length) for length in high],
+            },
+            scratch / "meta.json",
+        )
+        shown = [row["item_id"] for row in index if row["status"] == "ok"]
+        picked = np.linspace(0, len(shown) - 1, min(p.previews, len(shown))).astype(int)
+        _write_previews(
+            [shown[at] for at in picked], packed, model, scratch / "preview", p.preview_px
+        )
+    logger.info("rendered %d of %d photographs", len(index) - len(failed), len(index))
+
+
+def main() -> None:
+    """Command line: paths only."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--packed", required=True, type=Path, help="packed 300W-LP")
+    parser.add_argument("--model", required=True, type=Path, help="converted 3DDFA model")
+    parser.add_argument("--out", required=True, type=Path)
+    arguments = parser.parse_args()
+
+    from stages.process import begin
+
+    begin("render")
+    params = load()
+    run(
+        params.render,
+        params.compute,
+        packed=arguments.packed,
+        model=arguments.model,
+        out=arguments.out,
+    )
+
+
+if __name__ == "__main__":
+    main()
