@@ -25,7 +25,7 @@ def noise_shift(seed: int) -> Float[np.ndarray, "3"]:
 
 @kernel
 @no_type_check
-def lattice_noise(table, x, y, z):
+def lattice_noise(table: np.ndarray, x: float, y: float, z: float) -> float:
     """Trilinear value noise with smooth steps, about uniform in [-0.8, 0.8], cell size 1."""
     fx = np.floor(x)
     fy = np.floor(y)

@@ -1,0 +1,545 @@
+"""Shades the pixels of a photograph: albedo, soft light, gloss, one shadow map, hair over skin.
+
+Diffuse light is wrapped a little further in red than in blue (light that travels under the
+skin); gloss is the GGX lobe (Walter et al. 2007) with Schlick's Fresnel term; hair follows
+Kajiya & Kay (1989) with Marschner's two shifted highlights.
+"""
+
+from typing import NamedTuple, no_type_check
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from models.procedural.albedo import eye_colour, skin_colour, smooth_step
+from models.procedural.noise import lattice_noise
+from models.procedural.scene import Light
+from models.rendering.jit import kernel
+
+SKIN, EYE, TEETH, CLOTH, PALETTE = 0, 1, 2, 3, 4
+"""Materials of faces; ``PALETTE + k`` is the k-th row of the palette."""
+
+
+class Surface(NamedTuple):
+    """A mesh ready to be shaded, camera frame.
+
+    Attributes:
+        positions: (V, 3) m.
+        normals: (V, 3) unit, smooth.
+        canonical: (V, 3) mm; for hair (across mm, along mm, height mm).
+        extra: (V, 4) skin: inside of the mouth 0..1, unused; hair: coverage, tangent (3).
+        faces: (F, 3) int32.
+        materials: (F,) int32.
+    """
+
+    positions: Float[np.ndarray, "v 3"]
+    normals: Float[np.ndarray, "v 3"]
+    canonical: Float[np.ndarray, "v 3"]
+    extra: Float[np.ndarray, "v 4"]
+    faces: Int[np.ndarray, "f 3"]
+    materials: Int[np.ndarray, "f"]
+
+
+def join_surfaces(surfaces: list[Surface]) -> Surface:
+    """One surface of several."""
+    offsets = np.cumsum([0] + [len(s.positions) for s in surfaces[:-1]])
+    return Surface(
+        np.concatenate([s.positions for s in surfaces]),
+        np.concatenate([s.normals for s in surfaces]),
+        np.concatenate([s.canonical for s in surfaces]),
+        np.concatenate([s.extra for s in surfaces]),
+        np.concatenate([s.faces + o for s, o in zip(surfaces, offsets, strict=True)]).astype(
+            np.int32
+        ),
+        np.concatenate([s.materials for s in surfaces]).astype(np.int32),
+    )
+
+
+@kernel
+@no_type_check
+def _accumulate_normals(vertices: np.ndarray, faces: np.ndarray, out: np.ndarray) -> None:
+    for f in range(faces.shape[0]):
+        a = faces[f, 0]
+        b = faces[f, 1]
+        c = faces[f, 2]
+        ux = vertices[b, 0] - vertices[a, 0]
+        uy = vertices[b, 1] - vertices[a, 1]
+        uz = vertices[b, 2] - vertices[a, 2]
+        vx = vertices[c, 0] - vertices[a, 0]
+        vy = vertices[c, 1] - vertices[a, 1]
+        vz = vertices[c, 2] - vertices[a, 2]
+        nx = uy * vz - uz * vy
+        ny = uz * vx - ux * vz
+        nz = ux * vy - uy * vx
+        for k in faces[f]:
+            out[k, 0] += nx
+            out[k, 1] += ny
+            out[k, 2] += nz
+    for v in range(out.shape[0]):
+        length = np.sqrt(out[v, 0] ** 2 + out[v, 1] ** 2 + out[v, 2] ** 2) + 1e-20
+        out[v, 0] /= length
+        out[v, 1] /= length
+        out[v, 2] /= length
+
+
+def smooth_normals(
+    vertices: Float[np.ndarray, "v 3"], faces: Int[np.ndarray, "f 3"]
+) -> Float[np.ndarray, "v 3"]:
+    """Unit vertex normals, area weighted."""
+    out = np.zeros((len(vertices), 3))
+    _accumulate_normals(np.ascontiguousarray(vertices, dtype=np.float64), faces, out)
+    return out
+
+
+@kernel
+@no_type_check
+def _lobe(nl: float, nv: float, nh: float, vh: float, roughness: float) -> float:
+    """GGX times Schlick's Fresnel for skin (F0 = 0.028), without the cosine's division."""
+    a2 = roughness**4
+    d = nh * nh * (a2 - 1.0) + 1.0
+    k = 0.5 * roughness * roughness
+    g = (nl / (nl * (1.0 - k) + k)) / (nv * (1.0 - k) + k)
+    f = 0.028 + 0.972 * (1.0 - vh) ** 5
+    return 0.25 * f * g * a2 / (3.141592653589793 * d * d)
+
+
+@kernel
+@no_type_check
+def _lit(
+    px: float, py: float, pz: float, shadow: np.ndarray, shadow_frame: np.ndarray, softness: float
+) -> float:
+    """Share of the key light that reaches a camera-frame point, by a 12-tap filter."""
+    size = shadow.shape[0]
+    u = shadow_frame[0, 0] * px + shadow_frame[0, 1] * py + shadow_frame[0, 2] * pz
+    v = shadow_frame[1, 0] * px + shadow_frame[1, 1] * py + shadow_frame[1, 2] * pz
+    w = shadow_frame[2, 0] * px + shadow_frame[2, 1] * py + shadow_frame[2, 2] * pz
+    u = (u + shadow_frame[0, 3] + 1.0) * 0.5 * size - 0.5
+    v = (1.0 - v - shadow_frame[1, 3]) * 0.5 * size - 0.5
+    depth = -(w + shadow_frame[2, 3]) - 0.012
+    total = 0.0
+    for k in range(12):
+        radius = softness * np.sqrt((k + 0.5) / 12.0)
+        angle = 2.399963 * k
+        fu = u + radius * np.cos(angle)
+        fv = v + radius * np.sin(angle)
+        iu = int(np.floor(fu))
+        iv = int(np.floor(fv))
+        if iu < 0 or iv < 0 or iu >= size - 1 or iv >= size - 1:
+            total += 1.0
+            continue
+        au = fu - iu
+        av = fv - iv
+        low = (shadow[iv, iu] >= depth) * (1.0 - au) + (shadow[iv, iu + 1] >= depth) * au
+        high = (shadow[iv + 1, iu] >= depth) * (1.0 - au) + (shadow[iv + 1, iu + 1] >= depth) * au
+        total += low * (1.0 - av) + high * av
+    return total / 12.0
+
+
+@kernel
+@no_type_check
+def _ambient(n0: float, n1: float, n2: float, c: np.ndarray, channel: int) -> float:
+    """Irradiance over pi from nine polynomial coefficients."""
+    return max(
+        0.0,
+        c[0, channel]
+        + c[1, channel] * n1
+        + c[2, channel] * n2
+        + c[3, channel] * n0
+        + c[4, channel] * n0 * n1
+        + c[5, channel] * n1 * n2
+        + c[6, channel] * (3.0 * n2 * n2 - 1.0)
+        + c[7, channel] * n0 * n2
+        + c[8, channel] * (n0 * n0 - n1 * n1),
+    )
+
+
+@kernel
+@no_type_check
+def _gather(
+    face: int,
+    q0: float,
+    q1: float,
+    q2: float,
+    faces: np.ndarray,
+    values: np.ndarray,
+    out: np.ndarray,
+) -> None:
+    i0 = faces[face, 0]
+    i1 = faces[face, 1]
+    i2 = faces[face, 2]
+    for k in range(values.shape[1]):
+        out[k] = q0 * values[i0, k] + q1 * values[i1, k] + q2 * values[i2, k]
+
+
+@kernel
+@no_type_check
+def shade_solid(
+    ids: np.ndarray,
+    bary: np.ndarray,
+    faces: np.ndarray,
+    materials: np.ndarray,
+    values: np.ndarray,
+    p: np.ndarray,
+    table: np.ndarray,
+    hairline: np.ndarray,
+    palette: np.ndarray,
+    gaze: np.ndarray,
+    ambient: np.ndarray,
+    directions: np.ndarray,
+    colours: np.ndarray,
+    shadow: np.ndarray,
+    shadow_frame: np.ndarray,
+    softness: float,
+    eye_point: np.ndarray,
+    wetness: np.ndarray,
+    cover: np.ndarray,
+    image: np.ndarray,
+) -> None:
+    """Shade every pixel that sees the solid surface and is not wholly under hair.
+
+    ``values`` (V, 13): position, normal, canonical, extra. ``eye_point`` is the camera centre,
+    or for orthographic cameras a far point.
+    """
+    height, width = ids.shape
+    a = np.empty(13)
+    m = np.empty(6)
+    lights = directions.shape[0]
+    for row in range(height):
+        for column in range(width):
+            face = ids[row, column]
+            if face < 0 or cover[row, column] > 0.995:
+                continue
+            _gather(
+                face, bary[row, column, 0], bary[row, column, 1], bary[row, column, 2], faces,
+                values, a,
+            )  # fmt: skip
+            material = materials[face]
+            length = np.sqrt(a[3] * a[3] + a[4] * a[4] + a[5] * a[5]) + 1e-12
+            n0 = a[3] / length
+            n1 = a[4] / length
+            n2 = a[5] / length
+            v0 = eye_point[0] - a[0]
+            v1 = eye_point[1] - a[1]
+            v2 = eye_point[2] - a[2]
+            length = np.sqrt(v0 * v0 + v1 * v1 + v2 * v2)
+            v0 /= length
+            v1 /= length
+            v2 /= length
+            nv = n0 * v0 + n1 * v1 + n2 * v2
+            wrap = 0.0
+            if material == 0:
+                skin_colour(a[6], a[7], a[8], p, table, hairline, m)
+                inner = a[9]
+                if inner > 0.0:
+                    wet = smooth_step(0.25, 0.85, inner)
+                    m[0] += wet * (0.16 - m[0])
+                    m[1] += wet * (0.028 - m[1])
+                    m[2] += wet * (0.024 - m[2])
+                    m[3] *= 1.0 - 0.6 * wet
+                    m[5] *= 1.0 - 0.72 * wet
+                wrap = 1.0
+            elif material == 1:
+                side = 0 if a[6] > 0.0 else 1
+                cx = 31.2 if a[6] > 0.0 else -31.2
+                e0 = a[6] - cx
+                e1 = a[7]
+                e2 = a[8] - 70.5
+                lid = smooth_step(0.8, 5.2, e1) * 0.62
+                corner = smooth_step(6.0, 13.5, abs(e0)) * 0.38
+                g0 = gaze[side, 0, 0] * e0 + gaze[side, 0, 1] * e1 + gaze[side, 0, 2] * e2
+                g1 = gaze[side, 1, 0] * e0 + gaze[side, 1, 1] * e1 + gaze[side, 1, 2] * e2
+                g2 = gaze[side, 2, 0] * e0 + gaze[side, 2, 1] * e1 + gaze[side, 2, 2] * e2
+                eye_colour(g0 + cx, g1, g2 + 70.5, p, table, m)
+                m[5] = (1.0 - lid) * (1.0 - corner) * 0.92
+                wrap = 0.6
+            elif material == 2:
+                m[0] = 0.62
+                m[1] = 0.56
+                m[2] = 0.46
+                m[3] = 1.0
+                m[4] = 0.25
+                m[5] = a[9]
+            elif material == 3:
+                weave = lattice_noise(table, a[6] * 0.9, a[7] * 0.9, a[8] * 0.9)
+                folds = lattice_noise(table, a[6] * 0.03, a[7] * 0.015, a[8] * 0.03)
+                tone = 1.0 + 0.10 * weave + 0.25 * folds
+                m[0] = palette[0, 0] * tone
+                m[1] = palette[0, 1] * tone
+                m[2] = palette[0, 2] * tone
+                m[3] = 0.05
+                m[4] = 0.6
+                m[5] = a[9]
+            else:
+                k = material - 4
+                grain = 1.0 + palette[k, 5] * lattice_noise(
+                    table, a[6] * 0.5, a[7] * 0.5, a[8] * 0.5
+                )
+                m[0] = palette[k, 0] * grain
+                m[1] = palette[k, 1] * grain
+                m[2] = palette[k, 2] * grain
+                m[3] = palette[k, 3]
+                m[4] = palette[k, 4]
+                m[5] = 1.0
+            if nv < 0.0:
+                if material == 0:
+                    m[5] *= 0.35
+                n0 = -n0
+                n1 = -n1
+                n2 = -n2
+                nv = -nv
+            nv = max(nv, 0.04)
+            ao = m[5]
+            sr = 0.0
+            sg = 0.0
+            sb = 0.0
+            dr = _ambient(n0, n1, n2, ambient, 0) * ao
+            dg = _ambient(n0, n1, n2, ambient, 1) * ao ** (1.0 + 0.12 * wrap)
+            db = _ambient(n0, n1, n2, ambient, 2) * ao ** (1.0 + 0.16 * wrap)
+            for light in range(lights):
+                l0 = directions[light, 0]
+                l1 = directions[light, 1]
+                l2 = directions[light, 2]
+                nl = n0 * l0 + n1 * l1 + n2 * l2
+                if nl < -0.35:
+                    continue
+                lit = 1.0
+                if light == 0:
+                    lit = _lit(
+                        a[0] + 0.003 * n0, a[1] + 0.003 * n1, a[2] + 0.003 * n2, shadow,
+                        shadow_frame, softness,
+                    )  # fmt: skip
+                direct = 0.35 + 0.65 * ao
+                wr = max(0.0, (nl + 0.30 * wrap) / (1.0 + 0.30 * wrap))
+                wg = max(0.0, (nl + 0.14 * wrap) / (1.0 + 0.14 * wrap))
+                wb = max(0.0, (nl + 0.09 * wrap) / (1.0 + 0.09 * wrap))
+                lit_red = lit + 0.10 * wrap * (1.0 - lit) * lit * 4.0
+                dr += colours[light, 0] * wr * lit_red * direct
+                dg += colours[light, 1] * wg * lit * direct
+                db += colours[light, 2] * wb * lit * direct
+                if nl > 0.0 and m[3] > 0.0:
+                    h0 = l0 + v0
+                    h1 = l1 + v1
+                    h2 = l2 + v2
+                    length = np.sqrt(h0 * h0 + h1 * h1 + h2 * h2) + 1e-12
+                    nh = (n0 * h0 + n1 * h1 + n2 * h2) / length
+                    vh = (v0 * h0 + v1 * h1 + v2 * h2) / length
+                    s = 3.141592653589793 * _lobe(nl, nv, nh, vh, m[4]) * nl * lit * m[3]
+                    s = min(s, 3.0) * direct
+                    sr += colours[light, 0] * s
+                    sg += colours[light, 1] * s
+                    sb += colours[light, 2] * s
+            # Mirror of the surroundings, mostly at grazing angles; wet eyes see a window.
+            r0 = 2.0 * nv * n0 - v0
+            r1 = 2.0 * nv * n1 - v1
+            r2 = 2.0 * nv * n2 - v2
+            fresnel = 0.028 + 0.6 * (1.0 - nv) ** 5
+            if material == 1:
+                window = r0 * wetness[0] + r1 * wetness[1] + r2 * wetness[2]
+                s = smooth_step(0.955, 0.975, window) * wetness[3] * (1.0 - 0.5 * (1.0 - ao))
+                sr += s
+                sg += s
+                sb += s
+                fresnel *= 1.3
+            fresnel *= m[3] * ao
+            sr += fresnel * _ambient(r0, r1, r2, ambient, 0)
+            sg += fresnel * _ambient(r0, r1, r2, ambient, 1)
+            sb += fresnel * _ambient(r0, r1, r2, ambient, 2)
+            image[row, column, 0] = m[0] * dr + sr
+            image[row, column, 1] = m[1] * dg + sg
+            image[row, column, 2] = m[2] * db + sb
+
+
+@kernel
+@no_type_check
+def cover_hair(
+    ids: np.ndarray,
+    bary: np.ndarray,
+    depth: np.ndarray,
+    solid_depth: np.ndarray,
+    faces: np.ndarray,
+    values: np.ndarray,
+    look: np.ndarray,
+    table: np.ndarray,
+    cover: np.ndarray,
+) -> None:
+    """How opaque the hair is at each pixel where it lies in front of the solid surface.
+
+    ``values`` (V, 13): position, normal, strand coordinates, coverage and tangent.
+    ``look``: roughness, seed shift, strand pitch (1/mm), lumpiness.
+    """
+    height, width = ids.shape
+    a = np.empty(13)
+    for row in range(height):
+        for column in range(width):
+            face = ids[row, column]
+            if face < 0 or depth[row, column] > solid_depth[row, column]:
+                continue
+            _gather(
+                face, bary[row, column, 0], bary[row, column, 1], bary[row, column, 2], faces,
+                values, a,
+            )  # fmt: skip
+            strand = lattice_noise(
+                table, a[6] * look[2] + look[1], a[7] * 0.035 + 0.5 * look[1], 1.5
+            )
+            clump = lattice_noise(table, a[6] * look[2] * 0.22 + look[1], a[7] * 0.02, 7.5)
+            edge = a[9] + 0.30 * strand + 0.26 * clump
+            cover[row, column] = smooth_step(0.30, 0.62, edge)
+
+
+@kernel
+@no_type_check
+def shade_hair(
+    ids: np.ndarray,
+    bary: np.ndarray,
+    faces: np.ndarray,
+    values: np.ndarray,
+    colour: np.ndarray,
+    look: np.ndarray,
+    table: np.ndarray,
+    ambient: np.ndarray,
+    directions: np.ndarray,
+    colours: np.ndarray,
+    shadow: np.ndarray,
+    shadow_frame: np.ndarray,
+    softness: float,
+    eye_point: np.ndarray,
+    cover: np.ndarray,
+    image: np.ndarray,
+) -> None:
+    """Blend shaded hair over ``image`` by ``cover``."""
+    height, width = ids.shape
+    a = np.empty(13)
+    lights = directions.shape[0]
+    for row in range(height):
+        for column in range(width):
+            opacity = cover[row, column]
+            if opacity <= 0.0:
+                continue
+            face = ids[row, column]
+            _gather(
+                face, bary[row, column, 0], bary[row, column, 1], bary[row, column, 2], faces,
+                values, a,
+            )  # fmt: skip
+            length = np.sqrt(a[3] * a[3] + a[4] * a[4] + a[5] * a[5]) + 1e-12
+            n0 = a[3] / length
+            n1 = a[4] / length
+            n2 = a[5] / length
+            v0 = eye_point[0] - a[0]
+            v1 = eye_point[1] - a[1]
+            v2 = eye_point[2] - a[2]
+            length = np.sqrt(v0 * v0 + v1 * v1 + v2 * v2)
+            v0 /= length
+            v1 /= length
+            v2 /= length
+            inside = 1.0
+            if n0 * v0 + n1 * v1 + n2 * v2 < 0.0:
+                n0 = -n0
+                n1 = -n1
+                n2 = -n2
+                inside = 0.28
+            length = np.sqrt(a[10] * a[10] + a[11] * a[11] + a[12] * a[12]) + 1e-12
+            t0 = a[10] / length
+            t1 = a[11] / length
+            t2 = a[12] / length
+            u = a[6] * look[2] + look[1]
+            v = a[7] * 0.035 + 0.5 * look[1]
+            strand = lattice_noise(table, u, v, 1.5)
+            fine = lattice_noise(table, u * 2.7, v * 1.6, 4.5)
+            clump = lattice_noise(table, u * 0.22, v * 0.6, 7.5)
+            rough = look[0]
+            tone = 1.0 + 0.30 * strand + 0.20 * fine + 0.28 * clump
+            if look[3] > 0.5:
+                curls = lattice_noise(table, a[6] * 0.28, a[7] * 0.28, look[1])
+                small = lattice_noise(table, a[6] * 0.7, a[7] * 0.7, look[1] + 5.0)
+                tone = 1.0 + 0.55 * curls + 0.35 * small
+                strand = curls
+                t0 += 0.8 * small
+                t2 += 0.8 * curls
+            tone = max(0.25, tone) * inside
+            # Shadow among the strands: deeper where the shell is thin or low.
+            root = 0.62 + 0.38 * smooth_step(0.4, 1.0, a[9])
+            tr = colour[0] * tone
+            tg = colour[1] * tone
+            tb = colour[2] * tone
+            r = tr * _ambient(n0, n1, n2, ambient, 0) * root
+            g = tg * _ambient(n0, n1, n2, ambient, 1) * root
+            b = tb * _ambient(n0, n1, n2, ambient, 2) * root
+            jitter = 0.10 * strand + 0.06 * fine
+            for light in range(lights):
+                l0 = directions[light, 0]
+                l1 = directions[light, 1]
+                l2 = directions[light, 2]
+                nl = n0 * l0 + n1 * l1 + n2 * l2
+                lit = inside
+                if light == 0:
+                    lit *= 0.15 + 0.85 * _lit(
+                        a[0] + 0.012 * n0, a[1] + 0.012 * n1, a[2] + 0.012 * n2, shadow,
+                        shadow_frame, softness,
+                    )  # fmt: skip
+                tl = t0 * l0 + t1 * l1 + t2 * l2
+                facing = max(0.0, (nl + 0.25) / 1.25)
+                diffuse = facing * (0.55 + 0.45 * np.sqrt(max(0.0, 1.0 - tl * tl)))
+                h0 = l0 + v0
+                h1 = l1 + v1
+                h2 = l2 + v2
+                length = np.sqrt(h0 * h0 + h1 * h1 + h2 * h2) + 1e-12
+                th = (t0 * h0 + t1 * h1 + t2 * h2) / length
+                first = max(0.0, 1.0 - (th - 0.07 + jitter) ** 2)
+                second = max(0.0, 1.0 - (th + 0.12 + jitter) ** 2)
+                gloss = first ** (90.0 - 60.0 * rough) * (0.10 - 0.06 * rough)
+                sheen = second ** (22.0 - 12.0 * rough) * (0.55 - 0.3 * rough)
+                gloss *= smooth_step(-0.1, 0.4, nl)
+                sheen *= smooth_step(-0.1, 0.4, nl)
+                r += colours[light, 0] * lit * (tr * (diffuse + sheen) + gloss)
+                g += colours[light, 1] * lit * (tg * (diffuse + sheen) + gloss)
+                b += colours[light, 2] * lit * (tb * (diffuse + sheen) + gloss)
+            image[row, column, 0] += opacity * (r - image[row, column, 0])
+            image[row, column, 1] += opacity * (g - image[row, column, 1])
+            image[row, column, 2] += opacity * (b - image[row, column, 2])
+
+
+SHADOW_SIZE = 160
+
+
+def shadow_map(
+    surfaces: list[tuple[Float[np.ndarray, "v 3"], Int[np.ndarray, "f 3"]]],
+    light: Light,
+    centre: Float[np.ndarray, "3"],
+    *,
+    reach_m: float = 0.24,
+) -> tuple[Float[np.ndarray, "s s"], Float[np.ndarray, "3 4"]]:
+    """Depth of the scene as the first light sees it.
+
+    Args:
+        surfaces: Camera-frame vertices and faces of everything that casts a shadow.
+        light: Its first direction is used.
+        centre: Camera-frame point in the middle of the map.
+        reach_m: Half the width of the map.
+
+    Returns:
+        The map (s, s) and the rows that take a camera-frame point to (u, v, w) in [-1, 1].
+    """
+    from models.rendering.rasterize import rasterize
+
+    toward = light.directions[0] / np.linalg.norm(light.directions[0])
+    side = np.cross([0.0, 1.0, 0.0] if abs(toward[1]) < 0.95 else [1.0, 0.0, 0.0], toward)
+    side /= np.linalg.norm(side)
+    frame = np.stack([side, np.cross(toward, side), toward]) / reach_m
+    offset = -(frame @ centre)
+    clips = []
+    faces = []
+    start = 0
+    for vertices, triangles in surfaces:
+        seen = vertices @ frame.T + offset
+        clip = np.ones((len(vertices), 4))
+        clip[:, :2] = seen[:, :2]
+        clip[:, 2] = np.clip(-seen[:, 2], -0.999, 0.999)
+        clips.append(clip)
+        faces.append(triangles + start)
+        start += len(vertices)
+    _, _, depth = rasterize(
+        np.concatenate(clips)[None],
+        np.concatenate(faces).astype(np.int32),
+        SHADOW_SIZE,
+        SHADOW_SIZE,
+    )
+    return depth[0], np.concatenate([frame, offset[:, None]], axis=1)
