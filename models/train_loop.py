@@ -170,13 +170,13 @@ def fit(
         weight_decay=settings.weight_decay,
     )
     start, history, sums, best = 0, [], {}, {}
-    best_value = math.inf
+    best_value, best_step = math.inf, settings.steps
     restored = store.restore()
     if restored is not None:
         tensors, facts = restored
         start, history, sums = int(facts["step"]), facts["history"], facts["sums"]
         best_value = math.inf if facts["best_value"] is None else float(facts["best_value"])
-        best = _with_prefix(tensors, "best/")
+        best, best_step = _with_prefix(tensors, "best/"), int(facts["best_step"])
         load_state(model, _with_prefix(tensors, "model/"))
         _load_optimizer(optimizer, _with_prefix(tensors, "optimizer/"))
         logger.info("resumed at step %d of %d", start, settings.steps)
@@ -220,7 +220,7 @@ def fit(
                     row["validation"] = validate(model)
                 value = row["validation"][settings.monitor] if settings.keep == "best" else 0.0
                 if settings.keep == "best" and value < best_value:
-                    best_value, best = value, {"step": np.asarray(done), **state_arrays(model)}
+                    best_value, best_step, best = value, done, state_arrays(model)
             history.append(row)
             logger.info("step %d: %s %s", done, row["train"], row.get("validation", ""))
             sums = {}
@@ -230,13 +230,16 @@ def fit(
                 **{f"optimizer/{name}": v for name, v in _optimizer_arrays(optimizer).items()},
                 **{f"best/{name}": value for name, value in best.items()},
             }
-            known = None if math.isinf(best_value) else best_value
-            store.save(
-                tensors, {"step": done, "history": history, "sums": sums, "best_value": known}
-            )
+            facts = {
+                "step": done,
+                "history": history,
+                "sums": sums,
+                "best_value": None if math.isinf(best_value) else best_value,
+                "best_step": best_step,
+            }
+            store.save(tensors, facts)
     if settings.keep == "best" and best:
-        state = {name: value for name, value in best.items() if name != "step"}
-        return FitResult(state, int(best["step"]), history)
+        return FitResult(best, best_step, history)
     return FitResult(state_arrays(model), settings.steps, history)
 
 
@@ -272,7 +275,8 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, arrays: Mapping[str, np.nd
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in arrays.items():
         index, name = key.split("/")
-        state.setdefault(int(index), {})[name] = torch.from_numpy(np.array(value))
+        tensor = torch.from_numpy(np.array(value))
+        state.setdefault(int(index), {})[name] = tensor.reshape(()) if name == "step" else tensor
     content = optimizer.state_dict()
     content["state"] = state
     optimizer.load_state_dict(content)

@@ -5,27 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 
 from stages.artifacts import read_json, read_table
-
-
-def decode_rgb(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
-    """Decode an encoded photograph.
-
-    Raises:
-        ValueError: The bytes are not an image that OpenCV reads.
-    """
-    import cv2
-
-    if not data:
-        raise ValueError("expected an encoded image, got no bytes")
-    image = cv2.imdecode(
-        np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    )
-    if image is None:
-        raise ValueError(f"expected a JPEG or PNG image, got {len(data)} undecodable bytes")
-    return np.ascontiguousarray(image[..., ::-1])
 
 
 def packed_images(packed: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
@@ -41,19 +23,6 @@ def packed_images(packed: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
         yield from read_table(shard, columns).to_pylist()
 
 
-def landmarks_by_item(folder: Path) -> dict[str, Float[np.ndarray, "68 2"]]:
-    """The 68 points in pixels of every photograph where a face was found.
-
-    Raises:
-        FileNotFoundError: The stage has not run.
-    """
-    return {
-        item: np.asarray(row["points_px"], np.float64).reshape(68, 2)
-        for item, row in landmark_rows(folder).items()
-        if row["status"] == "ok"
-    }
-
-
 def landmark_rows(folder: Path) -> dict[str, dict[str, Any]]:
     """Rows of ``landmarks.parquet`` by item.
 
@@ -64,6 +33,21 @@ def landmark_rows(folder: Path) -> dict[str, dict[str, Any]]:
     if not table.is_file():
         raise FileNotFoundError(f"expected {table}; run landmarks@{folder.name} first")
     return {row["item_id"]: row for row in read_table(table).to_pylist()}
+
+
+def points_of(row: dict[str, Any]) -> Float[np.ndarray, "68 2"]:
+    """The 68 points of a row of ``landmarks.parquet``, pixels."""
+    return np.asarray(row["points_px"], np.float64).reshape(68, 2)
+
+
+def landmarks_by_item(folder: Path) -> dict[str, Float[np.ndarray, "68 2"]]:
+    """The 68 points in pixels of every photograph where a face was found.
+
+    Raises:
+        FileNotFoundError: The stage has not run.
+    """
+    rows = landmark_rows(folder)
+    return {item: points_of(row) for item, row in rows.items() if row["status"] == "ok"}
 
 
 def is_synthetic(*folders: Path) -> bool:

@@ -17,6 +17,7 @@ from stages.artifacts import atomic_directory, sha256_file, write_json, write_sa
 from stages.photos import is_synthetic
 from stages.process import begin
 from stages.training import recognizer as assembly
+from stages.training.assembly import encoder_config, parameter_count, weights_label
 from stages.training.run import WORK, forget, train
 
 
@@ -102,7 +103,7 @@ def run(
         "name": name,
         "weights": weights,
         "synthetic": synthetic,
-        "parameters": int(sum(v.size for n, v in state.items() if is_parameter(n))),
+        "parameters": parameter_count(state),
         "data": trained.data,
         "step": trained.step,
         "validation": last.get("validation", {}),
@@ -112,18 +113,6 @@ def run(
         write_safetensors(state, scratch / "model.safetensors", facts)
         write_json(metrics, scratch / "metrics.json")
     forget(trained.fingerprint, work)
-
-
-def is_parameter(name: str) -> bool:
-    """Whether a state entry is learned or set, not a running statistic."""
-    return not name.endswith(("running_mean", "running_var", "num_batches_tracked"))
-
-
-def weights_label(steps: int, synthetic: bool) -> str:
-    """The word every result carries about its weights."""
-    if steps == 0:
-        return "random"
-    return "synthetic-trained" if synthetic else "trained"
 
 
 def user_encoder(path: Path, encoder: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -147,7 +136,7 @@ def user_encoder(path: Path, encoder: dict[str, Any]) -> dict[str, np.ndarray]:
         state = load_file(path)
     else:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    net = IResNet(assembly.encoder_config(encoder, IResNetConfig))
+    net = IResNet(encoder_config(encoder, IResNetConfig))
     try:
         net.load_state_dict(state)
     except RuntimeError as error:

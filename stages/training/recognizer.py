@@ -1,41 +1,19 @@
 """Data and job of the recogniser: aligned crops of identity-labelled photographs."""
 
-import logging
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 
 from models.encoders.arcface_crop import arcface_crop, five_points
-from stages.artifacts import write_bytes
-from stages.photos import decode_rgb, landmarks_by_item, packed_images
+from stages.datasets.images import decode_rgb
+from stages.photos import landmarks_by_item, packed_images
+from stages.training.assembly import encoder_config, held_out, save_array, to_blobs
 
 if TYPE_CHECKING:
     from stages.training.run import Job
-
-logger = logging.getLogger(__name__)
-
-
-def save_array(array: np.ndarray, path: Path) -> None:
-    """Write an ``.npy`` file without pickle."""
-    import io
-
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    write_bytes(path, buffer.getvalue())
-
-
-def held_out(subjects: list[str], fraction: float, seed: int) -> set[str]:
-    """Subjects kept for validation: the smallest of a seeded hash, at least one.
-
-    Which subjects these are does not change for the others when one more arrives, but for the
-    boundary.
-    """
-    ranked = sorted(subjects, key=lambda name: (zlib.crc32(f"{seed}/{name}".encode()), name))
-    return set(ranked[: max(1, round(fraction * len(ranked)))])
 
 
 def prepare(
@@ -124,24 +102,6 @@ def build(data: Path, config: Mapping[str, Any]) -> "Job":
         return verification(np.concatenate(embedded), labels[held])
 
     return Job(model, batch, validate, None, "error")
-
-
-def encoder_config(section: Mapping[str, Any], kind: Any) -> Any:  # noqa: ANN401 - late torch import
-    """An ``IResNetConfig`` from its plain form."""
-    return kind(
-        tuple(section["layers"]),
-        tuple(section["widths"]),
-        section["embedding"],
-        section["input_px"],
-    )
-
-
-def to_blobs(crops: UInt8[np.ndarray, "n s s 3"]) -> Any:  # noqa: ANN401 - torch.Tensor
-    """Network input of byte crops; see ``arcface_blob``."""
-    import torch
-
-    scaled = (np.asarray(crops, np.float32) - 127.5) / 127.5
-    return torch.from_numpy(np.ascontiguousarray(scaled.transpose(0, 3, 1, 2)))
 
 
 def verification(

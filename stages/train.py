@@ -1,0 +1,173 @@
+"""Stage `train`: one reconstruction method, through Ray Train, resumable, the same bytes each time.
+
+Reads the method's own inputs below the data folder. Writes ``model.safetensors`` (weights with
+embedded facts: method, sizes, input hashes, parameters, provenance of the weights),
+``metrics.json`` and ``history.json``.
+"""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from stages import params
+from stages.artifacts import atomic_directory, read_facts, write_json, write_safetensors
+from stages.photos import is_synthetic
+from stages.process import begin
+from stages.training import mica, pix2face
+from stages.training.assembly import parameter_count, weights_label
+from stages.training.run import WORK, forget, train
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one method's data is assembled and its worker built."""
+
+    inputs: dict[str, Path]
+    config: dict[str, Any]
+    prepare: Callable[[Path], dict[str, Any]]
+    build: Callable[..., Any]
+    loop: params.LoopParams
+    labelled: tuple[Path, ...]
+
+
+def mica_recipe(section: params.MicaParams, seed: int, data: Path) -> Recipe:
+    """MICA: unified shapes and crops, recogniser ``a``, FLAME."""
+    recognizer = data / "recognizers" / "a"
+    facts = read_facts(recognizer / "model.safetensors")
+    plain = section.model_dump(mode="json", exclude={"fit"})
+    inputs = {"unified": data / "unified", "model": data / "models" / "flame"}
+    if section.pretrained:
+        inputs["recognizer"] = recognizer / "model.safetensors"
+    return Recipe(
+        inputs,
+        {**plain, "encoder": facts["encoder"]},
+        partial(
+            mica.prepare,
+            unified=inputs["unified"],
+            recognizer=recognizer if section.pretrained else None,
+            model=inputs["model"],
+            section=plain,
+            seed=seed,
+        ),
+        mica.build,
+        section.fit,
+        (inputs["unified"], inputs["model"]),
+    )
+
+
+def pix2face_recipe(section: params.Pix2FaceParams, seed: int, data: Path) -> Recipe:
+    """pix2face: 300W-LP photographs, their rendered maps, the 3DDFA model."""
+    plain = section.model_dump(mode="json", exclude={"fit"})
+    inputs = {
+        "packed": data / "packed" / "300w_lp",
+        "rendered": data / "rendered" / "300w_lp",
+        "model": data / "models" / "3ddfa",
+    }
+    return Recipe(
+        inputs,
+        plain,
+        partial(pix2face.prepare, **inputs, section=plain, seed=seed),
+        pix2face.build,
+        section.fit,
+        tuple(inputs.values()),
+    )
+
+
+RECIPES: dict[str, Callable[..., Recipe]] = {"mica": mica_recipe, "pix2face": pix2face_recipe}
+
+
+def run(
+    section: params.MicaParams | params.Pix2FaceParams,
+    compute: params.ComputeParams,
+    *,
+    method: str,
+    seed: int,
+    data: Path,
+    out: Path,
+    work: Path = WORK,
+) -> None:
+    """Train one method.
+
+    Args:
+        section: The method's parameters.
+        compute: Ray settings.
+        method: Name in ``RECIPES``.
+        seed: Root of every draw.
+        data: Folder of all stages' outputs.
+        out: Replaced when all is done.
+        work: Folder of resumable state.
+
+    Raises:
+        FileNotFoundError: An input is missing.
+        ValueError: The data do not suffice.
+    """
+    recipe = RECIPES[method](section, seed, data)
+    trained = train(
+        method,
+        inputs=recipe.inputs,
+        config=recipe.config,
+        code=f"models/methods/{method}.py",
+        fit=recipe.loop,
+        seed=seed,
+        prepare=recipe.prepare,
+        build=recipe.build,
+        compute=compute,
+        work=work,
+    )
+    synthetic = is_synthetic(*recipe.labelled)
+    weights = weights_label(recipe.loop.steps, synthetic)
+    facts = {
+        "kind": "method",
+        "method": method,
+        "weights": weights,
+        "synthetic": synthetic,
+        "config": recipe.config,
+        "data": trained.data,
+        "inputs": trained.inputs,
+        "fit": recipe.loop.model_dump(mode="json"),
+        "seed": seed,
+        "fingerprint": trained.fingerprint,
+        "step": trained.step,
+    }
+    chosen = next((row for row in trained.history if row["step"] == trained.step), {})
+    metrics = {
+        "method": method,
+        "weights": weights,
+        "synthetic": synthetic,
+        "parameters": parameter_count(trained.state),
+        "data": trained.data,
+        "step": trained.step,
+        "train": chosen.get("train", {}),
+        "validation": chosen.get("validation", {}),
+    }
+    with atomic_directory(out) as scratch:
+        write_safetensors(trained.state, scratch / "model.safetensors", facts)
+        write_json(metrics, scratch / "metrics.json")
+        write_json(trained.history, scratch / "history.json")
+    forget(trained.fingerprint, work)
+
+
+def main() -> None:
+    """Command line: the method's name and paths only."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--method", choices=sorted(RECIPES), required=True)
+    parser.add_argument("--data", type=Path, default=Path("data"))
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    begin(f"train@{args.method}")
+    loaded = params.load()
+    run(
+        getattr(loaded.train, args.method),
+        loaded.compute,
+        method=args.method,
+        seed=loaded.seed,
+        data=args.data,
+        out=args.out,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""Data and job of MICA: the unified data sets' crops and shapes.
+
+The layout read is the published one: ``<NAME>/FLAME_parameters/<actor>/*.npz`` (``betas``) and
+``<NAME>/arcface_input/<actor>/*.npy`` (float32 (3, 112, 112) RGB in [-1, 1]).
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+
+from models.flame import FlameArrays
+from stages.artifacts import read_safetensors, write_bytes
+from stages.training.assembly import encoder_config, held_out, save_array, to_blobs
+
+if TYPE_CHECKING:
+    from stages.training.run import Job
+
+MAX_VALIDATION = 200
+"""Validation photographs, spread evenly over those there are."""
+
+
+def prepare(
+    folder: Path,
+    *,
+    unified: Path,
+    recognizer: Path | None,
+    model: Path,
+    section: Mapping[str, Any],
+    seed: int,
+) -> dict[str, Any]:
+    """Write crops, shapes, region weights and the models that workers need.
+
+    Raises:
+        FileNotFoundError: An input is missing.
+        ValueError: Fewer than two subjects are left for training.
+    """
+    from models.methods.mica import MicaConfig, region_weights
+
+    arrays = FlameArrays.load(model)
+    count = min(section["n_shape"], arrays.shapedirs.shape[-1])
+    crops, owners, betas = [], [], []
+    subjects: list[str] = []
+    skipped: list[str] = []
+    for dataset in sorted(path.parent for path in unified.glob("*/FLAME_parameters")):
+        for actor in sorted((dataset / "FLAME_parameters").iterdir()):
+            subject = f"{dataset.name}/{actor.name}"
+            inputs = sorted((dataset / "arcface_input" / actor.name).glob("*.npy"))
+            parameters = sorted(actor.glob("*.npz"))
+            if not inputs or not parameters:
+                skipped.append(subject)
+                continue
+            with np.load(parameters[0]) as content:
+                beta = np.asarray(content["betas"], np.float64).reshape(-1)[:count]
+            for file in inputs:
+                blob = np.load(file)
+                crops.append(np.rint(blob.transpose(1, 2, 0) * 127.5 + 127.5).astype(np.uint8))
+                owners.append(len(subjects))
+            betas.append(np.pad(beta, (0, section["n_shape"] - len(beta))))
+            subjects.append(subject)
+    kept = held_out(subjects, section["holdout"], seed) if subjects else set()
+    if len(subjects) - len(kept) < 2:
+        raise ValueError(
+            f"MICA needs >= 2 training subjects with photographs under {unified}, got "
+            f"{len(subjects)} in all, {len(kept)} of them for validation"
+        )
+    with np.load((model if model.is_dir() else model.parent) / "masks.npz") as masks:
+        weights = region_weights(
+            MicaConfig(
+                face_weight=section["face_weight"],
+                side_weight=section["side_weight"],
+                rest_weight=section["rest_weight"],
+            ),
+            dict(masks),
+            len(arrays.v_template),
+        )
+        save_array(masks["face"], folder / "face.npy")
+    save_array(np.stack(crops), folder / "crops.npy")
+    save_array(np.array(owners), folder / "owners.npy")
+    save_array(np.stack(betas).astype(np.float32), folder / "betas.npy")
+    save_array(np.array([subject in kept for subject in subjects]), folder / "validation.npy")
+    save_array(weights.astype(np.float32), folder / "weights.npy")
+    flame = model / "model.safetensors" if model.is_dir() else model
+    write_bytes(folder / "flame.safetensors", flame.read_bytes())
+    if recognizer is not None:
+        write_bytes(folder / "encoder.safetensors", (recognizer / "model.safetensors").read_bytes())
+    return {
+        "subjects": len(subjects) - len(kept),
+        "validation_subjects": sorted(kept),
+        "photographs": len(crops),
+        "skipped": skipped,
+    }
+
+
+def build(data: Path, config: Mapping[str, Any]) -> "Job":
+    """The worker's job: K photographs of each drawn subject, shapes in metres."""
+    import torch
+
+    from models.encoders.augment import Augmentation, augment
+    from models.encoders.iresnet import IResNetConfig
+    from models.methods.mica import Mica, MicaConfig
+    from models.train_loop import load_state, step_rng
+    from stages.training.run import Job
+
+    crops = np.load(data / "crops.npy", mmap_mode="r")
+    owners, betas = np.load(data / "owners.npy"), np.load(data / "betas.npy")
+    validation, face = np.load(data / "validation.npy"), np.load(data / "face.npy")
+    members = [np.flatnonzero(owners == subject) for subject in range(len(betas))]
+    training = np.flatnonzero(~validation)
+    change = Augmentation(**config["augment"])
+    arrays = FlameArrays.load(data / "flame.safetensors")
+    model = Mica(
+        MicaConfig(
+            encoder=encoder_config(config["encoder"], IResNetConfig),
+            n_shape=config["n_shape"],
+            hidden=config["hidden"],
+            trainable=config["trainable"],
+            shape_penalty=config["shape_penalty"],
+        ),
+        arrays,
+        np.load(data / "weights.npy"),
+    )
+    if (data / "encoder.safetensors").is_file():
+        load_state(model.arcface, read_safetensors(data / "encoder.safetensors")[0])
+
+    def batch(step: int, slots: list[int]) -> dict[str, torch.Tensor]:
+        images, wanted = [], []
+        for slot in slots:
+            group = slot // config["images_per_subject"]
+            subject = int(step_rng(config["seed"], step, group).choice(training))
+            rng = step_rng(config["seed"] + 1, step, slot)
+            images.append(augment(crops[rng.choice(members[subject])], change, rng))
+            wanted.append(betas[subject])
+        return {"image": to_blobs(np.stack(images)), "beta": torch.from_numpy(np.stack(wanted))}
+
+    held = np.flatnonzero(validation[owners])
+    held = held[
+        np.unique(np.linspace(0, len(held) - 1, min(len(held), MAX_VALIDATION)).astype(int))
+    ]
+    basis = arrays.shapedirs[face][..., : betas.shape[1]].astype(np.float64)
+    mean = arrays.v_template[face].astype(np.float64)
+    truth = [mean + basis @ betas[owner] for owner in held]
+    average = mean + basis @ betas[training].mean(axis=0)
+    fixed = {
+        "template_mm": float(np.mean([aligned_distance_mm(mean, t) for t in truth])),
+        "average_mm": float(np.mean([aligned_distance_mm(average, t) for t in truth])),
+    }
+
+    def validate(net: torch.nn.Module) -> dict[str, float]:
+        predicted = [
+            net(to_blobs(crops[held[i : i + 64]])).numpy() for i in range(0, len(held), 64)
+        ]
+        errors = [
+            aligned_distance_mm(mean + basis @ beta, t)
+            for beta, t in zip(np.concatenate(predicted), truth, strict=True)
+        ]
+        return {"face_mm": float(np.mean(errors)), **fixed}
+
+    groups = dict(model.parameter_groups())
+    rates = [(groups["mapping"], 1.0)]
+    if groups["encoder"]:
+        rates.append((groups["encoder"], config["encoder_rate"]))
+    return Job(model, batch, validate, rates, "face_mm")
+
+
+def aligned_distance_mm(
+    predicted: Float[np.ndarray, "n 3"], truth: Float[np.ndarray, "n 3"]
+) -> float:
+    """Mean distance of corresponding points after the best rigid motion, metres in, mm out."""
+    p, t = predicted - predicted.mean(axis=0), truth - truth.mean(axis=0)
+    u, _, vt = np.linalg.svd(p.T @ t)
+    u[:, -1] *= np.sign(np.linalg.det(u @ vt))
+    return 1000.0 * float(np.linalg.norm(p @ (u @ vt) - t, axis=1).mean())

@@ -1,0 +1,178 @@
+"""Data and job of pix2face: 300W-LP photographs with rendered PNCC and offsets."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+
+from models.encoders.square_crop import crop_image, crop_matrix, crop_planes, landmark_square
+from models.morphable import LinearModel
+from stages.artifacts import read_json
+from stages.datasets.images import decode_rgb
+from stages.photos import packed_images
+from stages.rendered import RenderedSet
+from stages.training.assembly import held_out, save_array
+
+if TYPE_CHECKING:
+    from stages.training.run import Job
+
+VALIDATION_SCALE = 1.4
+"""Crop side over the landmarks' square where nothing is drawn at random."""
+MAX_VALIDATION = 64
+
+
+def prepare(
+    folder: Path,
+    *,
+    packed: Path,
+    rendered: Path,
+    model: Path,
+    section: Mapping[str, Any],
+    seed: int,
+) -> dict[str, Any]:
+    """Write generous crops that training windows are cut from.
+
+    Each base crop is a square around the landmarks wide enough for the largest window, at the
+    resolution of the smallest.
+
+    Raises:
+        FileNotFoundError: An input is missing.
+        ValueError: Fewer than two photographs are left for training.
+    """
+    from models.methods.pix2face import fit_boxes
+
+    low, high = section["box_scale"]
+    wide = high * (1 + 2 * section["box_shift"])
+    base_px = round(section["size_px"] * wide / low)
+    linear = LinearModel.load(model)
+    to_mm = 1000.0 * float(read_json(model / "meta.json")["unit_m"])
+    boxes = fit_boxes(to_mm * linear.mean, section["largest_offset_mm"])
+    opened = RenderedSet.open(rendered)
+    drawn = set(opened.item_ids)
+    images, planes, masks, subjects, skipped = [], [], [], [], 0
+    columns = ["item_id", "subject_id", "status", "image", "landmarks_px"]
+    for row in packed_images(packed, columns):
+        usable = row["status"] == "ok" and row["item_id"] in drawn
+        if not usable or row["landmarks_px"] is None:
+            skipped += 1
+            continue
+        maps = opened.maps(row["item_id"])
+        centre, side = landmark_square(np.asarray(row["landmarks_px"], float).reshape(-1, 2))
+        matrix = crop_matrix(centre, wide * side, base_px)
+        values = np.concatenate([maps.pncc_mm, maps.offset_mm], axis=-1)
+        cropped, seen = crop_planes(values, maps.mask, matrix, base_px)
+        images.append(crop_image(decode_rgb(row["image"]), matrix, base_px))
+        planes.append(cropped.astype(np.float16))
+        masks.append(seen)
+        subjects.append(row["subject_id"])
+    kept = held_out(sorted(set(subjects)), section["holdout"], seed) if subjects else set()
+    validation = np.array([subject in kept for subject in subjects])
+    if int((~validation).sum()) < 2:
+        raise ValueError(
+            f"pix2face needs >= 2 rendered training photographs of {packed}, got "
+            f"{int((~validation).sum())} ({skipped} skipped: failed, not rendered, no landmarks)"
+        )
+    save_array(np.stack(images), folder / "images.npy")
+    save_array(np.stack(planes), folder / "planes.npy")
+    save_array(np.stack(masks), folder / "masks.npy")
+    save_array(validation, folder / "validation.npy")
+    return {
+        "photographs": len(images),
+        "validation_photographs": int(validation.sum()),
+        "skipped": skipped,
+        "base_px": base_px,
+        "wide": wide,
+        "boxes": {
+            "pncc_low_mm": list(boxes.pncc_low_mm),
+            "pncc_high_mm": list(boxes.pncc_high_mm),
+            "offset_mm": boxes.offset_mm,
+        },
+    }
+
+
+def boxes_of(facts: Mapping[str, Any]) -> Any:  # noqa: ANN401 - Boxes, imported late
+    """The ``Boxes`` that facts describe."""
+    from models.methods.pix2face import Boxes
+
+    return Boxes(
+        tuple(facts["pncc_low_mm"]), tuple(facts["pncc_high_mm"]), float(facts["offset_mm"])
+    )
+
+
+def build(data: Path, config: Mapping[str, Any]) -> "Job":
+    """The worker's job: random windows, masked targets, millimetre metrics."""
+    import torch
+
+    from models.encoders.augment import Augmentation, relight
+    from models.methods.pix2face import (
+        Pix2Face,
+        Pix2FaceConfig,
+        face_pixels,
+        input_blob,
+        target_planes,
+    )
+    from models.train_loop import step_rng
+    from stages.training.run import Job
+
+    images = np.load(data / "images.npy", mmap_mode="r")
+    planes = np.load(data / "planes.npy", mmap_mode="r")
+    masks = np.load(data / "masks.npy", mmap_mode="r")
+    validation = np.load(data / "validation.npy")
+    facts = read_json(data / "facts.json")
+    boxes = boxes_of(facts["boxes"])
+    size, base, wide = config["size_px"], facts["base_px"], facts["wide"]
+    change = Augmentation(**config["augment"])
+    training, held = np.flatnonzero(~validation), np.flatnonzero(validation)[:MAX_VALIDATION]
+    model = Pix2Face(
+        Pix2FaceConfig(size, config["width"], config["depth"], config["background_weight"], boxes)
+    )
+
+    def window(
+        index: int, scale: float, shift: Float[np.ndarray, "2"]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Image bytes, six planes in mm and mask of one window of a base crop."""
+        unit = base / wide  # the landmarks' square in base pixels
+        matrix = crop_matrix(np.full(2, base / 2) + shift * unit, scale * unit, size)
+        picture = crop_image(np.ascontiguousarray(images[index]), matrix, size)
+        values, seen = crop_planes(
+            np.asarray(planes[index], np.float32), masks[index], matrix, size
+        )
+        return picture, values, seen
+
+    def batch(step: int, slots: list[int]) -> dict[str, torch.Tensor]:
+        blobs, targets, seens = [], [], []
+        for slot in slots:
+            rng = step_rng(config["seed"], step, slot)
+            scale = rng.uniform(*config["box_scale"])
+            shift = rng.uniform(-config["box_shift"], config["box_shift"], 2)
+            picture, values, seen = window(int(rng.choice(training)), scale, shift)
+            blobs.append(input_blob(relight(picture, change, rng)))
+            targets.append(target_planes(values[..., :3], values[..., 3:], seen, boxes))
+            seens.append(seen)
+        return {
+            "image": torch.from_numpy(np.stack(blobs)),
+            "target": torch.from_numpy(np.stack(targets)),
+            "mask": torch.from_numpy(np.stack(seens)),
+        }
+
+    def validate(net: torch.nn.Module) -> dict[str, float]:
+        pncc, offset, zero, overlap = [], [], [], []
+        for index in held:
+            picture, values, seen = window(int(index), VALIDATION_SCALE, np.zeros(2))
+            out = net(torch.from_numpy(input_blob(picture))[None])[0].numpy()
+            guess = boxes.decode(out.transpose(1, 2, 0).astype(np.float64))
+            found = face_pixels(guess[..., :3])
+            pncc.append(np.linalg.norm(guess[..., :3] - values[..., :3], axis=-1)[seen].mean())
+            offset.append(np.linalg.norm(guess[..., 3:] - values[..., 3:], axis=-1)[seen].mean())
+            zero.append(np.linalg.norm(values[..., 3:], axis=-1)[seen].mean())
+            overlap.append((found & seen).sum() / max(1, (found | seen).sum()))
+        return {
+            "pncc_mm": float(np.mean(pncc)),
+            "offset_mm": float(np.mean(offset)),
+            "zero_offset_mm": float(np.mean(zero)),
+            "overlap": float(np.mean(overlap)),
+        }
+
+    return Job(model, batch, validate, None, "pncc_mm")
