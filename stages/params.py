@@ -53,10 +53,9 @@ class MorphableSizes(Section):
 class Faces300WSizes(Section):
     """300W-LP and AFLW2000-3D."""
 
-    faces: int = Field(ge=4, description="source photographs, spread over the four sets")
+    faces: int = Field(ge=4, description="source photographs, each of another person")
     views: int = Field(ge=1, le=18, description="views per photograph, k = 0 the original")
     flip_every: int = Field(ge=1, description="every n-th photograph is flipped too")
-    people: int = Field(ge=4, description="identities, each in several photographs")
     aflw: int = Field(ge=0, description="AFLW2000-3D samples")
 
 
@@ -333,6 +332,46 @@ class RenderParams(Section):
     preview_px: int = Field(ge=64, le=1024, description="side of one shown picture, px")
 
 
+class LandmarkModelParams(Section):
+    """The 68-point predictor (Kazemi & Sullivan 2014, dlib's implementation)."""
+
+    holdout: float = Field(gt=0, lt=1, description="fraction of subjects kept for measurement")
+    max_images: int = Field(ge=10, description="training photographs, spread over the subjects")
+    max_measured: int = Field(ge=1, description="held-out photographs that are measured")
+    boxes_per_image: int = Field(ge=1, description="starting boxes per photograph")
+    box_shift: float = Field(ge=0, description="their deviation, fraction of the side")
+    box_scale: float = Field(ge=0, description="their log scale deviation")
+    threads: int = Field(ge=1, description="never changes the bytes")
+    cascades: int = Field(ge=1, description="levels of regression")
+    trees: int = Field(ge=1, description="trees per level")
+    tree_depth: int = Field(ge=1, le=8)
+    nu: float = Field(gt=0, le=1, description="shrinkage")
+    oversampling: int = Field(ge=1, description="random starting shapes per box")
+    feature_pool: int = Field(ge=2, description="pixels sampled per level")
+    test_splits: int = Field(ge=1, description="candidate splits per node")
+
+
+class FaceAlignmentParams(Section):
+    """The user's own weight files for face-alignment; nothing is ever downloaded."""
+
+    fan: Path | None = Field(description="2DFAN4-11f355bf06.pth.tar")
+    s3fd: Path | None = Field(description="s3fd-619a316812.pth")
+
+
+class LandmarksParams(Section):
+    """68 points per photograph."""
+
+    provider: Literal["dlib", "face-alignment", "files"]
+    providers: dict[str, Literal["dlib", "face-alignment", "files"]] = Field(
+        description="data sets that use another provider"
+    )
+    face_alignment: FaceAlignmentParams
+    detector_min_score: float = Field(description="weaker detections are not faces")
+    detector_max_px: int = Field(ge=80, description="largest side that is searched")
+    max_failed_fraction: float = Field(ge=0, le=1, description="more failures stop the stage")
+    seconds_per_item: float = Field(gt=0, description="rough cost, decides whether Ray starts")
+
+
 class Params(Section):
     """The whole of ``params.yaml``."""
 
@@ -352,6 +391,8 @@ class Params(Section):
     train: TrainParams
     reconstruct: ReconstructParams
     render: RenderParams
+    landmark_model: LandmarkModelParams
+    landmarks: LandmarksParams
 
 
 def load(path: Path = Path("params.yaml")) -> Params:

@@ -1,0 +1,69 @@
+"""68 facial landmarks in iBUG order: boxes around them and how errors are measured."""
+
+import numpy as np
+from jaxtyping import Float
+
+OUTER_EYES = (36, 45)
+INNER = slice(17, 68)
+BOX_SCALE = 1.35
+BOX_RISE = 0.06
+
+
+def outer_eye_distance(points: Float[np.ndarray, "*n 68 2"]) -> Float[np.ndarray, "*n"]:
+    """Distance between the outer eye corners, in the unit of the points."""
+    right, left = OUTER_EYES
+    return np.asarray(np.linalg.norm(points[..., left, :] - points[..., right, :], axis=-1))
+
+
+def face_size(points: Float[np.ndarray, "68 2"]) -> float:
+    """Size of a face that turning hardly changes: the larger extent of its inner points."""
+    inner = points[INNER]
+    return float((inner.max(axis=0) - inner.min(axis=0)).max())
+
+
+def canonical_box(points: Float[np.ndarray, "68 2"]) -> Float[np.ndarray, "4"]:
+    """Square around brows, eyes, nose and mouth, like that of a frontal face detector.
+
+    Args:
+        points: iBUG-68, y down; the jaw is not used, since its 2D points follow the
+            visible contour.
+
+    Returns:
+        Left, top, right, bottom.
+    """
+    inner = points[INNER]
+    low, high = inner.min(axis=0), inner.max(axis=0)
+    side = BOX_SCALE * float((high - low).max())
+    centre = 0.5 * (low + high) + np.array([0.0, BOX_RISE * side])
+    return np.concatenate([centre - 0.5 * side, centre + 0.5 * side])
+
+
+def moved_box(
+    box: Float[np.ndarray, "4"], shift: Float[np.ndarray, "2"], scale: float
+) -> Float[np.ndarray, "4"]:
+    """A box shifted by fractions of its side and scaled about its centre."""
+    extent = box[2:] - box[:2]
+    centre = 0.5 * (box[:2] + box[2:]) + shift * extent
+    return np.concatenate([centre - 0.5 * scale * extent, centre + 0.5 * scale * extent])
+
+
+def square_box(box: Float[np.ndarray, "4"]) -> Float[np.ndarray, "4"]:
+    """The square of the same centre and mean side.
+
+    Raises:
+        ValueError: The box is empty or not finite.
+    """
+    extent = box[2:] - box[:2]
+    if not (np.isfinite(box).all() and (extent > 0).all()):
+        raise ValueError(f"expected a box left < right, top < bottom, got {box.tolist()}")
+    half = 0.25 * float(extent.sum())
+    centre = 0.5 * (box[:2] + box[2:])
+    return np.concatenate([centre - half, centre + half])
+
+
+def relative_error(
+    points: Float[np.ndarray, "*n 68 2"], truth: Float[np.ndarray, "*n 68 2"]
+) -> Float[np.ndarray, "*n"]:
+    """Mean distance over the 68 points as a fraction of the true outer-eye distance."""
+    distance = np.linalg.norm(points - truth, axis=-1).mean(axis=-1)
+    return np.asarray(distance / outer_eye_distance(truth))

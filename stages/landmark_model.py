@@ -1,0 +1,212 @@
+"""Stage `landmark_model`. Reads packed 300W-LP. Writes a 68-point dlib predictor and its error.
+
+Used where no licensed landmark network is given. Trained on the training split alone (never
+on AFLW2000-3D), measured on subjects that were held out by the hash of their id.
+The bytes depend on the seed and the images, not on the number of threads.
+"""
+
+import argparse
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from models.landmarks import canonical_box, moved_box, relative_error
+from stages.artifacts import atomic_directory, read_json, read_table, shard_of, write_json
+from stages.compute import item_rng
+from stages.landmark_predictor import FaceCrop, LandmarkPredictor, crop_face, grey, rectangle
+from stages.params import LandmarkModelParams, load
+
+logger = logging.getLogger(__name__)
+
+FILE_NAME = "shape_predictor_68.dat"
+BUCKETS = 1000
+COLUMNS = ["item_id", "subject_id", "status", "split", "image", "landmarks_px", "landmark_order"]
+
+
+def held_out(subject_id: str, fraction: float) -> bool:
+    """Whether a subject is kept for the measurement."""
+    return shard_of(subject_id, BUCKETS) < fraction * BUCKETS
+
+
+def training_rows(packed: Path) -> list[dict[str, Any]]:
+    """Rows of the training split that have an image and 68 landmarks, in item order.
+
+    Raises:
+        FileNotFoundError: ``packed`` holds no image shards.
+    """
+    shards = sorted(packed.glob("images-*.parquet"))
+    if not shards:
+        raise FileNotFoundError(f"expected images-*.parquet in {packed}; run its pack stage")
+    rows = []
+    for shard in shards:
+        for row in read_table(shard, COLUMNS).to_pylist():
+            usable = (
+                row["status"] == "ok"
+                and row["split"] == "train"
+                and row["landmark_order"] == "ibug68"
+                and len(row["landmarks_px"] or ()) == 136
+                and bool(np.isfinite(row["landmarks_px"]).all())
+            )
+            if usable:
+                rows.append(row)
+    return sorted(rows, key=lambda row: str(row["item_id"]))
+
+
+def spread_over(rows: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    """At most ``count`` rows, evenly spaced, so that every subject keeps its share."""
+    if len(rows) <= count:
+        return rows
+    return [rows[at] for at in np.linspace(0, len(rows) - 1, count).astype(int)]
+
+
+def jittered(
+    points: Float[np.ndarray, "68 2"], p: LandmarkModelParams, rng: np.random.Generator
+) -> Float[np.ndarray, "4"]:
+    """A box as a detector might give it: the canonical one, shifted and scaled."""
+    shift = np.clip(rng.normal(0.0, p.box_shift, 2), -2.5 * p.box_shift, 2.5 * p.box_shift)
+    scale = float(np.exp(np.clip(rng.normal(0.0, p.box_scale), -2 * p.box_scale, 2 * p.box_scale)))
+    return moved_box(canonical_box(points), shift, scale)
+
+
+def _annotation(crop: FaceCrop, points: np.ndarray, box: np.ndarray) -> Any:  # noqa: ANN401
+    """Landmarks and their starting box as dlib holds them: whole pixels."""
+    import dlib
+
+    at = np.rint(crop.to_crop(points) - 0.5).astype(int)
+    parts = [dlib.point(int(x), int(y)) for x, y in at]
+    corners = crop.to_crop(box.reshape(2, 2)).reshape(4)
+    return dlib.full_object_detection(rectangle(corners), parts)
+
+
+def train(rows: list[dict[str, Any]], p: LandmarkModelParams, *, seed: int, out: Path) -> int:
+    """Train a predictor into ``out`` and return the number of photographs it saw.
+
+    Args:
+        rows: Packed rows with images and landmarks.
+        p: The stage's parameters.
+        seed: Root of the jitter and of dlib's own draws.
+        out: File to write.
+
+    Raises:
+        ValueError: Fewer than ten photographs decode.
+    """
+    import dlib
+
+    images, annotations = [], []
+    for row in rows:
+        image = grey(row["image"])
+        if image is None:
+            logger.warning("%s does not decode; it is left out of the training", row["item_id"])
+            continue
+        points = np.array(row["landmarks_px"], dtype=np.float64).reshape(68, 2)
+        crop = crop_face(image, canonical_box(points))
+        rng = item_rng(seed, row["item_id"])
+        boxes = [jittered(points, p, rng) for _ in range(p.boxes_per_image)]
+        images.append(crop.image)
+        annotations.append([_annotation(crop, points, box) for box in boxes])
+    if len(images) < 10:
+        raise ValueError(
+            f"expected at least 10 photographs with 68 landmarks to train on, got {len(images)}"
+        )
+    options = dlib.shape_predictor_training_options()
+    options.be_verbose = False
+    options.random_seed = str(seed)
+    options.num_threads = p.threads
+    options.cascade_depth = p.cascades
+    options.num_trees_per_cascade_level = p.trees
+    options.tree_depth = p.tree_depth
+    options.nu = p.nu
+    options.oversampling_amount = p.oversampling
+    options.feature_pool_size = p.feature_pool
+    options.num_test_splits = p.test_splits
+    dlib.train_shape_predictor(images, annotations, options).save(str(out))
+    return len(images)
+
+
+def measure(
+    rows: list[dict[str, Any]], predictor: LandmarkPredictor, p: LandmarkModelParams, *, seed: int
+) -> dict[str, float]:
+    """Errors on held-out photographs from jittered boxes, percent of the outer-eye distance."""
+    errors, turned, starts = [], [], []
+    for row in rows:
+        image = grey(row["image"])
+        if image is None:
+            continue
+        points = np.array(row["landmarks_px"], dtype=np.float64).reshape(68, 2)
+        box = jittered(points, p, item_rng(seed + 1, row["item_id"]))
+        answer = predictor(image, box)
+        error = float(relative_error(answer.points, points))
+        errors.append(error)
+        starts.append(answer.score)
+        # The eyes of a face turned far away come close; such faces are told apart.
+        right, left = points[36:42].mean(axis=0), points[42:48].mean(axis=0)
+        nose = points[30]
+        near, far = np.linalg.norm(nose - right), np.linalg.norm(nose - left)
+        turned.append(max(near, far) > 1.8 * min(near, far))
+    if not errors:
+        return {"held_out_images": 0}
+    values = 100.0 * np.array(errors)
+    front = values[~np.array(turned)]
+    return {
+        "held_out_images": len(values),
+        "mean_error_percent": round(float(values.mean()), 4),
+        "median_error_percent": round(float(np.median(values)), 4),
+        "q95_error_percent": round(float(np.quantile(values, 0.95)), 4),
+        "mean_error_percent_frontal": round(float(front.mean()), 4) if len(front) else 0.0,
+        "frontal_images": len(front),
+        "mean_score": round(float(np.mean(starts)), 4),
+    }
+
+
+def run(p: LandmarkModelParams, *, seed: int, packed: Path, out: Path) -> None:
+    """Train and measure.
+
+    Args:
+        p: The stage's parameters.
+        seed: Root of every draw.
+        packed: ``data/packed/300w_lp``.
+        out: Folder for the predictor and ``metrics.json``.
+
+    Raises:
+        FileNotFoundError: ``packed`` holds no image shards.
+        ValueError: It holds too few photographs.
+    """
+    rows = training_rows(packed)
+    kept = [row for row in rows if held_out(row["subject_id"], p.holdout)]
+    shown = [row for row in rows if not held_out(row["subject_id"], p.holdout)]
+    used = spread_over(shown, p.max_images)
+    meta = read_json(packed / "meta.json") if (packed / "meta.json").is_file() else {}
+    with atomic_directory(out) as scratch:
+        trained = train(used, p, seed=seed, out=scratch / FILE_NAME)
+        predictor = LandmarkPredictor(scratch / FILE_NAME)
+        metrics: dict[str, Any] = {
+            "training_images": trained,
+            "training_subjects": len({row["subject_id"] for row in used}),
+            "held_out_subjects": len({row["subject_id"] for row in kept}),
+            "synthetic": meta.get("synthetic"),
+            "weights": "synthetic-trained" if meta.get("synthetic") else "trained",
+            **measure(spread_over(kept, p.max_measured), predictor, p, seed=seed),
+        }
+        write_json(metrics, scratch / "metrics.json")
+    logger.info("trained on %d photographs: %s", trained, metrics)
+
+
+def main() -> None:
+    """Command line: paths only."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--packed", required=True, type=Path, help="packed 300W-LP")
+    parser.add_argument("--out", required=True, type=Path)
+    arguments = parser.parse_args()
+
+    from stages.process import begin
+
+    begin("landmark_model")
+    params = load()
+    run(params.landmark_model, seed=params.seed, packed=arguments.packed, out=arguments.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,206 @@
+"""The 68-point predictor as stages use it: a crop, several boxes, one averaged answer.
+
+dlib's regression trees answer in whole pixels and depend on the box they start from. Here
+the face is cropped at a fixed size, the box is drawn again from the first answers,
+and the last answers of slightly moved boxes are averaged: finer than a pixel, hardly
+dependent on the first box, and their spread says how sure the predictor is.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from models.landmarks import canonical_box, face_size, moved_box, square_box
+
+FACE_PX = 256
+"""Side of the box inside a crop, px."""
+MARGIN = 0.6
+"""What a crop shows around the box, fraction of its side."""
+LOCATING_PASSES = 2
+VOTES = (
+    (0.0, 0.0, 1.0),
+    (0.025, 0.0, 1.0),
+    (-0.025, 0.0, 1.0),
+    (0.0, 0.025, 1.0),
+    (0.0, -0.025, 1.0),
+    (0.0, 0.0, 1.05),
+    (0.0, 0.0, 0.95),
+)
+"""Shifts (fractions of the side) and scales of the boxes whose answers are averaged."""
+SPREAD_OF_ZERO_SCORE = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class FaceCrop:
+    """A grey crop around a box.
+
+    Attributes:
+        image: The crop.
+        left: Column coordinate of its left edge in the photograph.
+        top: Row coordinate of its top edge.
+        scale: Crop pixels per photograph pixel.
+    """
+
+    image: UInt8[np.ndarray, "h w"]
+    left: float
+    top: float
+    scale: float
+
+    def to_crop(self, points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 2"]:
+        """Photograph coordinates to crop coordinates."""
+        return (points - [self.left, self.top]) * self.scale
+
+    def to_photo(self, points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 2"]:
+        """Crop coordinates to photograph coordinates."""
+        return points / self.scale + [self.left, self.top]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Landmarks of one face.
+
+    Attributes:
+        points: iBUG-68, photograph coordinates.
+        score: 1 where moved boxes agree, 0 where they differ by a tenth of the face.
+    """
+
+    points: Float[np.ndarray, "68 2"]
+    score: float
+
+
+def grey(image: bytes) -> UInt8[np.ndarray, "h w"] | None:
+    """Decode a photograph as grey values; None when it does not decode."""
+    import cv2
+
+    decoded = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_GRAYSCALE)
+    return None if decoded is None else np.asarray(decoded, dtype=np.uint8)
+
+
+def crop_face(image: UInt8[np.ndarray, "h w"], box: Float[np.ndarray, "4"]) -> FaceCrop:
+    """Crop a square box with its margin, resampled so that the box has ``FACE_PX`` pixels."""
+    import cv2
+
+    left, top, right, _ = square_box(box)
+    side = right - left
+    scale = FACE_PX / side
+    size = round(FACE_PX * (1.0 + 2.0 * MARGIN))
+    left, top = left - MARGIN * side, top - MARGIN * side
+    # Continuous coordinates: crop = scale (photo - corner); OpenCV counts pixel centres from 0.
+    matrix = np.array(
+        [
+            [scale, 0.0, scale * (0.5 - left) - 0.5],
+            [0.0, scale, scale * (0.5 - top) - 0.5],
+        ]
+    )
+    blurred = cv2.GaussianBlur(image, (0, 0), 0.4 / scale) if scale < 0.5 else image
+    crop = cv2.warpAffine(
+        blurred, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+    )
+    return FaceCrop(np.asarray(crop, dtype=np.uint8), float(left), float(top), scale)
+
+
+def rectangle(box: Float[np.ndarray, "4"]) -> Any:  # noqa: ANN401 - dlib.rectangle
+    """The dlib rectangle (whole, inclusive pixels) nearest to a box in crop coordinates."""
+    import dlib
+
+    left, top, right, bottom = (round(float(edge)) for edge in box)
+    return dlib.rectangle(left, top, right - 1, bottom - 1)
+
+
+class LandmarkPredictor:
+    """A trained dlib shape predictor behind crops and votes."""
+
+    def __init__(self, path: Path) -> None:
+        """Load ``shape_predictor_68.dat``.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: It is not a 68-point predictor.
+        """
+        import dlib
+
+        if not path.is_file():
+            raise FileNotFoundError(f"expected {path}; run the landmark_model stage")
+        try:
+            self._predictor = dlib.shape_predictor(str(path))
+        except RuntimeError as error:
+            raise ValueError(f"{path} is not a dlib shape predictor: {error}") from error
+        blank = np.zeros((32, 32), np.uint8)
+        parts = self._predictor(blank, dlib.rectangle(0, 0, 31, 31)).num_parts
+        if parts != 68:
+            raise ValueError(f"{path}: expected a predictor of 68 points, got {parts}")
+
+    def _points(self, crop: FaceCrop, box: Float[np.ndarray, "4"]) -> Float[np.ndarray, "68 2"]:
+        """One answer, photograph coordinates; whole crop pixels lie at their centres."""
+        corners = crop.to_crop(box.reshape(2, 2)).reshape(4)
+        found = self._predictor(crop.image, rectangle(corners))
+        parts = np.array([(part.x, part.y) for part in found.parts()], dtype=np.float64)
+        return crop.to_photo(parts + 0.5)
+
+    def __call__(self, image: UInt8[np.ndarray, "h w"], box: Float[np.ndarray, "4"]) -> Answer:
+        """Find the landmarks of the face in ``box``.
+
+        Args:
+            image: Grey photograph.
+            box: Left, top, right, bottom of the face, of any detector.
+
+        Raises:
+            ValueError: The box is empty.
+        """
+        box = square_box(np.asarray(box, dtype=np.float64))
+        for _ in range(LOCATING_PASSES):
+            points = self._points(crop_face(image, box), box)
+            box = canonical_box(points)
+        crop = crop_face(image, box)
+        votes = np.stack(
+            [
+                self._points(crop, moved_box(box, np.array([right, down]), scale))
+                for right, down, scale in VOTES
+            ]
+        )
+        points = votes.mean(axis=0)
+        spread = float(np.linalg.norm(votes - points, axis=2).mean()) / face_size(points)
+        return Answer(points, float(np.clip(1.0 - spread / SPREAD_OF_ZERO_SCORE, 0.0, 1.0)))
+
+
+class FaceDetector:
+    """dlib's frontal face detector (histograms of oriented gradients, part of the library)."""
+
+    def __init__(self, *, min_score: float, max_side_px: int) -> None:
+        """Prepare the detector.
+
+        Args:
+            min_score: Detections below it are not faces.
+            max_side_px: Photographs are searched at most this large.
+        """
+        import dlib
+
+        self._detector = dlib.get_frontal_face_detector()
+        self._min_score = min_score
+        self._max_side = max_side_px
+
+    def __call__(
+        self, image: UInt8[np.ndarray, "h w"]
+    ) -> Sequence[tuple[Float[np.ndarray, "4"], float]]:
+        """Boxes (left, top, right, bottom) and scores, best first."""
+        import cv2
+
+        zoom = min(1.0, self._max_side / max(image.shape))
+        searched = image
+        if zoom < 1.0:
+            searched = np.asarray(
+                cv2.resize(image, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_AREA), np.uint8
+            )
+        boxes, scores, _ = self._detector.run(searched, 0, self._min_score)
+        found = [
+            (
+                np.array([box.left(), box.top(), box.right() + 1, box.bottom() + 1]) / zoom,
+                float(score),
+            )
+            for box, score in zip(boxes, scores, strict=True)
+        ]
+        return sorted(found, key=lambda face: -face[1])
