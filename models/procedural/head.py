@@ -18,6 +18,8 @@ from models.procedural.expression import (
     movement_basis,
 )
 from models.procedural.identity import Identity, identity_basis
+from models.procedural.landmarks import Embeddings, build_embeddings, contour_row, evaluate
+from models.procedural.regions import build_regions
 from models.procedural.traits import Place
 
 # T_flame_from_canonical: metres = 0.001 * (millimetres + offset)
@@ -67,6 +69,12 @@ class ProceduralHead:
             eyeball 4477-5022.
         faces: Triangles, counter-clockwise from outside.
         mesh: Topology with mirror map, parts and rings.
+        identity_mm: Displacement per sigma of each shape coefficient, vertices flattened.
+        movement_mm: Displacement at full strength of each linear expression unit, flattened.
+        jaw: Share of the jaw's rotation each vertex follows.
+        joint_regressor: Rows reproduce the joints from neutral vertices.
+        masks: Vertex ids by region name (FLAME's names and counts, and the inner surfaces).
+        embeddings: The 68 landmarks.
     """
 
     mesh: topology.Mesh
@@ -74,6 +82,8 @@ class ProceduralHead:
     movement_mm: Float[np.ndarray, "u v3"]
     jaw: Float[np.ndarray, "v"]
     joint_regressor: Float[np.ndarray, "5 v"]
+    masks: dict[str, Int[np.ndarray, "n"]]
+    embeddings: Embeddings
 
     @staticmethod
     def build() -> "ProceduralHead":
@@ -93,6 +103,18 @@ class ProceduralHead:
     def joints(self, vertices: Float[np.ndarray, "v 3"]) -> Float[np.ndarray, "5 3"]:
         """Joint positions of a neutral head, in the unit and frame of ``vertices``."""
         return self.joint_regressor @ vertices
+
+    def landmarks(self, vertices: Float[np.ndarray, "v 3"]) -> Float[np.ndarray, "68 3"]:
+        """All 68 landmarks (iBUG order, frontal contour), in the unit and frame of ``vertices``."""
+        return evaluate(vertices, self.faces, self.embeddings.full_faces, self.embeddings.full_bary)
+
+    def contour_landmarks(
+        self, vertices: Float[np.ndarray, "v 3"], yaw_deg: float
+    ) -> Float[np.ndarray, "17 3"]:
+        """The contour as seen when the head is turned by ``yaw_deg`` about +y."""
+        row = contour_row(yaw_deg)
+        table = self.embeddings
+        return evaluate(vertices, self.faces, table.dynamic_faces[row], table.dynamic_bary[row])
 
     def vertices(
         self,
@@ -256,4 +278,6 @@ def _build() -> ProceduralHead:
         movement_mm=movement.reshape(len(movement), -1).astype(np.float32),
         jaw=jaw,
         joint_regressor=_joint_regressor(mesh),
+        masks=build_regions(mesh),
+        embeddings=build_embeddings(mesh),
     )
