@@ -1,0 +1,118 @@
+"""FaceWarehouse (Zhejiang): 150 people in 20 expressions as meshes and Kinect photographs.
+
+Raw lengths are about decimetres. ``.land`` points are relative to the image with y *up* and follow
+an order of their own (74 points).
+"""
+
+import re
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from jaxtyping import Float
+
+from stages.datasets.base import (
+    Adapter,
+    ImageRow,
+    ItemError,
+    ItemRef,
+    ScanRow,
+    inside,
+    number_rows,
+    ordered,
+    relative,
+)
+from stages.datasets.images import image_size
+from stages.datasets.meshes import read_mesh
+from stages.datasets.problems import Expected
+
+_POSE = re.compile(r"^pose_(\d+)$")
+_WHERE = "kunzhou.net, FaceWarehouse (signed agreement)"
+
+
+class FaceWarehouse(Adapter):
+    """``Tester_<i>/TrainingPose/pose_<k>.{obj,png,land}``."""
+
+    name: ClassVar[str] = "facewarehouse"
+    title: ClassVar[str] = "FaceWarehouse"
+    prefix: ClassVar[str] = "FACEWAREHOUSE"
+    licence: ClassVar[str] = "signed agreement (Zhejiang University)"
+    homepage: ClassVar[str] = "http://kunzhou.net/zjugaps/facewarehouse/"
+    unit: ClassVar[str] = "dm"
+    layout: ClassVar[tuple[Expected, ...]] = (
+        Expected(
+            ("Tester_*/TrainingPose", "*/Tester_*/TrainingPose"),
+            "meshes and photographs of each expression",
+            _WHERE,
+        ),
+    )
+
+    def discover(self, root: Path) -> list[ItemRef]:
+        """One scan and one photograph per person and expression."""
+        refs = []
+        for folder in sorted(root.rglob("TrainingPose")):
+            person = folder.parent.name
+            for path in sorted(folder.iterdir()):
+                pose = _POSE.match(path.stem)
+                suffix = path.suffix.lower()
+                if pose is None or suffix not in {".obj", ".png", ".jpg"}:
+                    continue
+                kind, mark = ("scan", "") if suffix == ".obj" else ("image", "_photo")
+                facts = {"pose": int(pose[1])}
+                points = path.with_suffix(".land")
+                if kind == "image" and points.is_file():
+                    facts["points"] = relative(root, points)  # type: ignore[assignment]
+                refs.append(
+                    ItemRef(
+                        item_id=f"{person}/{path.stem}{mark}",
+                        subject_id=self.subject(person),
+                        kind="scan" if kind == "scan" else "image",
+                        path=relative(root, path),
+                        facts=facts,
+                    )
+                )
+        if not refs:
+            raise FileNotFoundError(
+                f"{self.title}: expected Tester_<i>/TrainingPose/pose_<k>.obj in {root}, found "
+                f"none; {_WHERE}"
+            )
+        return ordered(refs)
+
+    def read(self, root: Path, ref: ItemRef) -> ImageRow | ScanRow:
+        """Read a mesh (quads fanned into triangles), or a photograph with its own points."""
+        path = inside(root, ref.path)
+        attributes = {"pose": ref.facts["pose"]}
+        if ref.kind == "scan":
+            mesh = read_mesh(path)
+            return ScanRow(
+                vertices=mesh.vertices,
+                faces=mesh.faces,
+                colors=mesh.colors,
+                unit=self.unit,
+                neutral=ref.facts["pose"] == 0,
+                capped=False,
+                attributes=attributes,
+            )
+        data = path.read_bytes()
+        height, width = image_size(data)
+        points = None
+        if "points" in ref.facts:
+            points = read_land(inside(root, ref.facts["points"]), height, width)
+        return ImageRow(data, height, width, landmarks_px=points, attributes=attributes)
+
+
+def read_land(path: Path, height_px: int, width_px: int) -> Float[np.ndarray, "n 2"]:
+    """Read a ``.land``: a count, then relative positions with y up, as pixels with y down.
+
+    Raises:
+        ItemError: The count is missing or differs from the number of lines.
+    """
+    lines = path.read_text(encoding="latin1").split("\n", 1)
+    try:
+        count = int(lines[0])
+    except ValueError as error:
+        raise ItemError(f"{path.name}: expected a count first, got {lines[0]!r}") from error
+    rows = number_rows(path, columns=2, skip=1)
+    if len(rows) != count:
+        raise ItemError(f"{path.name} announces {count} landmarks but has {len(rows)}")
+    return np.stack([rows[:, 0] * width_px, (1.0 - rows[:, 1]) * height_px], axis=1)

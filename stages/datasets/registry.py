@@ -1,0 +1,14 @@
+"""The raw data sets that can be plugged in, by their key in ``params.yaml``."""
+
+from stages.datasets.base import Adapter
+from stages.datasets.facewarehouse import FaceWarehouse
+from stages.datasets.lyhm import Lyhm
+from stages.datasets.now import Now
+from stages.datasets.stirling import Stirling
+from stages.datasets.vggface2 import VggFace2
+from stages.datasets.w300lp import W300LP
+
+DATASETS: dict[str, Adapter] = {
+    adapter.name: adapter
+    for adapter in (FaceWarehouse(), Lyhm(), Now(), Stirling(), VggFace2(), W300LP())
+}

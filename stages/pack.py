@@ -1,0 +1,269 @@
+"""Stage `pack`. Reads a raw data set in its owner's layout. Writes Parquet shards.
+
+``images-00000.parquet``, ``scans-00000.parquet``, ... hold one row per input, failed ones included
+(``status``, ``reason``), sorted by id, bucketed by ``sha256(subject) mod shards``.
+``subjects.parquet`` counts each subject's items, ``meta.json`` says what this is. Subjects on the
+takedown list leave no trace.
+"""
+
+import argparse
+import functools
+import hashlib
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from stages.artifacts import atomic_directory, shard_of, write_json, write_table
+from stages.compute import map_ordered
+from stages.contracts import table_of
+from stages.datasets.base import (
+    READ_ERRORS,
+    ImageRow,
+    ItemRef,
+    ScanRow,
+    attributes_json,
+    inside,
+)
+from stages.datasets.problems import is_synthetic
+from stages.datasets.registry import DATASETS
+from stages.params import ComputeParams, PackParams, load
+
+logger = logging.getLogger(__name__)
+
+_TABLE = {"image": "images", "scan": "scans"}
+Outcome = tuple[str, str, str, str, str]
+
+
+class PackError(RuntimeError):
+    """Too much of a data set is unreadable."""
+
+
+def row_of(dataset: str, root: Path, ref: ItemRef) -> dict[str, Any]:
+    """Read one item as a row of its table; what cannot be read becomes a failed row."""
+    row: dict[str, Any] = {
+        "item_id": ref.item_id,
+        "subject_id": ref.subject_id,
+        "status": "ok",
+        "reason": "",
+        "source_path": ref.path,
+        "source_sha256": "",
+        "split": ref.split,
+        "attributes": "{}",
+    }
+    if ref.kind == "image":
+        row["landmark_order"] = ""
+    else:
+        row |= {"landmark_order": "", "unit": DATASETS[dataset].unit, "neutral": False}
+        row["capped"] = False
+    try:
+        row["source_sha256"] = hashlib.sha256(inside(root, ref.path).read_bytes()).hexdigest()
+        content = DATASETS[dataset].read(root, ref)
+        row |= _image_columns(content) if isinstance(content, ImageRow) else _scan_columns(content)
+    except READ_ERRORS as error:
+        row |= {"status": "failed", "reason": _reason(error, root)}
+    return row
+
+
+def _reason(error: BaseException, root: Path) -> str:
+    """One line that names files relative to the data set, so that it is the same anywhere."""
+    text = str(error) or type(error).__name__
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.strerror}: {error.filename}"
+    elif isinstance(error, KeyError | IndexError | TypeError):
+        text = f"{type(error).__name__}: {text}"
+    for prefix in (f"{root.resolve()}/", f"{root}/"):
+        text = text.replace(prefix, "")
+    return " ".join(text.split())
+
+
+def _flat(values: Any, dtype: str) -> Any:  # noqa: ANN401 - arrays or None
+    """An array as one flat list column, None kept."""
+    return None if values is None else values.astype(dtype).ravel()
+
+
+def _image_columns(content: ImageRow) -> dict[str, Any]:
+    return {
+        "image": content.image,
+        "height_px": content.height_px,
+        "width_px": content.width_px,
+        "landmarks_px": _flat(content.landmarks_px, "f4"),
+        "landmark_order": content.landmark_order,
+        "box_px": _flat(content.box_px, "f4"),
+        "shape_para": _flat(content.shape_para, "f8"),
+        "exp_para": _flat(content.exp_para, "f8"),
+        "pose_para": _flat(content.pose_para, "f8"),
+        "attributes": attributes_json(content.attributes),
+    }
+
+
+def _scan_columns(content: ScanRow) -> dict[str, Any]:
+    return {
+        "vertices": _flat(content.vertices, "f4"),
+        "faces": _flat(content.faces, "i4"),
+        "colors": _flat(content.colors, "u1"),
+        "unit": content.unit,
+        "landmarks": _flat(content.landmarks, "f4"),
+        "landmark_order": content.landmark_order,
+        "neutral": content.neutral,
+        "capped": content.capped,
+        "attributes": attributes_json(content.attributes),
+    }
+
+
+def pack_shard(
+    item: tuple[int, tuple[ItemRef, ...]], *, dataset: str, root: Path, out: Path
+) -> list[Outcome]:
+    """Read the items of one bucket and write its tables.
+
+    Returns:
+        (item id, subject id, kind, status, source SHA-256) of each item.
+    """
+    bucket, refs = item
+    rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    outcomes: list[Outcome] = []
+    for ref in refs:
+        row = row_of(dataset, root, ref)
+        if row["status"] == "failed":
+            logger.warning("%s failed: %s", ref.item_id, row["reason"])
+        rows[ref.kind].append(row)
+        outcomes.append(
+            (ref.item_id, ref.subject_id, ref.kind, row["status"], row["source_sha256"])
+        )
+    for kind, content in rows.items():
+        table = table_of(content, _TABLE[kind])
+        write_table(table, out / f"{_TABLE[kind]}-{bucket:05d}.parquet")
+    return outcomes
+
+
+def _summary(outcomes: Sequence[Outcome], shards: int) -> list[dict[str, Any]]:
+    """Rows of ``subjects.parquet``."""
+    items = Counter(subject for _, subject, _, _, _ in outcomes)
+    failed = Counter(subject for _, subject, _, status, _ in outcomes if status == "failed")
+    return [
+        {
+            "subject_id": subject,
+            "items": items[subject],
+            "failed": failed[subject],
+            "shard": shard_of(subject, shards),
+        }
+        for subject in sorted(items)
+    ]
+
+
+def run(
+    p: PackParams,
+    *,
+    dataset: str,
+    raw: Path,
+    out: Path,
+    takedown: Sequence[str] = (),
+    compute: ComputeParams,
+) -> None:
+    """Pack one data set into ``out``, whole or not at all.
+
+    Args:
+        p: The stage's parameters.
+        dataset: Key in ``stages.datasets.registry``.
+        raw: Folder in the owner's layout.
+        out: Destination folder.
+        takedown: Subject ids to leave out.
+        compute: How the work is spread.
+
+    Raises:
+        FileNotFoundError: The folder has not the owner's layout.
+        PackError: More than the allowed fraction of items is unreadable.
+    """
+    adapter = DATASETS[dataset]
+    if not raw.is_dir():
+        raise FileNotFoundError(
+            f"{adapter.title}: expected its folder at {raw}; set datasets.{dataset}.root in "
+            f"params.yaml. Its owner gives it at {adapter.homepage}"
+        )
+    withdrawn = set(takedown)
+    refs = [ref for ref in adapter.discover(raw) if ref.subject_id not in withdrawn]
+    buckets: dict[int, list[ItemRef]] = defaultdict(list)
+    for ref in refs:
+        buckets[shard_of(ref.subject_id, p.shards)].append(ref)
+    work = [(bucket, tuple(buckets[bucket])) for bucket in sorted(buckets)]
+    with atomic_directory(out) as scratch:
+        step = functools.partial(pack_shard, dataset=dataset, root=raw, out=scratch.resolve())
+        results = map_ordered(
+            step,
+            work,
+            compute=compute,
+            seconds_per_item=p.seconds_per_item * len(refs) / max(len(work), 1),
+            label=f"pack {dataset}",
+        )
+        outcomes = sorted(outcome for result in results for outcome in result)
+        _check(p, dataset, outcomes)
+        write_table(
+            table_of(_summary(outcomes, p.shards), "subjects"), scratch / "subjects.parquet"
+        )
+        write_json(_meta(dataset, raw, p, outcomes), scratch / "meta.json")
+    logger.info(
+        "%s: %d items of %d subjects", dataset, len(refs), len({r.subject_id for r in refs})
+    )
+
+
+def _check(p: PackParams, dataset: str, outcomes: Sequence[Outcome]) -> None:
+    failed = [outcome[0] for outcome in outcomes if outcome[3] == "failed"]
+    if not outcomes:
+        raise PackError(
+            f"{dataset}: no item is left to pack; check its folder and the takedown list"
+        )
+    if len(failed) > p.max_failed_fraction * len(outcomes):
+        raise PackError(
+            f"{dataset}: {len(failed)} of {len(outcomes)} items are unreadable, more than "
+            f"pack.max_failed_fraction {p.max_failed_fraction:g}; the first are {failed[:3]}. See "
+            "the warnings above for the reasons"
+        )
+
+
+def _meta(dataset: str, raw: Path, p: PackParams, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    adapter = DATASETS[dataset]
+    kinds = Counter(kind for _, _, kind, _, _ in outcomes)
+    failed = Counter(kind for _, _, kind, status, _ in outcomes if status == "failed")
+    digest = hashlib.sha256(
+        "".join(f"{item} {sha}\n" for item, _, _, _, sha in outcomes).encode()
+    ).hexdigest()
+    return {
+        "dataset": dataset,
+        "title": adapter.title,
+        "synthetic": is_synthetic(raw),
+        "licence": adapter.licence,
+        "homepage": adapter.homepage,
+        "unit": adapter.unit,
+        "shards": p.shards,
+        "items": dict(kinds),
+        "failed": dict(failed),
+        "subjects": len({outcome[1] for outcome in outcomes}),
+        "sources_sha256": digest,
+    }
+
+
+def main() -> None:
+    """Command line: names and paths only."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--dataset", required=True, choices=sorted(DATASETS))
+    parser.add_argument("--raw", required=True, type=Path)
+    parser.add_argument("--out", required=True, type=Path)
+    arguments = parser.parse_args()
+
+    from stages.process import begin
+
+    begin("pack")
+    params = load()
+    run(
+        params.pack,
+        dataset=arguments.dataset,
+        raw=arguments.raw,
+        out=arguments.out,
+        takedown=params.takedown,
+        compute=params.compute,
+    )
+
+
+if __name__ == "__main__":
+    main()
