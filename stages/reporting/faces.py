@@ -66,8 +66,9 @@ def reconstruction_section(
     photos = _photos(now, {example.item_id for example in examples}, section.picture_px)
     methods = {e.method: _Method(data / "predictions" / e.method) for e in evaluations}
     heads = ["Photograph", "Scan"]
-    heads += [part for e in evaluations for part in (e.title, "")]
-    cells = [f'<div class="head">{text(head)}</div>' for head in heads]
+    heads = [text(head) for head in heads]
+    heads += [part for e in evaluations for part in (text(e.title), "<span>its error</span>")]
+    cells = [f'<div class="head">{head}</div>' for head in heads]
     for example in examples:
         truth = truths.get(example.subject_id)
         if not isinstance(truth, Truth):

@@ -57,6 +57,13 @@ def tag(word: str) -> str:
     return f'<span class="tag">{text(word)}</span>'
 
 
+def source(*, synthetic: bool | None) -> str:
+    """Whether something rests on synthetic data (markup)."""
+    if synthetic is None:
+        return "not recorded"
+    return tag("synthetic") if synthetic else "real"
+
+
 def table(
     head: Sequence[Cell],
     rows: Iterable[Sequence[Cell]],
@@ -75,8 +82,6 @@ def table(
         kind: CSS classes.
     """
     lines = [f'<div class="scroll"><table class="{kind}">']
-    if caption:
-        lines.append(f"<caption>{caption}</caption>")
     lines.append("<thead>")
     if groups:
         spans = "".join(
@@ -92,6 +97,8 @@ def table(
         cells = (_cell(cell, "th" if cell.header else "td", "row") for cell in row)
         lines.append("<tr>" + "".join(cells) + "</tr>")
     lines.append("</tbody></table></div>")
+    if caption:
+        lines.append(f'<p class="caption">{caption}</p>')
     return "\n".join(lines)
 
 

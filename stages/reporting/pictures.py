@@ -136,7 +136,7 @@ def photograph(
     """
     import cv2
 
-    image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
+    image = _decode(encoded)
     if image is None:
         return None
     height, width = image.shape[:2]
@@ -156,7 +156,7 @@ def from_file(path: Path, longest_px: int) -> Picture | None:
     """An image file, made smaller when it is larger than that; None when it is no image."""
     import cv2
 
-    image = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
+    image = _decode(path.read_bytes())
     if image is None:
         return None
     factor = longest_px / max(image.shape[:2])
@@ -195,9 +195,20 @@ def _encode(linear: Float[np.ndarray, "h w 4"]) -> Picture:
     return _encode_bgr(np.round(255 * np.clip(rgba, 0, 1)).astype(np.uint8))
 
 
+def _decode(encoded: bytes) -> UInt8[np.ndarray, "h w 3"] | None:
+    import cv2
+
+    if not encoded:
+        return None
+    image: UInt8[np.ndarray, "h w 3"] | None = cv2.imdecode(
+        np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR
+    )
+    return image
+
+
 def _encode_bgr(image: UInt8[np.ndarray, "h w c"]) -> Picture:
     import cv2
 
-    done, buffer = cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 9])
+    done, buffer = cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 6])
     assert done
     return Picture(buffer.tobytes(), image.shape[1], image.shape[0])

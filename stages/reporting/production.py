@@ -27,8 +27,8 @@ from stages.reporting.markup import (
     name,
     number,
     paragraph,
+    source,
     table,
-    tag,
     text,
 )
 from stages.reporting.pictures import from_file
@@ -40,14 +40,10 @@ def data_section(packed: Sequence[Packed]) -> Section:
         return Section("data", "Data", missing("data/packed", "pack"))
     rows = []
     for one in packed:
-        synthetic = one.meta.get("synthetic")
-        source = (
-            tag("synthetic") if synthetic else text("not recorded" if synthetic is None else "real")
-        )
         rows.append(
             [
                 Cell(text(one.title), header=True),
-                Cell(source),
+                Cell(source(synthetic=one.meta.get("synthetic"))),
                 number(one.subjects, 0),
                 *[
                     _count(one.counts, kind, usable=usable)
@@ -76,7 +72,7 @@ def data_section(packed: Sequence[Packed]) -> Section:
     if failures:
         body.append(
             details(
-                f"The {len(failures)} inputs that could not be used, and why",
+                f"Inputs that could not be used, and why: {len(failures)}",
                 table(
                     [Cell("Data set"), Cell("Item"), Cell("Kind"), Cell("Reason")],
                     [
@@ -253,7 +249,7 @@ def history_lines(history: object) -> list[Line]:
             continue
         known = [(step, terms[term]) for step, terms in points if term in terms]
         shown = label if term in ("loss", "total") else f"{label}: {term}"
-        lines.append(Line(shown, [x for x, _ in known], [y for _, y in known], style + 1))
+        lines.append(Line(shown, [x for x, _ in known], [y for _, y in known], style + 3))
     return lines
 
 

@@ -52,8 +52,8 @@ h3 { font: 600 .95rem/1.4 var(--sans); margin: 2rem 0 .6rem; }
 .scroll { overflow-x: auto; margin: 0 0 1rem; }
 table { border-collapse: collapse; font: 400 .875rem/1.45 var(--sans);
   font-variant-numeric: lining-nums tabular-nums; }
-caption { caption-side: bottom; text-align: left; padding: .6rem 0 0; color: var(--soft);
-  font: 400 .875rem/1.45 var(--sans); }
+.caption { color: var(--soft); font: 400 .875rem/1.45 var(--sans); margin: -.4rem 0 1rem;
+  max-width: 44rem; font-variant-numeric: lining-nums; }
 th, td { padding: .38rem .8rem; text-align: left; vertical-align: baseline; }
 th:first-child, td:first-child { padding-left: 0; }
 th:last-child, td:last-child { padding-right: 0; }
@@ -66,6 +66,7 @@ thead tr.group th.span span { display: block; border-bottom: 1px solid var(--rul
 tbody tr + tr td, tbody tr + tr th { border-top: 1px solid var(--rule); }
 tbody th { font-weight: 400; }
 .num { text-align: right; white-space: nowrap; }
+th.steady { white-space: nowrap; }
 td.best { font-weight: 700; }
 .quiet, .quiet td, .quiet th { color: var(--soft); }
 .tag { font: 600 .75rem/1 var(--sans); border: 1px solid var(--warn-rule); color: var(--warn-ink);

@@ -1,0 +1,177 @@
+"""The report page: complete, self-contained, deterministic, and indifferent to gaps."""
+
+import re
+from html.parser import HTMLParser
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+
+from stages import evaluate, report
+from stages.artifacts import read_json, write_json, write_table
+from stages.contracts import table_of
+from stages.params import ComputeParams, EvaluateParams, ReportParams
+
+SECTION = ReportParams(reconstructions=2, qa_pictures=1, pncc_pictures=1, picture_px=64)
+SECTIONS = ["scores", "faces", "data", "registration", "landmarks", "renders", "training"]
+VOID = {"meta", "link", "img", "br"}
+
+
+class Checked(HTMLParser):
+    """Collects links, images and identifiers, and checks that elements nest."""
+
+    def __init__(self, document):
+        super().__init__()
+        self.open, self.ids, self.targets, self.tags = [], [], [], []
+        self.feed(document)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        attributes = dict(attrs)
+        self.tags.append(tag)
+        self.ids += [attributes["id"]] if "id" in attributes else []
+        self.targets += [attributes[name] for name in ("src", "href") if name in attributes]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+
+
+def registrations(status, residual):
+    blank = {"subject_id": "LYHM/1", "reason": "", "residual_q95_mm": 1.0, "landmark_rms_mm": 2.0}
+    return blank | {
+        "item_id": f"{status}{residual}",
+        "status": status,
+        "residual_median_mm": residual,
+        "coverage": 0.9,
+    }
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, kit):
+    folder = tmp_path_factory.mktemp("data")
+    kit.write_packed_now(folder / "packed" / "now")
+    write_json({"synthetic": True}, folder / "packed" / "now" / "meta.json")
+    scoring = EvaluateParams(
+        protocols=("now", "now-metric"), curve_max_mm=8, curve_step_mm=0.5, max_unscored_fraction=1
+    )
+    compute = ComputeParams(workers=1, ray_threshold_s=1e9, object_store_mb=100)
+    for method, bump in (("mica", 0.5), ("mean", 4.0)):
+        kit.write_predictions(folder / "predictions" / method, bump)
+        evaluate.run(
+            scoring,
+            compute,
+            method=method,
+            predictions=folder / "predictions" / method,
+            now=folder / "packed" / "now",
+            out=folder / "evaluation" / method,
+        )
+    rows = [registrations("ok", 0.1), registrations("ok", 0.3), registrations("rejected", 9.0)]
+    write_table(
+        table_of(rows, "registrations"), folder / "registered" / "lyhm" / "registrations.parquet"
+    )
+    picture = cv2.imencode(".png", np.full((40, 60, 3), 99, np.uint8))[1].tobytes()
+    for place in ("registered/lyhm/qa/sheet.png", "rendered/300w_lp/preview/one.png"):
+        (folder / place).parent.mkdir(parents=True)
+        (folder / place).write_bytes(picture)
+    write_json({"held_out": {"median_percent": 2.5}}, folder / "landmark_model" / "metrics.json")
+    found = {"item_id": "a", "subject_id": "b", "status": "ok", "reason": "", "provider": "dlib"}
+    write_table(table_of([found], "landmarks"), folder / "landmarks" / "now" / "landmarks.parquet")
+    history = [{"step": step, "train": {"loss": 1 / step}} for step in (1, 2, 3)]
+    write_json(history, folder / "checkpoints" / "mica" / "history.json")
+    write_json({"weights": "synthetic-trained"}, folder / "checkpoints" / "mica" / "metrics.json")
+    write_json({"accuracy": 0.75}, folder / "recognizers" / "a" / "metrics.json")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def written(data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out") / "reports"
+    report.run(SECTION, data=data, out=out)
+    document = (out / "report.html").read_text(encoding="utf-8")
+    return SimpleNamespace(out=out, document=document, checked=Checked(document))
+
+
+def test_the_page_needs_nothing_else(written):
+    assert written.checked.targets
+    for target in written.checked.targets:
+        assert target.startswith(("#", "data:"))
+    assert not {"script", "iframe", "object"} & set(written.checked.tags)
+    assert "@import" not in written.document
+    assert "url(" not in written.document
+    assert not re.search(r"https?://", written.document)
+
+
+def test_every_section_is_there_and_linked(written):
+    assert [i for i in written.checked.ids if i in SECTIONS] == SECTIONS
+    links = [target for target in written.checked.targets if target.startswith("#")]
+    assert links == [f"#{anchor}" for anchor in SECTIONS]
+    assert "Nothing to show" not in written.document
+
+
+def test_the_page_says_what_is_synthetic_and_what_is_published(written):
+    assert "Synthetic data throughout" in written.document
+    assert "Published, real data, not comparable" in written.document
+    assert "below the" in written.document  # the sentence on the result
+
+
+def test_scores_and_failures_are_shown(written, data):
+    metrics = read_json(data / "evaluation" / "mica" / "metrics.json")["protocols"]["now-metric"]
+    assert f">{metrics['median_mm']:.2f}<" in written.document
+    assert "truncated image" in written.document
+    assert "LYHM / Headspace" in written.document
+    assert ">0.200<" in written.document  # median of the accepted scans' residuals
+
+
+def test_pictures_are_embedded(written):
+    images = [target for target in written.checked.targets if target.startswith("data:image/png")]
+    photographs = 0  # the tiny benchmark packs no pixels
+    examples, methods = SECTION.reconstructions, 2
+    assert len(images) == photographs + examples * (1 + 2 * methods) + 2
+
+
+def test_summary_for_metrics(written):
+    summary = read_json(written.out / "metrics.json")
+    assert sorted(summary) == ["mean", "mica"]
+    assert summary["mica"]["now"]["missing"] == 1
+    assert summary["mica"]["synthetic"] is True
+    assert summary["mica"]["now-metric"]["median_mm"] < summary["mean"]["now-metric"]["median_mm"]
+
+
+def test_a_rerun_gives_the_same_bytes(written, data, tmp_path):
+    report.run(SECTION, data=data, out=tmp_path / "again")
+    for name in ("report.html", "metrics.json"):
+        assert (tmp_path / "again" / name).read_bytes() == (written.out / name).read_bytes()
+
+
+def test_an_empty_folder_gives_a_page_that_says_what_is_missing(tmp_path):
+    report.run(SECTION, data=tmp_path / "nothing", out=tmp_path / "out")
+    document = (tmp_path / "out" / "report.html").read_text()
+    Checked(document)
+    assert document.count("Nothing to show") >= len(SECTIONS)
+    assert "No trained method has been scored yet" in document
+    assert "Synthetic" not in document
+    assert read_json(tmp_path / "out" / "metrics.json") == {}
+
+
+def test_missing_predictions_leave_a_gap_in_the_pictures(data, tmp_path):
+    part = tmp_path / "data"
+    for name in ("packed", "evaluation"):
+        (part / name).parent.mkdir(exist_ok=True)
+        (part / name).symlink_to(data / name)
+    report.run(SECTION, data=part, out=tmp_path / "out")
+    assert "no prediction" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_mixed_data_is_called_partly_synthetic(data):
+    evaluations = report.load_evaluations(data)
+    packed = report.load_packed(data)
+    real = SimpleNamespace(meta={"synthetic": False}, title="Real set")
+    assert "Partly synthetic" in report.notice(evaluations, [*packed, real])
+    assert report.notice([], [real]) == ""
+    assert report.notice([], []) == ""
