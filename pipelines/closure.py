@@ -11,34 +11,37 @@ import re
 import sys
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 PACKAGES = ("models", "stages")
-REGISTRIES = {
-    # A registry imports every method; a stage of one method needs only that one.
-    "models.methods": r"models\.methods\.(?P<member>\w+)",
-    "stages.training": r"stages\.training\.(?P<member>\w+)",
-    "stages.corpus": r"stages\.corpus\.(?P<member>\w+)",
-    "stages.datasets": r"stages\.datasets\.(?P<member>\w+)",
-}
+METHODS = ("mica", "pix2face")
+DISPATCHERS = ("stages.train", "stages.reconstruct")
 logger = logging.getLogger(__name__)
 
 
 @cache
-def _imports() -> Any:  # noqa: ANN401 - grimp.ImportGraph
-    """Return the import graph of the project, function-level imports included."""
+def _imports() -> dict[str, frozenset[str]]:
+    """Return, per module of the project, what it imports; function-level imports included."""
     import grimp
 
-    return grimp.build_graph(*PACKAGES, cache_dir=None)
+    graph = grimp.build_graph(*PACKAGES, cache_dir=None)
+    return {
+        module: frozenset(graph.find_modules_directly_imported_by(module))
+        for module in graph.modules
+    }
 
 
 def module_closure(module: str) -> set[str]:
     """Return the modules of this project that ``module`` imports, itself and packages included."""
-    graph = _imports()
-    found = {module} | set(graph.find_upstream_modules(module))
-    for name in list(found):
-        parts = name.split(".")
-        found |= {".".join(parts[:end]) for end in range(1, len(parts))}
+    imports = _imports()
+    found: set[str] = set()
+    todo = [module]
+    while todo:
+        name = todo.pop()
+        if name not in found:
+            found.add(name)
+            parts = name.split(".")
+            todo += [".".join(parts[:end]) for end in range(1, len(parts))]
+            todo += imports.get(name, ())
     return found
 
 
@@ -74,8 +77,18 @@ def stage_module(command: str) -> str:
 
 
 def expected_code(command: str) -> list[str]:
-    """Return the code files and folders that the stage with this command must list."""
-    return files_of(module_closure(stage_module(command)))
+    """Return the code files and folders that the stage with this command must list.
+
+    The stage of one method lists what the methods share and its own files, so that a change of one
+    method leaves the others alone.
+    """
+    module = stage_module(command)
+    modules = module_closure(module)
+    match = re.search(r"--method (\w+)", command)
+    if match and module in DISPATCHERS:
+        others = set(METHODS) - {match[1]}
+        modules = {name for name in modules if name.rsplit(".", 1)[-1] not in others}
+    return files_of(modules)
 
 
 def is_code(dep: str) -> bool:
@@ -97,6 +110,16 @@ def differences(root: Path = Path()) -> dict[str, tuple[list[str], list[str]]]:
     return off
 
 
+def _templated(command: str) -> list[str]:
+    """Return the code deps of a group; a method's own files are written with the loop variable."""
+    variable = re.search(r"--method (\$\{(?:key|item)\})", command)
+    if variable is None or stage_module(command) not in DISPATCHERS:
+        return expected_code(command)
+    method = METHODS[0]
+    listed = expected_code(command.replace(variable[1], method))
+    return [re.sub(rf"/{method}\.py$", f"/{variable[1]}.py", dep) for dep in listed]
+
+
 def write(path: Path = Path("dvc.yaml")) -> None:
     """Rewrite the code deps in ``dvc.yaml``, keeping data deps, comments and order."""
     from ruamel.yaml import YAML
@@ -107,9 +130,8 @@ def write(path: Path = Path("dvc.yaml")) -> None:
     document = yaml.load(path.read_text(encoding="utf-8"))
     for entry in document["stages"].values():
         body = entry.get("do", entry)
-        code = expected_code(body["cmd"])
         data = [dep for dep in body.get("deps", []) if not is_code(str(dep))]
-        body["deps"] = [*data, *code]
+        body["deps"] = [*data, *_templated(str(body["cmd"]))]
     with path.open("w", encoding="utf-8") as file:
         yaml.dump(document, file)
 
