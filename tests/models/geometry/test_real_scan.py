@@ -76,7 +76,7 @@ def test_real_scan_in_millimetres_and_turned_is_the_same(real, repository) -> No
     assert other.scale == pytest.approx(1e-3)
     # Correspondences at a gate or in a tie may fall the other way by rounding: not all are equal.
     gap_mm = 1e3 * np.linalg.norm(other.vertices - one.vertices, axis=1)
-    assert np.percentile(gap_mm, 98) < 0.05
+    assert np.percentile(gap_mm, 95) < 0.05
     assert gap_mm.max() < 2.0
 
 
