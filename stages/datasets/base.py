@@ -175,9 +175,14 @@ def relative(root: Path, path: Path) -> str:
 def ordered(refs: Sequence[ItemRef]) -> list[ItemRef]:
     """References sorted by id; those that share one get ``@folder`` appended.
 
+    Ids become file names later: parts that climb (``..``) or are empty turn into ``_``.
+
     Raises:
         ValueError: Two references share an id and a folder.
     """
+    refs = [
+        replace(ref, item_id=_tame(ref.item_id), subject_id=_tame(ref.subject_id)) for ref in refs
+    ]
     counts = Counter(ref.item_id for ref in refs)
     told = [
         replace(ref, item_id=f"{ref.item_id}@{PurePosixPath(ref.path).parent.name}")
@@ -192,6 +197,12 @@ def ordered(refs: Sequence[ItemRef]) -> list[ItemRef]:
                 f"two inputs share the id {after.item_id}: {before.path} and {after.path}"
             )
     return out
+
+
+def _tame(name: str) -> str:
+    """``name`` without control characters or parts that lead elsewhere as a path."""
+    printable = "".join(c if c.isprintable() and c != "\\" else "_" for c in name)
+    return "/".join("_" if part in {"", ".", ".."} else part for part in printable.split("/"))
 
 
 def number_rows(path: Path, *, columns: int, skip: int = 0) -> Float[np.ndarray, "n k"]:

@@ -1,7 +1,7 @@
 """NoW (MPI): iPhone photographs of 100 people, face boxes, and scans of the validation subjects."""
 
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
 import numpy as np
@@ -80,7 +80,7 @@ class Now(Adapter):
             parts = entry.split("/")
             person, challenge = (parts[0], parts[1]) if len(parts) == 3 else ("unknown", "unknown")
             facts: dict[str, Any] = {"challenge": challenge}
-            stem = entry.rpartition(".")[0] or entry
+            stem = entry.removesuffix(PurePosixPath(entry).suffix)
             if (boxes / f"{stem}.npy").is_file():
                 facts["box"] = f"{relative(root, boxes)}/{stem}.npy"
             refs.append(

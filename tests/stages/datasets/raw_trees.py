@@ -1,0 +1,221 @@
+"""Tiny raw trees in the owners' layouts, with the dirt that real ones have."""
+
+import io
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import scipy.io
+
+SQUARE = "v 0 0 0\nv 100 0 0\nv 100 100 5\nv 0 100 0\nf 1 2 3 4\n"
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def picture(suffix: str = ".jpg", height: int = 40, width: int = 60, seed: int = 0) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height // 4, width // 4, 3), np.uint8)
+    done, data = cv2.imencode(suffix, cv2.resize(pixels, (width, height)))
+    assert done
+    return data.tobytes()
+
+
+def scan_text(count: int = 80, seed: int = 0) -> str:
+    points = np.random.default_rng(seed).normal(size=(count, 3)) * 60
+    lines = [f"v {x:.4f} {y:.4f} {z:.4f}" for x, y, z in points]
+    lines += [f"f {i} {i + 1} {i + 2}" for i in range(1, count - 1)]
+    return "\n".join(lines) + "\n"
+
+
+def mat(**variables: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    scipy.io.savemat(stream, variables)
+    return stream.getvalue()
+
+
+def npy_object(value: object) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, np.array(value, dtype=object), allow_pickle=True)
+    return stream.getvalue()
+
+
+def points68(seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).uniform(100, 350, (68, 2))
+
+
+def sample_mat(seed: int = 0, **changed: np.ndarray | None) -> bytes:
+    rng = np.random.default_rng(seed)
+    variables: dict[str, np.ndarray | None] = {
+        "pt2d": points68(seed).T,
+        "roi": np.array([[-4, 10, 200, 210]], np.int16),
+        "Shape_Para": rng.normal(size=(199, 1)) * 1e5,
+        "Exp_Para": rng.normal(size=(29, 1)),
+        "Pose_Para": np.array([[0.1, -0.7, 0.05, 220, 230, -60, 1.3e-3]], np.float32),
+        **changed,
+    }
+    return mat(**{name: value for name, value in variables.items() if value is not None})
+
+
+def w300lp(root: Path) -> Path:
+    """Five good views, one without pose, one truncated picture, one with 67 points."""
+    for k in range(2):
+        write(root / "AFW" / f"AFW_1_{k}.jpg", picture(seed=k))
+        write(root / "AFW" / f"AFW_1_{k}.mat", sample_mat(k))
+        solid = points68(k) + np.r_[np.full(17, 30.0), np.zeros(51)][:, None]
+        marks = mat(pts_2d=points68(k), pts_3d=solid)
+        write(root / "landmarks" / "AFW" / f"AFW_1_{k}_pts.mat", marks)
+        write(root / "AFW_Flip" / f"AFW_1_{k}.jpg", picture(seed=k))
+        write(root / "AFW_Flip" / f"AFW_1_{k}.mat", sample_mat(k))
+    write(root / "LFPW" / "LFPW_image_test_0001_0.jpg", picture())
+    write(root / "LFPW" / "LFPW_image_test_0001_0.mat", sample_mat(Pose_Para=None))
+    write(root / "LFPW" / "LFPW_image_test_0002_0.jpg", picture()[:300])
+    write(root / "LFPW" / "LFPW_image_test_0002_0.mat", sample_mat())
+    write(root / "LFPW" / "LFPW_image_test_0003_0.jpg", picture())
+    write(root / "LFPW" / "LFPW_image_test_0003_0.mat", sample_mat(pt2d=np.ones((2, 67))))
+    solid = np.random.default_rng(5).uniform(100, 300, (3, 68))
+    write(root / "AFLW2000" / "image00002.jpg", picture())
+    zeros = np.zeros((29, 1), np.uint8)
+    aflw = sample_mat(9, pt2d=-np.ones((2, 21)), Exp_Para=zeros, pt3d_68=solid)
+    write(root / "AFLW2000" / "image00002.mat", aflw)
+    write(root / "AFLW2000" / "Code" / "readme.txt", "code")
+    return root
+
+
+def lyhm(root: Path) -> Path:
+    """A good scan, one without landmarks, one with 67, one empty, one NaN, one without faces."""
+    cases = {
+        "00001": (scan_text(), "".join(f"{i}\n" for i in range(1, 69)), "neutral"),
+        "00002": (scan_text(seed=2), None, "Neutral"),
+        "00003": (scan_text(seed=3), "".join(f"{i}\n" for i in range(1, 68)), "neutral"),
+        "00004": ("", None, "smile"),
+        "00005": (scan_text().replace("v ", "v nan 0 0\nv ", 1), None, "smile"),
+        "00006": ("v 0 0 0\nv 1 0 0\nv 0 1 0\n", None, ""),
+        "00007": (scan_text(seed=7), "".join(f"{i}\n" for i in range(30, 98)), "smile"),
+    }
+    for k, (person, (scan, marks, expression)) in enumerate(cases.items()):
+        folder, stem = root / "headspaceOnline" / "subjects" / person, f"13092516161{k}"
+        write(folder / f"{stem}.obj", scan)
+        write(folder / f"{stem}.mtl", "newmtl a\n")
+        text = f"id:{person}\r\ngender:f\r\nage:\r\nexpression:{expression}\r\n"
+        write(folder / "subject.txt", text)
+        if marks is not None:
+            write(folder / f"ldmks{stem}.txt", marks)
+        pictures = root / "headspacePngTka" / "subjects" / person / stem
+        for view in ("1A", "1C", "2C"):
+            write(pictures / f"{view}.png", picture(".png", seed=k))
+    write(root / "headspaceOnline/subjects/00001/130925161610_model_fit.obj", SQUARE)
+    return root
+
+
+def stirling(root: Path) -> Path:
+    """Mixed-case names, variants, an expression scan, landmarks for some."""
+    lnd = "".join(f"{k} {k}.5 {-k}.25 {2 * k}\n" for k in range(1, 8))
+    for name in ("F_3D_N/F1001_N", "M_3D_N/m1002_N", "M_3D_N/m1002b_NH", "F_3D_N/F1001_A"):
+        write(root / f"{name}.obj", SQUARE)
+        write(root / f"{name}.bmp", picture(".bmp"))
+    write(root / "lnd" / "f1001_n.lnd", lnd)
+    write(root / "lnd" / "M1002_N.lnd", lnd.rpartition("7 ")[0])
+    base = root / "Real_images__Subset_2D_FG2018"
+    write(base / "HQ" / "F1001_001.jpg", picture())
+    write(base / "HQ" / "M1002_014.JPG", picture(seed=1))
+    write(base / "LQ" / "F1001_001.jpg", picture(seed=2))
+    return root
+
+
+def facewarehouse(root: Path) -> Path:
+    """One person, neutral and one expression; quads; a landmark file with the wrong count."""
+    land = "3\n0.5 0.5\n0.25 0.75\n0 1\n"
+    for k in range(2):
+        folder = root / "Tester_1" / "TrainingPose"
+        write(folder / f"pose_{k}.obj", SQUARE.replace("100", "1.5"))
+        write(folder / f"pose_{k}.png", picture(".png", 40, 60, k))
+        write(folder / f"pose_{k}.land", land if k == 0 else land.replace("3\n", "4\n", 1))
+    write(root / "Tester_1" / "Blendshape" / "shape_0.obj", SQUARE)
+    return root
+
+
+def picked(count: int = 7) -> str:
+    head = (
+        "<!DOCTYPE PickedPoints>\n<PickedPoints>\n <DocumentData>\n  <a/>\n  <b/>\n  <c/>\n  <d/>\n"
+    )
+    rows = "".join(
+        f' <point active="1" y="{k}.5" x="-{k}e-1" z="{2 * k}" name="{k}"/>\n' for k in range(count)
+    )
+    return head + " </DocumentData>\n" + rows + "</PickedPoints>\n"
+
+
+def now(root: Path, evil: bytes = b"") -> Path:
+    """A validation subject with scan, a test subject without, a listed file that is missing."""
+    release = root / "NoW_Dataset" / "final_release_version"
+    val, test = "FaMoS_180424_03335_TA", "FaMoS_180425_03336_TA"
+    box = {"left": 10, "right": 50, "top": np.float32(5), "bottom": 35}
+    for person, challenge in ((val, "multiview_neutral"), (val, "selfie"), (test, "selfie")):
+        stem = f"{person}/{challenge}/IMG_0041"
+        write(release / "iphone_pictures" / f"{stem}.jpg", picture())
+        write(release / "detected_face" / f"{stem}.npy", npy_object(box))
+    if evil:
+        write(release / "detected_face" / val / "selfie" / "IMG_0041.npy", evil)
+    listed = [
+        f"{val}/multiview_neutral/IMG_0041.jpg",
+        f"{val}/selfie/IMG_0041.jpg",
+        f"{val}/selfie/IMG_0099.jpg",
+        "../../../../etc/passwd",
+    ]
+    write(root / "imagepathsvalidation.txt", "\n".join(listed) + "\n")
+    write(root / "imagepathstest.txt", f"{test}/selfie/IMG_0041.jpg\n")
+    write(root / "scans" / val / "natural_head_rotation.000001.obj", SQUARE)
+    stem = f"{val}/natural_head_rotation.000001_picked_points.pp"
+    write(root / "scans_lmks_onlypp" / stem, picked())
+    return root
+
+
+def vggface2(root: Path) -> Path:
+    """Two training people and a test person; quoted names, a broken row, 68 points for one."""
+    for part, key in (
+        ("train", "n000002/0001_01"),
+        ("train", "n000002/0002_01"),
+        ("train", "n000003/0001_02"),
+        ("test", "n000001/0001_01"),
+    ):
+        write(root / part / f"{key}.jpg", picture(seed=len(key)))
+    table = 'NAME_ID,X,Y,W,H\n"n000002/0001_01",10,4,30,32\n"n000002/0002_01",1,x,3,4\n'
+    write(root / "bb_landmark" / "loose_bb_train.csv", table)
+    five = "NAME_ID,P1X,P1Y,P2X,P2Y,P3X,P3Y,P4X,P4Y,P5X,P5Y\n"
+    write(
+        root / "bb_landmark" / "loose_landmark_train.csv",
+        five + '"n000002/0001_01",1,2,3,4,5,6,7,8,9,10.5\n',
+    )
+    stream = io.BytesIO()
+    np.save(stream, points68())
+    write(root / "train_annotated_torch7" / "n000003" / "0001_02.npy", stream.getvalue())
+    return root
+
+
+class Evil:
+    """Pickles as a call that would create a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[str, str]]:
+        return (open, (str(self.path), "w"))
+
+
+def evil_npy(tripwire: Path) -> bytes:
+    head = npy_object(None)[:128]
+    return head + pickle.dumps(np.array(Evil(tripwire), dtype=object), protocol=2)
+
+
+TREES: dict[str, Callable[[Path], Path]] = {
+    "300w_lp": w300lp,
+    "lyhm": lyhm,
+    "stirling": stirling,
+    "facewarehouse": facewarehouse,
+    "now": now,
+    "vggface2": vggface2,
+}
