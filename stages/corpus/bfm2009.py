@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from stages.corpus import basel_source, basel_topology
 from stages.corpus.files import mat_bytes, write
 from stages.corpus.linear_files import LinearFiles
-from stages.params import MorphableSizes
+from stages.corpus.order import Order
 
 EXPRESSIONS = 79
 
@@ -71,16 +71,17 @@ def write_release(
         write(root / name, mat_bytes(variables, compress=True))
 
 
-def build(out: Path, truth: Path, sizes: MorphableSizes, seed: int) -> None:
+def build(order: Order) -> None:
     """Generate and write the stand-in; the truth is the companion basis on the head."""
+    sizes, seed = order.sizes.morphable, order.seed
     built = basel_source.model(seed, "bfm2009", sizes.heads, sizes.modes_2009, EXPRESSIONS)
     colours = basel_source.texture(seed, "2009", built.anchors, sizes.modes_2009)
     model = basel_source.linear_files(built, basel_topology.full().faces, colours, 1.0)
     write_release(
-        out,
+        order.out,
         model,
         basel_source.segments(built.anchors),
         basel_topology.trim_indices(),
         basel_topology.front_indices(),
     )
-    basel_source.write_truth(built, truth)
+    basel_source.write_truth(built, order.truth)

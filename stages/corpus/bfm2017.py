@@ -10,7 +10,7 @@ from jaxtyping import Float
 from stages.corpus import basel_source, basel_topology
 from stages.corpus.files import write
 from stages.corpus.linear_files import LinearFiles
-from stages.params import MorphableSizes
+from stages.corpus.order import Order
 
 FILE_NAME = "model2017-1_bfm_nomouth.h5"
 NOISE_VARIANCE = 0.0
@@ -99,12 +99,13 @@ def write_release(root: Path, model: LinearFiles) -> None:
     write(root / FILE_NAME, model_h5(model))
 
 
-def build(out: Path, truth: Path, sizes: MorphableSizes, seed: int) -> None:
+def build(order: Order) -> None:
     """Generate and write the stand-in; the truth is the companion basis on the head."""
+    sizes, seed = order.sizes.morphable, order.seed
     built = basel_source.model(
         seed, "bfm2017", sizes.heads, sizes.modes_2017, sizes.expressions_2017
     )
     colours = basel_source.texture(seed, "2017", built.anchors, sizes.modes_2017)
     faces = basel_topology.edition_2017().faces
-    write_release(out, basel_source.linear_files(built, faces, colours, 1000.0))
-    basel_source.write_truth(built, truth)
+    write_release(order.out, basel_source.linear_files(built, faces, colours, 1000.0))
+    basel_source.write_truth(built, order.truth)

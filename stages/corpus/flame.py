@@ -5,15 +5,18 @@ released files do. Two editions of the static landmark embedding exist in the wi
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from stages.corpus.files import obj_text, write
+from stages.compute import item_rng
+from stages.corpus import studio
+from stages.corpus.files import obj_text, write, write_npz
 from stages.corpus.old_pickle import Instance, TorchTensor, chumpy, csc_matrix, dumps, npy_object
+from stages.corpus.order import Order
 
 ROOT_PARENT = 2**32 - 1  # what the owner's files give the root joint as its parent
 MOVED_LANDMARKS = 14  # brows and nose bridge differ between the two editions
@@ -161,3 +164,42 @@ def write_release(
     write(root / "flame_dynamic_embedding.npy", dynamic_npy(embeddings))
     write(root / "landmark_embedding.npy", landmark_npy(embeddings))
     write(root / "head_template.obj", obj_text(generic.v_template, generic.faces))
+
+
+def build(order: Order) -> None:
+    """Generate the stand-in from the procedural head; the truth is the map to its coefficients."""
+    from models.procedural.identity import Identity
+    from models.procedural.regions import REGION_COUNTS
+    from models.procedural.rig import build_flame, identity_modes
+
+    arrays = build_flame(seed=order.seed)
+    head = studio.head()
+    generic = FlameFiles(
+        v_template=arrays.v_template,
+        faces=arrays.faces,
+        shapedirs=np.concatenate([arrays.shapedirs, arrays.exprdirs], axis=2),
+        posedirs=arrays.posedirs,
+        joint_regressor=arrays.joint_regressor,
+        weights=arrays.weights,
+        parents=arrays.parents,
+    )
+    woman = np.asarray(head.vertices(Identity.mean("woman")), dtype=np.float64)
+    points = head.embeddings
+    embeddings = Embeddings(
+        points.static_faces,
+        points.static_bary,
+        points.dynamic_faces,
+        points.dynamic_bary,
+        points.full_faces,
+        points.full_bary,
+    )
+    write_release(
+        order.out,
+        generic,
+        replace(generic, v_template=woman),
+        {name: head.masks[name] for name in REGION_COUNTS},
+        embeddings,
+        item_rng(order.seed, "flame/editions"),
+    )
+    _, _, projector = identity_modes(head, arrays.shapedirs.shape[2])
+    write_npz({"beta_from_shape": projector}, order.truth / "identity.npz")

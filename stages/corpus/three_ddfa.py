@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from stages.corpus import basel_source, basel_topology
 from stages.corpus.files import mat_bytes, write
 from stages.corpus.linear_files import LinearFiles
+from stages.corpus.order import Order
 from stages.params import MorphableSizes
 
 EXPRESSIONS = 29
@@ -81,11 +82,12 @@ def source_model(sizes: MorphableSizes, seed: int) -> basel_source.Model:
     return basel_source.model(seed, "3ddfa", sizes.heads, SHAPES, EXPRESSIONS)
 
 
-def build(out: Path, truth: Path, sizes: MorphableSizes, seed: int) -> None:
+def build(order: Order) -> None:
     """Generate and write the stand-in; the truth is the companion basis on the head."""
+    sizes, seed = order.sizes.morphable, order.seed
     built = source_model(sizes, seed)
     empty = np.zeros(0), np.zeros((0, 0)), np.zeros(0)
     model = basel_source.linear_files(built, basel_topology.trimmed_faces(), empty, 1.0)
     trim = basel_topology.trim_indices()
-    write_release(out, model, trim, basel_source.segments(built.anchors))
-    basel_source.write_truth(built, truth)
+    write_release(order.out, model, trim, basel_source.segments(built.anchors))
+    basel_source.write_truth(built, order.truth)

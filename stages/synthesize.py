@@ -1,0 +1,95 @@
+"""Generate one source of the embedded corpus in its owner's formats.
+
+Synthetic stand-ins for everything that would need a licence, labelled as such, and apart from them
+the truth behind them, which no other stage reads. Bytes depend on the parameters alone.
+"""
+
+import argparse
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from stages.artifacts import atomic_directory
+from stages.corpus import (
+    bfm2009,
+    bfm2017,
+    facewarehouse,
+    flame,
+    lyhm,
+    now,
+    stirling,
+    three_ddfa,
+    vggface2,
+    w300lp,
+)
+from stages.corpus.files import write
+from stages.corpus.order import NOTICE, Order
+from stages.params import ComputeParams, SynthesizeParams, load
+from stages.process import begin
+
+logger = logging.getLogger(__name__)
+
+SOURCES: dict[str, tuple[str, Callable[[Order], None]]] = {
+    "flame": ("FLAME", flame.build),
+    "bfm2009": ("the Basel Face Model 2009", bfm2009.build),
+    "bfm2017": ("the Basel Face Model 2017", bfm2017.build),
+    "3ddfa": ("the 3DDFA basis", three_ddfa.build),
+    "300w_lp": ("300W-LP and AFLW2000-3D", w300lp.build),
+    "lyhm": ("LYHM / Headspace", lyhm.build),
+    "stirling": ("Stirling/ESRC", stirling.build),
+    "facewarehouse": ("FaceWarehouse", facewarehouse.build),
+    "now": ("the NoW challenge", now.build),
+    "vggface2": ("VGGFace2", vggface2.build),
+}
+LABEL = "SYNTHETIC.txt"
+
+
+def synthesize(
+    source: str, out: Path, truth: Path, sizes: SynthesizeParams, compute: ComputeParams, seed: int
+) -> None:
+    """Write one source and its truth; each folder appears whole or not at all.
+
+    Args:
+        source: One of ``SOURCES``.
+        out: Folder for the owner's files, replaced.
+        truth: Folder for the truth, replaced.
+        sizes: How much to make.
+        compute: How maps over items run; never changes a byte.
+        seed: Root of every draw.
+
+    Raises:
+        ValueError: An unknown source.
+    """
+    if source not in SOURCES:
+        raise ValueError(f"expected a source among {', '.join(SOURCES)}, got {source!r}")
+    name, build = SOURCES[source]
+    with atomic_directory(truth) as truth_scratch, atomic_directory(out) as scratch:
+        build(Order(scratch, truth_scratch, sizes, compute, seed))
+        for folder in (scratch, truth_scratch):
+            write(folder / LABEL, NOTICE.format(name=name))
+    files = [path for path in out.rglob("*") if path.is_file()]
+    size = sum(path.stat().st_size for path in files) / 1e6
+    logger.info("%s: %d files, %.0f MB", source, len(files), size)
+
+
+def main() -> None:
+    """Read the command line and generate one source."""
+    begin("synthesize")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--source", required=True, choices=sorted(SOURCES))
+    parser.add_argument("--out", required=True, type=Path)
+    parser.add_argument("--truth", required=True, type=Path)
+    arguments = parser.parse_args()
+    params = load()
+    synthesize(
+        arguments.source,
+        arguments.out,
+        arguments.truth,
+        params.synthesize,
+        params.compute,
+        params.seed,
+    )
+
+
+if __name__ == "__main__":
+    main()
