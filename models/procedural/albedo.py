@@ -123,9 +123,9 @@ def beard_cover(x: float, y: float, z: float, kind: float, cheek: float) -> floa
         return 0.0
     azimuth = np.arctan2(ax, z) * 57.29577951308232
     moustache = (
-        smooth_step(-46.0, -50.5, y)
-        * smooth_step(-76.0, -66.0, y + 0.28 * max(0.0, ax - 18.0))
-        * smooth_step(34.0, 25.0, ax)
+        smooth_step(-45.0, -54.0, y + 0.22 * ax)
+        * smooth_step(-78.0, -66.0, y + 0.5 * max(0.0, ax - 20.0))
+        * smooth_step(34.0, 22.0, ax)
     )
     chin = (
         smooth_step(-70.0, -79.0, y - 0.1 * ax)
@@ -145,9 +145,9 @@ def beard_cover(x: float, y: float, z: float, kind: float, cheek: float) -> floa
             line = -2.0
         line += cheek
         cheeks = smooth_step(line + 2.0, line - 9.0, y)
-        back = smooth_step(88.0, 80.0, azimuth + 0.35 * max(0.0, -y - 55.0))
+        back = smooth_step(92.0, 74.0, azimuth + 0.30 * max(0.0, -y - 55.0))
         floor = -126.0 + 0.25 * max(0.0, ax - 25.0)
-        below = smooth_step(floor - 9.0, floor + 7.0, y)
+        below = smooth_step(floor - 16.0, floor + 10.0, y)
         full = cheeks * back * below
         return max(full, moustache)
     if kind < 2.5:
@@ -201,8 +201,8 @@ def _occlusion(x: float, y: float, z: float) -> float:
         shade -= 0.20 * bump(x, 15.0, y + 48.5, 4.0)
         shade -= 0.20 * bump(x, 16.0, y + 80.0, 4.5)
         shade -= 0.18 * bump(ax - 28.0, 3.5, y + 66.0, 4.5)
-    under = smooth_step(-108.0, -126.0, y) * smooth_step(85.0, 60.0, z)
-    shade -= 0.45 * under * smooth_step(-10.0, 30.0, z)
+    under = smooth_step(-100.0, -130.0, y) * smooth_step(85.0, 62.0, z)
+    shade -= 0.40 * under * smooth_step(-45.0, 40.0, z)
     return max(0.08, shade)
 
 
@@ -227,9 +227,9 @@ def skin_colour(
     n3 = lattice_noise(table, sx * 0.47, sy * 0.47, sz * 0.47)
     n4 = lattice_noise(table, sx * 1.25, sy * 1.25, sz * 1.25)
     pale = 1.0 - 0.6 * p[MELANIN]
-    mottle = p[BLOTCH] * (0.055 * n1 + 0.05 * n2 + 0.035 * n3)
-    grain = p[PORES] * 0.06 * n4
-    red = 0.20 * p[BLOTCH] * (0.5 * n2 + 0.5 * n1)
+    mottle = p[BLOTCH] * (0.06 * n1 + 0.07 * n2 + 0.045 * n3)
+    grain = p[PORES] * 0.10 * n4
+    red = 0.30 * p[BLOTCH] * (0.5 * n2 + 0.4 * n1 + 0.15 * n3)
     front = smooth_step(10.0, 40.0, z)
     red += 0.60 * p[CHEEK_RED] * bump(ax - 43.0, 17.0, y + 26.0, 15.0) * front
     red += 0.60 * p[NOSE_RED] * bump(x, 14.0, y + 36.0, 11.0) * front
@@ -304,7 +304,7 @@ def skin_colour(
         + 0.4 * bump(x, 32.0, y - 50.0, 20.0) * front
         + 0.25 * bump(ax - 44.0, 15.0, y + 16.0, 10.0) * front
     )
-    specular *= 1.0 + 0.55 * p[PORES] * n4 + 0.25 * n3
+    specular *= (1.0 - 0.5 * p[MELANIN]) * (1.0 + 0.8 * p[PORES] * n4 + 0.35 * n3)
     roughness = p[ROUGHNESS] * (1.0 + 0.12 * n2)
     ao = _occlusion(x, y, z)
 
@@ -457,7 +457,7 @@ def eye_colour(
         fine = lattice_noise(table, np.cos(angle) * 17.0, np.sin(angle) * 17.0 + side, rho * 2.5)
         blend = smooth_step(0.38, 0.66, rho + 0.09 * fibres)
         tone = 1.0 + 0.38 * fibres + 0.30 * fine
-        ring = 1.0 - 0.72 * smooth_step(0.70, 0.98, rho)
+        ring = 0.8 * (1.0 - 0.75 * smooth_step(0.68, 0.98, rho))
         lower = 1.0 + 0.25 * smooth_step(0.3, -0.6, dy / p[IRIS_MM])
         tone *= ring * lower
         pupil = smooth_step(p[PUPIL_MM] - 0.25, p[PUPIL_MM] + 0.25, radius)

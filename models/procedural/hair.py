@@ -29,6 +29,7 @@ class HairMesh(NamedTuple):
         strand: (V, 3) mm across, along, and height above the scalp.
         coverage: (V,) 0..1 before strand noise.
         flow: (V, 3) canonical direction in which strands run.
+        roots: (V, 3) where on the skin each point is tied, mm.
         faces: (F, 3) int32.
     """
 
@@ -36,6 +37,7 @@ class HairMesh(NamedTuple):
     strand: Float[np.ndarray, "v 3"]
     coverage: Float[np.ndarray, "v"]
     flow: Float[np.ndarray, "v 3"]
+    roots: Float[np.ndarray, "v 3"]
     faces: Int[np.ndarray, "f 3"]
 
 
@@ -198,7 +200,8 @@ def _gathered(hair: Hair) -> HairMesh:
         across, along = angles[:, 0] * 24.0, angles[:, 1] * 60.0
         flow = np.tile([0.0, -1.0, 0.0], (len(points), 1))
     strand = np.stack([across, along, np.full(len(points), 20.0)], -1)
-    return HairMesh(points, strand, np.ones(len(points)), flow, faces)
+    roots = np.tile([0.0, 62.0, -102.0], (len(points), 1))
+    return HairMesh(points, strand, np.ones(len(points)), flow, roots, faces)
 
 
 def _hang(
@@ -211,15 +214,16 @@ def _hang(
     y = start[None, :, 1] + (end_y - start[None, :, 1]) * v
     side = np.abs(np.sin(phi))[None]
     if hair.style == "bob":
-        width = 92.0 + 6.0 * np.sin(np.pi * np.clip(v, 0, 1)) - 7.0 * v**3
+        width = 97.0 + 4.0 * np.sin(np.pi * np.clip(v, 0, 1)) - 7.0 * v**3
         back = -112.0 + 22.0 * v**2
     else:
-        width = 91.0 + 4.0 * v - 5.0 * np.sin(np.pi * v) + 10.0 * v**2
+        width = 96.0 + 2.0 * v - 5.0 * np.sin(np.pi * v) + 10.0 * v**2
         back = -113.0 + 25.0 * _smooth(0.0, 0.6, v) - 12.0 * v**2
     width = width + 0.5 * (hair.volume_mm - 14.0)
-    front = 34.0 + 14.0 * _smooth(0.3, 1.0, v)
+    front = 40.0 + 12.0 * _smooth(0.3, 1.0, v)
     cosine = np.cos(phi)[None]
     x = width * np.sign(np.sin(phi))[None] * side**0.75
+    x = x * (1.0 - 0.24 * np.clip(np.cos(phi), 0.0, 1.0))[None]
     z = np.where(cosine > 0, -12.0 + (front + 12.0) * cosine * 1.5, -12.0 + (back + 12.0) * -cosine)
     blend = _smooth(0.0, 0.35, v)
     wave = hair.roughness * 5.0 * np.sin(0.05 * y + 3.0 * phi[None] + hair.seed % 7) * v
@@ -250,7 +254,7 @@ def build_hair(appearance: Appearance) -> HairMesh | None:
     phi = np.linspace(-np.pi, np.pi, COLUMNS, endpoint=False)
     lowest = np.full(COLUMNS, 0.60)
     loose = hair.style in LOOSE_STYLES
-    front_deg = 58.0
+    front_deg = 52.0
     degrees = np.degrees(np.abs(phi))
     if loose:
         lowest = 0.60 - 0.32 * _smooth(front_deg - 14.0, front_deg + 6.0, degrees)
@@ -267,7 +271,10 @@ def build_hair(appearance: Appearance) -> HairMesh | None:
     excess = _excess(flat, hairline)
     ear = ((flat[:, 2] + 8.0) / 20.0) ** 2 + ((flat[:, 1] + 12.0) / 33.0) ** 2
     clear = np.where((np.abs(flat[:, 0]) > 45.0) & (not loose), _smooth(1.0, 1.55, ear), 1.0)
-    height = (_thickness(hair, flat, excess) * clear - 1.6).reshape(SCALP_ROWS, COLUMNS)
+    lift = _thickness(hair, flat, excess) * clear - 1.6
+    if loose:
+        lift += 15.0 * (1.0 - _smooth(0.5, 2.2, ear)) * (np.abs(flat[:, 0]) > 45.0)
+    height = lift.reshape(SCALP_ROWS, COLUMNS)
     coverage = (_smooth(-7.0, 9.0, excess) * clear * hair.density).reshape(SCALP_ROWS, COLUMNS)
     if hair.style in ("buzz", "receding"):
         coverage = coverage * 0.8
@@ -295,6 +302,7 @@ def build_hair(appearance: Appearance) -> HairMesh | None:
         np.concatenate([strand, height[..., None]], -1).reshape(-1, 3),
         coverage.reshape(-1),
         flow.reshape(-1, 3),
+        scalp[np.minimum(np.arange(rows), SCALP_ROWS - 1)].reshape(-1, 3),
         _grid_faces(rows, COLUMNS),
     )
     if hair.style in GATHERED_STYLES:
@@ -304,6 +312,7 @@ def build_hair(appearance: Appearance) -> HairMesh | None:
             np.concatenate([mesh.strand, extra.strand]),
             np.concatenate([mesh.coverage, extra.coverage]),
             np.concatenate([mesh.flow, extra.flow]),
+            np.concatenate([mesh.roots, extra.roots]),
             np.concatenate([mesh.faces, extra.faces + len(mesh.points)]).astype(np.int32),
         )
     return mesh

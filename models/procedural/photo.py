@@ -173,8 +173,8 @@ def _body_surface(appearance: Appearance, warp: HeadWarp, camera: Camera) -> Sur
     forward = camera.rotation[:, 2]
     yaw = np.degrees(np.arctan2(forward[0], forward[2]))
     pitch = np.degrees(np.arcsin(np.clip(-forward[1], -1.0, 1.0)))
-    relief = rotation_from_angles(-0.55 * yaw, 0.0, 0.0)
-    relief = relief @ rotation_from_angles(0.0, -0.5 * pitch, 0.0)
+    relief = rotation_from_angles(-0.4 * yaw, 0.0, 0.0)
+    relief = relief @ rotation_from_angles(0.0, -0.45 * pitch, 0.0)
     base = warp(pivot)
     placed = base + (points - pivot) @ relief.T * 0.001
     positions = camera.in_camera(placed)
@@ -210,10 +210,10 @@ def _hair_surface(
     mesh = build_hair(appearance)
     if mesh is None:
         return None
-    placed = warp(mesh.points)
+    placed = warp(mesh.points, mesh.roots)
     positions = camera.in_camera(placed)
     normals = smooth_normals(positions, mesh.faces)
-    tips = camera.in_camera(warp(mesh.points + 0.5 * mesh.flow))
+    tips = camera.in_camera(placed + warp(mesh.points + 0.5 * mesh.flow) - warp(mesh.points))
     tangents = tips - positions
     tangents -= np.sum(tangents * normals, axis=1, keepdims=True) * normals
     tangents /= np.linalg.norm(tangents, axis=1, keepdims=True) + 1e-12
@@ -222,9 +222,8 @@ def _hair_surface(
         limit = np.clip((hides_above_mm - mesh.points[:, 1]) / 6.0, 0.0, 1.0)
         coverage = coverage * limit
     extra = np.concatenate([coverage[:, None], tangents], axis=1)
-    return Surface(
-        positions, normals, mesh.strand, extra, mesh.faces, np.zeros(len(mesh.faces), np.int32)
-    )
+    faces = mesh.faces[(coverage > 0.03)[mesh.faces].any(axis=1)]
+    return Surface(positions, normals, mesh.strand, extra, faces, np.zeros(len(faces), np.int32))
 
 
 def _clip_positions(
@@ -324,8 +323,9 @@ def _render(
             [
                 style.roughness,
                 style.seed % 29 + 0.5,
-                0.55 if style.style not in ("curly", "afro") else 0.35,
+                {"curly": 0.35, "afro": 0.35, "buzz": 1.7, "receding": 1.2}.get(style.style, 0.55),
                 1.0 if style.style in ("curly", "afro") else 0.0,
+                {"buzz": 1.2, "receding": 0.3}.get(style.style, 0.035),
             ]
         )
         cover_hair(
@@ -391,8 +391,6 @@ def landmarks_of(
     head: "ProceduralHead", vertices: Float[np.ndarray, "v 3"], camera: Camera
 ) -> tuple[Float[np.ndarray, "68 2"], Float[np.ndarray, "68 2"]]:
     """Picture positions of the 68 points: with the visible contour as jaw, and all fixed."""
-    if not hasattr(head, "landmarks"):
-        return np.zeros((68, 2)), np.zeros((68, 2))
     fixed = head.landmarks(vertices)
     contour = head.contour_landmarks(vertices, camera.yaw_deg)
     seen = np.concatenate([contour, fixed[17:]])

@@ -249,7 +249,7 @@ def shade_solid(
                 g1 = gaze[side, 1, 0] * e0 + gaze[side, 1, 1] * e1 + gaze[side, 1, 2] * e2
                 g2 = gaze[side, 2, 0] * e0 + gaze[side, 2, 1] * e1 + gaze[side, 2, 2] * e2
                 eye_colour(g0 + cx, g1, g2 + 70.5, p, table, m)
-                m[5] = (1.0 - lid) * (1.0 - corner) * 0.92
+                m[5] = (1.0 - lid) * (1.0 - corner) * 0.84
                 wrap = 0.6
             elif material == 2:
                 m[0] = 0.62
@@ -331,10 +331,10 @@ def shade_solid(
             r0 = 2.0 * nv * n0 - v0
             r1 = 2.0 * nv * n1 - v1
             r2 = 2.0 * nv * n2 - v2
-            fresnel = 0.028 + 0.6 * (1.0 - nv) ** 5
+            fresnel = 0.028 + 0.22 * (1.0 - nv) ** 5
             if material == 1:
                 window = r0 * wetness[0] + r1 * wetness[1] + r2 * wetness[2]
-                s = smooth_step(0.955, 0.975, window) * wetness[3] * (1.0 - 0.5 * (1.0 - ao))
+                s = smooth_step(0.968, 0.982, window) * wetness[3]
                 sr += s
                 sg += s
                 sb += s
@@ -364,7 +364,7 @@ def cover_hair(
     """How opaque the hair is at each pixel where it lies in front of the solid surface.
 
     ``values`` (V, 13): position, normal, strand coordinates, coverage and tangent.
-    ``look``: roughness, seed shift, strand pitch (1/mm), lumpiness.
+    ``look``: roughness, seed shift, strands per mm across, curliness, strands per mm along.
     """
     height, width = ids.shape
     a = np.empty(13)
@@ -378,7 +378,7 @@ def cover_hair(
                 values, a,
             )  # fmt: skip
             strand = lattice_noise(
-                table, a[6] * look[2] + look[1], a[7] * 0.035 + 0.5 * look[1], 1.5
+                table, a[6] * look[2] + look[1], a[7] * look[4] + 0.5 * look[1], 1.5
             )
             clump = lattice_noise(table, a[6] * look[2] * 0.22 + look[1], a[7] * 0.02, 7.5)
             edge = a[9] + 0.30 * strand + 0.26 * clump
@@ -441,7 +441,7 @@ def shade_hair(
             t1 = a[11] / length
             t2 = a[12] / length
             u = a[6] * look[2] + look[1]
-            v = a[7] * 0.035 + 0.5 * look[1]
+            v = a[7] * look[4] + 0.5 * look[1]
             strand = lattice_noise(table, u, v, 1.5)
             fine = lattice_noise(table, u * 2.7, v * 1.6, 4.5)
             clump = lattice_noise(table, u * 0.22, v * 0.6, 7.5)

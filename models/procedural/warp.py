@@ -4,7 +4,8 @@ import dataclasses
 from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
+from scipy.spatial import cKDTree
 
 
 def _terms(points_mm: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 10"]:
@@ -25,15 +26,30 @@ def _solver(
     return rigid, np.linalg.pinv(_terms(canonical[rigid]))
 
 
+@lru_cache(maxsize=8)
+def _neighbours(
+    anchors: bytes, anchor_count: int, roots: bytes, root_count: int
+) -> tuple[Int[np.ndarray, "n 4"], Float[np.ndarray, "n 4"]]:
+    """Four nearest anchors of each root, and inverse-square weights."""
+    tree = cKDTree(np.frombuffer(anchors).reshape(anchor_count, 3))
+    distance, index = tree.query(np.frombuffer(roots).reshape(root_count, 3), k=4)
+    weights = 1.0 / (distance**2 + 1.0)
+    return index, weights / weights.sum(axis=1, keepdims=True)
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class HeadWarp:
     """A smooth map from canonical mm to one head in metres, fitted to skull and brow.
 
     Attributes:
         coefficients: (10, 3) of the quadratic monomials.
+        anchors: (n, 3) canonical positions of the fitted vertices, mm.
+        residual: (n, 3) what the monomials leave at the anchors, m.
     """
 
     coefficients: Float[np.ndarray, "10 3"]
+    anchors: Float[np.ndarray, "n 3"]
+    residual: Float[np.ndarray, "n 3"]
 
     @classmethod
     def fit(
@@ -47,10 +63,29 @@ class HeadWarp:
         """
         canonical = np.ascontiguousarray(canonical_mm, dtype=np.float64)
         rigid, solver = _solver(canonical.tobytes(), len(canonical))
-        return cls(np.asarray(solver @ vertices[rigid]))
+        coefficients = np.asarray(solver @ vertices[rigid])
+        anchors = canonical[rigid]
+        return cls(coefficients, anchors, vertices[rigid] - _terms(anchors) @ coefficients)
 
-    def __call__(self, points_mm: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
-        """Head-frame positions (m) of canonical points; the map turns affine far from the head."""
+    def __call__(
+        self,
+        points_mm: Float[np.ndarray, "n 3"],
+        roots_mm: Float[np.ndarray, "n 3"] | None = None,
+    ) -> Float[np.ndarray, "n 3"]:
+        """Head-frame positions (m) of canonical points; the map turns affine far from the head.
+
+        Args:
+            points_mm: What to carry.
+            roots_mm: Points of the skin to which each is tied; it then also follows what the
+                smooth map leaves out there.
+        """
         near = np.clip(points_mm, [-115.0, -60.0, -150.0], [115.0, 150.0, 125.0])
         linear = self.coefficients[1:4] * 0.01
-        return np.asarray(_terms(near) @ self.coefficients + (points_mm - near) @ linear)
+        placed = _terms(near) @ self.coefficients + (points_mm - near) @ linear
+        if roots_mm is not None:
+            roots = np.ascontiguousarray(roots_mm, dtype=np.float64)
+            index, weights = _neighbours(
+                self.anchors.tobytes(), len(self.anchors), roots.tobytes(), len(roots)
+            )
+            placed = placed + np.einsum("nk,nkc->nc", weights, self.residual[index])
+        return np.asarray(placed)
