@@ -91,7 +91,7 @@ def run(
             f"got {unit!r}; run reconstruct again"
         )
     truths = load_truths(now)
-    entries = load_entries(predictions, now)
+    entries = load_entries(predictions, now, truths)
     results = map_ordered(
         partial(score_entry, truths=truths, protocols=section.protocols, unit=unit),
         entries,
@@ -121,8 +121,11 @@ def run(
         write_json(curves, scratch / "curves.json")
 
 
-def load_entries(predictions: Path, now: Path) -> list[Entry]:
-    """Every packed NoW image with its prediction, in order of ``item_id``.
+def load_entries(predictions: Path, now: Path, truths: Mapping[str, Truth | str]) -> list[Entry]:
+    """Every NoW image that can be scored, with its prediction, in order of ``item_id``.
+
+    Those are the images of the validation list; where the data set has none, the images of the
+    people who have a scan. The test scans are not public.
 
     Raises:
         FileNotFoundError: There are no packed images, or the predictions have no table.
@@ -131,9 +134,12 @@ def load_entries(predictions: Path, now: Path) -> list[Entry]:
     if not table.is_file():
         raise FileNotFoundError(f"expected {table}; run reconstruct first")
     predicted = {row["item_id"]: row for row in read_table(table).to_pylist()}
-    images = packed_rows(now, "images", ["item_id", "subject_id", "status", "reason"])
+    images = packed_rows(now, "images", ["item_id", "subject_id", "status", "reason", "split"])
+    listed = [image for image in images if image["split"] == "val"]
+    scorable = listed or [image for image in images if image["subject_id"] in truths]
+    logger.info("%d of %d images can be scored", len(scorable), len(images))
     entries = []
-    for image in sorted(images, key=lambda row: str(row["item_id"])):
+    for image in sorted(scorable, key=lambda row: str(row["item_id"])):
         row = predicted.get(image["item_id"])
         mesh = landmarks = None
         if row is None:

@@ -120,7 +120,7 @@ def key(style: int) -> str:
     """A line's sample, for use in text and tables."""
     return (
         '<span class="key"><svg viewBox="0 0 34 12" aria-hidden="true">'
-        f"{_stroke([(0, 6), (34, 6)], style)}{_marker(17, 6, style)}</svg></span>"
+        f"{_stroke([(0.0, 6.0), (34.0, 6.0)], style)}{_marker(17.0, 6.0, style)}</svg></span>"
     )
 
 

@@ -41,7 +41,7 @@ def text(value: object) -> str:
     return escape(str(value), quote=True)
 
 
-def number(value: float | None, digits: int = 2, kind: str = "") -> Cell:
+def number(value: int | float | None, digits: int = 2, kind: str = "") -> Cell:
     """A right-aligned number with fixed digits."""
     shown = NONE if value is None else f"{value:,.{digits}f}"
     return Cell(shown, f"num {kind}".strip())

@@ -15,6 +15,7 @@ from stages.reporting.inputs import (
     Packed,
     flatten,
     json_or_none,
+    weights_in_words,
 )
 from stages.reporting.markup import (
     NONE,
@@ -127,7 +128,10 @@ def registration_section(data: Path, section: ReportParams) -> Section:
         ),
     ]
     if pictures:
-        body.append(f'<div class="strip wide">{"".join(pictures)}</div>')
+        body += [
+            "<h3>Scan, registered head, both interleaved, residual</h3>",
+            f'<div class="strip wide">{"".join(pictures)}</div>',
+        ]
     return Section("registration", "Registration", "\n".join(body))
 
 
@@ -138,17 +142,7 @@ def landmark_section(data: Path) -> Section:
     if metrics is None:
         body.append(missing("data/landmark_model/metrics.json", "landmark_model"))
     else:
-        body += [
-            paragraph(
-                "The 68-point predictor is trained here, on the packed 300W-LP photographs; used "
-                "wherever no licensed weights are given."
-            ),
-            _facts(
-                metrics,
-                "Errors on held-out identities, in percent of the outer-eye distance "
-                "where nothing else is said.",
-            ),
-        ]
+        body += [_landmark_model(metrics), details("All figures", _facts(metrics, ""))]
     tables = sorted((data / "landmarks").glob("*/landmarks.parquet"))
     rows = []
     for path in tables:
@@ -183,6 +177,7 @@ def render_section(data: Path, section: ReportParams) -> Section:
             "coordinate code (PNCC), whose colours are positions on the average face, and the "
             "offset of the person's surface from it."
         ),
+        "<h3>Photograph with the code over it, code, offset</h3>",
         f'<div class="strip wide">{"".join(pictures)}</div>',
     ]
     return Section("renders", "Ground truth", "\n".join(body))
@@ -196,29 +191,46 @@ def training_section(data: Path) -> Section:
     ]
     if not folders:
         return Section("training", "Training", missing("data/checkpoints", "train"))
-    charts, tables = [], []
+    charts, rows, facts = [], [], []
     for folder in folders:
         title = METHOD_TITLES.get(folder.name, folder.name)
         if folder.parent.name == "recognizers":
             title = f"Recogniser {folder.name}"
-        lines = history_lines(json_or_none(folder / "history.json"))
+        metrics = json_or_none(folder / "metrics.json")
+        known = metrics if isinstance(metrics, Mapping) else {}
+        lines = history_lines(json_or_none(folder / "history.json") or known)
         if lines:
             chart = line_chart(title, lines, "step", "loss", legend="top right")
             charts.append(f"<div>{chart}</div>")
-        metrics = json_or_none(folder / "metrics.json")
-        if metrics is not None:
-            tables.append(f"<div><h3>{text(title)}</h3>{_facts(metrics, '')}</div>")
-    body = []
+        rows.append(
+            [
+                name(title),
+                Cell(text(weights_in_words(known.get("weights"), folder.name))),
+                number(known.get("parameters"), 0),
+                number(known.get("step"), 0),
+                Cell(_pairs(known.get("train"))),
+                Cell(_pairs(known.get("validation"))),
+            ]
+        )
+        facts.append(f"<h3>{text(title)}</h3>{_facts(known, '')}")
+    head = [Cell("Model"), Cell("Weights"), Cell("parameters", "num"), Cell("step kept", "num")]
+    body = [
+        table(
+            [*head, Cell("Training"), Cell("Held out")],
+            rows,
+            caption="Losses and figures at the step whose weights were kept.",
+        )
+    ]
     if charts:
         body.append(
             figure(
                 f'<div class="beside">{"".join(charts)}</div>',
-                "Mean training loss since the last report, and the loss on held-out subjects where "
-                "it is measured. Scales differ; an axis spanning more than a factor of 20 is "
-                "logarithmic.",
+                "Mean training loss since the last report, and the figure watched on held-out "
+                "subjects where there is one. Scales differ; an axis that spans more than a "
+                "factor of 20 is logarithmic.",
             )
         )
-    body.append(f'<div class="beside">{"".join(tables)}</div>' if tables else "")
+    body.append(details("Everything recorded about each training", "".join(facts)))
     return Section("training", "Training", "\n".join(body))
 
 
@@ -251,6 +263,31 @@ def history_lines(history: object) -> list[Line]:
         shown = label if term in ("loss", "total") else f"{label}: {term}"
         lines.append(Line(shown, [x for x, _ in known], [y for _, y in known], style + 3))
     return lines
+
+
+def _landmark_model(metrics: Mapping[str, Any]) -> str:
+    """What the trained predictor was measured to do, in a sentence."""
+    said = (
+        "The 68-point predictor is trained here, on packed 300W-LP photographs, and used wherever "
+        "no licensed weights are given."
+    )
+    if metrics.get("held_out_images"):
+        said += (
+            f" On {metrics['held_out_images']} photographs of "
+            f"{metrics.get('held_out_subjects', NONE)} people held out, its mean error is "
+            f"<b>{metrics['mean_error_percent']:.2f}&nbsp;%</b> of the outer-eye distance "
+            f"(median {metrics['median_error_percent']:.2f}, 95&nbsp;% below "
+            f"{metrics['q95_error_percent']:.2f}); "
+            f"{metrics['mean_error_percent_frontal']:.2f}&nbsp;% on the faces not turned away."
+        )
+    return paragraph(said)
+
+
+def _pairs(content: object) -> str:
+    """Names and values of a mapping as one line (markup)."""
+    leaves = [(key, value) for key, value in flatten(content) if isinstance(value, (int, float))]
+    shown = [f"{text(key.replace('_', ' '))}&nbsp;{value:.4g}" for key, value in leaves]
+    return ", ".join(shown) if isinstance(content, Mapping) and shown else NONE
 
 
 def _registration_row(title: str, folder: Path) -> list[Cell]:

@@ -140,3 +140,23 @@ def test_flags_reach_the_table(tmp_path, kit):
     row = read_table(tmp_path / "out" / "distances.parquet").to_pylist()[0]
     assert json.loads(row["flags"])[0].startswith("mirrored")
     assert read_json(tmp_path / "out" / "metrics.json")["protocols"]["now"]["flagged"] == 1
+
+
+def test_images_beyond_the_validation_list_are_out_of_scope(tmp_path, kit):
+    """Where there is no list, people without any scan are; the test scans are not public."""
+    kit.write_packed_now(tmp_path / "now")
+    kit.write_predictions(tmp_path / "predictions")
+    path = tmp_path / "now" / "images-00000.parquet"
+    rows = read_table(path).to_pylist()
+    truths = evaluate.load_truths(tmp_path / "now")
+    for row in rows[1:]:
+        row["split"] = "test"
+    write_table(table_of(rows, "images"), path)
+    entries = evaluate.load_entries(tmp_path / "predictions", tmp_path / "now", truths)
+    assert [entry.item_id for entry in entries] == kit.images()[:1]
+    for row in rows:
+        row["split"] = ""
+    rows[2]["subject_id"] = "NOW/nobody"
+    write_table(table_of(rows, "images"), path)
+    entries = evaluate.load_entries(tmp_path / "predictions", tmp_path / "now", truths)
+    assert [entry.item_id for entry in entries] == [*kit.images()[:2], *kit.images()[3:]]

@@ -58,7 +58,10 @@ def data(tmp_path_factory, kit):
     kit.write_packed_now(folder / "packed" / "now")
     write_json({"synthetic": True}, folder / "packed" / "now" / "meta.json")
     scoring = EvaluateParams(
-        protocols=("now", "now-metric"), curve_max_mm=8, curve_step_mm=0.5, max_unscored_fraction=1
+        protocols=("now", "now-metric"),
+        curve_max_mm=8.0,
+        curve_step_mm=0.5,
+        max_unscored_fraction=1.0,
     )
     compute = ComputeParams(workers=1, ray_threshold_s=1e9, object_store_mb=100)
     for method, bump in (("mica", 0.5), ("mean", 4.0)):
@@ -79,12 +82,20 @@ def data(tmp_path_factory, kit):
     for place in ("registered/lyhm/qa/sheet.png", "rendered/300w_lp/preview/one.png"):
         (folder / place).parent.mkdir(parents=True)
         (folder / place).write_bytes(picture)
-    write_json({"held_out": {"median_percent": 2.5}}, folder / "landmark_model" / "metrics.json")
+    measured = {
+        "held_out_images": 40,
+        "mean_error_percent": 2.5,
+        "median_error_percent": 2.25,
+        "q95_error_percent": 5.0,
+        "mean_error_percent_frontal": 2.0,
+    }
+    write_json(measured, folder / "landmark_model" / "metrics.json")
     found = {"item_id": "a", "subject_id": "b", "status": "ok", "reason": "", "provider": "dlib"}
     write_table(table_of([found], "landmarks"), folder / "landmarks" / "now" / "landmarks.parquet")
     history = [{"step": step, "train": {"loss": 1 / step}} for step in (1, 2, 3)]
     write_json(history, folder / "checkpoints" / "mica" / "history.json")
-    write_json({"weights": "synthetic-trained"}, folder / "checkpoints" / "mica" / "metrics.json")
+    known = {"weights": "synthetic-trained", "step": 3, "validation": {"face_mm": 1.234}}
+    write_json(known, folder / "checkpoints" / "mica" / "metrics.json")
     write_json({"accuracy": 0.75}, folder / "recognizers" / "a" / "metrics.json")
     return folder
 
@@ -125,6 +136,8 @@ def test_scores_and_failures_are_shown(written, data):
     assert f">{metrics['median_mm']:.2f}<" in written.document
     assert "truncated image" in written.document
     assert "LYHM / Headspace" in written.document
+    assert "<b>2.50&nbsp;%</b> of the outer-eye distance" in written.document
+    assert "face mm&nbsp;1.234" in written.document
     assert ">0.200<" in written.document  # median of the accepted scans' residuals
 
 

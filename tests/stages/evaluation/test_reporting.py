@@ -32,7 +32,7 @@ def ticks(chart: str, anchor: str) -> list[str]:
 
 
 def test_charts_are_wellformed_and_tell_lines_apart_without_colour():
-    lines = [Line(f"a<{k}&", [0, 1, 2], [k, k + 1, k + 2], k) for k in range(6)]
+    lines = [Line(f"a<{k}&", [0.0, 1.0, 2.0], [k + 0.0, k + 1.0, k + 2.0], k) for k in range(6)]
     root = drawn(line_chart("x < y", lines, "x", "y"))
     paths = [e for e in root.iter("path") if "line" in e.get("class", "")]
     dashes = [path.get("stroke-dasharray") for path in paths[:6]]
@@ -42,7 +42,9 @@ def test_charts_are_wellformed_and_tell_lines_apart_without_colour():
 
 
 def test_chart_places_values_linearly():
-    chart = line_chart("t", [Line("l", [0, 8], [0, 100], 0)], "mm", "%", y_range=(0, 100))
+    chart = line_chart(
+        "t", [Line("l", [0.0, 8.0], [0.0, 100.0], 0)], "mm", "%", y_range=(0.0, 100.0)
+    )
     path = next(e for e in drawn(chart).iter("path") if "line" in e.get("class", ""))
     x0, y0, x1, y1 = map(float, re.findall(r"[\d.]+", path.get("d")))
     assert (x0, y0) == (52.0, 284.0)
@@ -52,15 +54,15 @@ def test_chart_places_values_linearly():
 
 
 def test_chart_turns_logarithmic_for_wide_positive_ranges():
-    wide = line_chart("t", [Line("l", [1, 2, 3], [100.0, 1.0, 0.1], 0)], "step", "loss")
+    wide = line_chart("t", [Line("l", [1.0, 2.0, 3.0], [100.0, 1.0, 0.1], 0)], "step", "loss")
     assert ticks(wide, "end") == ["0.1", "0.3", "1", "3", "10", "30", "100"]
-    narrow = line_chart("t", [Line("l", [1, 2, 3], [3.0, 2.0, 1.0], 0)], "step", "loss")
+    narrow = line_chart("t", [Line("l", [1.0, 2.0, 3.0], [3.0, 2.0, 1.0], 0)], "step", "loss")
     assert ticks(narrow, "end")[0] == "0"
 
 
 @pytest.mark.parametrize("values", [[0.0, 0.0], [5.0, 5.0], [-1.0, -1.0], [1e-9, 2e9]])
 def test_chart_survives_flat_and_extreme_values(values):
-    assert drawn(line_chart("t", [Line("l", [3, 3], values, 0)], "x", "y")) is not None
+    assert drawn(line_chart("t", [Line("l", [3.0, 3.0], values, 0)], "x", "y")) is not None
 
 
 def test_tables_escape_text_and_align_numbers():
