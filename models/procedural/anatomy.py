@@ -15,15 +15,15 @@ NOSTRIL_DOMAIN_MM = np.array([6.6, -36.4])
 # with two domes, the columella, the wings.
 _CAPSULES = (
     # start, end, radius at start, radius at end
-    ((0.0, 8.0, 85.5), (0.0, -28.0, 102.0), 5.6, 7.0),
-    ((0.0, 4.0, 79.0), (0.0, -34.0, 91.0), 9.5, 13.0),
+    ((0.0, 8.0, 85.5), (0.0, -28.0, 101.6), 5.2, 7.0),
+    ((0.0, 4.0, 78.0), (0.0, -33.0, 92.5), 8.2, 10.8),
     ((0.0, -38.0, 105.5), (0.0, -42.0, 94.0), 3.1, 3.6),
 )
 _ELLIPSOIDS = (
     # centre, radii
-    ((0.0, -33.5, 103.6), (8.6, 8.4, 8.8)),
-    ((11.8, -38.3, 95.0), (6.4, 6.3, 9.0)),
-    ((3.6, -35.0, 106.5), (4.6, 4.6, 4.8)),
+    ((0.0, -33.5, 103.4), (9.2, 8.6, 9.0)),
+    ((11.4, -38.4, 96.0), (6.4, 5.9, 8.6)),
+    ((3.8, -35.0, 106.3), (4.9, 4.8, 4.9)),
 )
 _NOSE_BLEND_MM = 4.2
 
@@ -76,7 +76,7 @@ def nose_distance(points: Float[np.ndarray, "... 3"]) -> Float[np.ndarray, "..."
         length = np.linalg.norm(scaled, axis=-1)
         gradient = np.linalg.norm(scaled / np.array(radii), axis=-1)
         part = length * (length - 1.0) / np.maximum(gradient, 1e-9)
-        distance = _smooth_minimum(distance, part, 2.6)
+        distance = _smooth_minimum(distance, part, 3.4)
     return distance
 
 
@@ -117,7 +117,7 @@ def exterior(cage: Cage, parameters: Float[np.ndarray, "n 2"]) -> Float[np.ndarr
     x, y, z = np.abs(p[:, 0]), p[:, 1], p[:, 2]
     front = smoothstep(z, 10.0, 40.0)
     dz = (
-        2.6 * bump(x, y, (17.0, 16.0), (12.0, 6.0))
+        1.9 * bump(x, y, (17.0, 16.0), (12.0, 6.0))
         + 1.2 * bump(x, y, (36.0, 15.0), (9.0, 6.0))
         - 1.2 * bump(x, y, (0.0, 3.0), (7.0, 7.0))
         - 9.0 * bump(x, y, (30.5, -0.5), (15.5, 10.0))
@@ -203,22 +203,19 @@ def eye_rings(
         parts.append(p)
     rim = parts[-1]
     radial = rim - EYE_CENTRE_MM
-    radial /= np.linalg.norm(radial, axis=1, keepdims=True)
-    parts.append(rim - 1.15 * radial)
-    for polar, radius in ((75.0, 13.4), (122.0, 14.2)):
-        polar_angle = np.radians(polar)
-        parts.append(
-            EYE_CENTRE_MM
-            + radius
-            * np.stack(
-                [
-                    np.sin(polar_angle) * np.cos(angle),
-                    np.sin(polar_angle) * np.sin(angle),
-                    np.full_like(angle, np.cos(polar_angle)),
-                ],
-                axis=1,
-            )
+    radius = np.linalg.norm(radial, axis=1, keepdims=True)
+    radial /= radius
+    # the lid's inner edge lies on the eyeball; at the corners it only turns inward
+    inner = np.maximum(radius - 1.5, EYE_RADIUS_MM + 0.12)
+    parts.append(EYE_CENTRE_MM + inner * radial)
+    polar = np.arccos(np.clip(radial[:, 2], -1.0, 1.0))
+    turn = np.arctan2(radial[:, 1], radial[:, 0])
+    for share, far in ((0.28, 13.0), (0.62, 14.4)):
+        bent = polar + share * (np.pi - polar)
+        sphere = np.stack(
+            [np.sin(bent) * np.cos(turn), np.sin(bent) * np.sin(turn), np.cos(bent)], axis=1
         )
+        parts.append(EYE_CENTRE_MM + np.maximum(far, inner - 0.6) * sphere)
     parts.append((EYE_CENTRE_MM - np.array([0.0, 0.0, 15.0]))[None])
     return np.concatenate(parts)
 

@@ -164,7 +164,7 @@ def _contour(mesh: Mesh, faces: Int[np.ndarray, "f"], yaw_deg: float) -> tuple[I
     owner = np.tile(faces, 3)
     start, end = image[edges[:, 0]] - centre, image[edges[:, 1]] - centre
     # rays from the top right of the face (subject's right) under the chin to the top left
-    angles = np.linspace(np.radians(165.0), np.radians(375.0), _RAYS)
+    angles = np.linspace(np.radians(140.0), np.radians(400.0), _RAYS)
     found_edge = np.zeros(_RAYS, dtype=np.int64)
     found_t = np.zeros(_RAYS)
     found_radius = np.zeros(_RAYS)

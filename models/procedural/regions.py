@@ -2,6 +2,7 @@
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy.spatial import cKDTree
 
 from models.procedural.anatomy import EYE_CENTRE_MM
 from models.procedural.ears import EAR_CENTRE_MM
@@ -46,6 +47,13 @@ def _nearest(
         if len(chosen) == count:
             return np.sort(np.array(chosen, dtype=np.int64))
     raise ValueError(f"a region wants {count} vertices, only {len(chosen)} qualify")
+
+
+def _open_edge(faces: Int[np.ndarray, "f 3"]) -> Int[np.ndarray, "n"]:
+    """Vertices on edges that only one triangle uses."""
+    edges = np.sort(np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]), axis=1)
+    found, uses = np.unique(edges, axis=0, return_counts=True)
+    return np.unique(found[uses == 1])
 
 
 def build_regions(mesh: Mesh) -> dict[str, Int[np.ndarray, "n"]]:
@@ -107,7 +115,8 @@ def build_regions(mesh: Mesh) -> dict[str, Int[np.ndarray, "n"]]:
     back = free + np.where(in_face, np.inf, 0.0)
     region("scalp", -(y - 0.35 * z) + back)
     region("neck", np.hypot(np.abs(y + 158.0) / 1.0, np.maximum(-z - 60.0, 0.0)) + back)
-    region("boundary", y + 0.2 * z + back)
+    rim = cKDTree(p[_open_edge(mesh.faces)])
+    region("boundary", rim.query(p)[0] + back)
     regions["mouth_interior"] = np.flatnonzero(part["mouth"] & (mesh.ring >= 7))
     regions["nostril_interior"] = np.flatnonzero(part["nostril"] & (mesh.ring >= 2))
     regions["eye_cups"] = np.flatnonzero(part["eye"] & (mesh.ring >= 7))

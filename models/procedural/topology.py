@@ -24,7 +24,7 @@ EYE_FRACTIONS = (0.36, 0.62, 0.80, 0.92, 1.0)
 MOUTH_POINTS = 36
 NOSTRIL_POINTS = 12
 NOSTRIL_RINGS = 4
-EAR_POINTS = 40
+EAR_POINTS = 48
 NECK_POINTS = 60
 MIDLINE_FREE = 70
 
@@ -72,7 +72,8 @@ def _target_edge(points: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n"]:
     face = anatomy.smoothstep(z, 5.0, 45.0) * anatomy.smoothstep(y, 75.0, 40.0)
     face = face * anatomy.smoothstep(y, -126.0, -112.0)
     inverse = (1.0 - face) / 11.5 + face / 6.0
-    inverse += 0.24 * near(0, -30, 95, 13, 11, 25) + 0.06 * near(0, -5, 90, 12, 14, 25)
+    inverse += 0.27 * near(0, -31, 95, 15, 12, 25) + 0.10 * near(0, -6, 90, 11, 13, 25)
+    inverse += 0.07 * near(24, 16, 85, 24, 6, 25)
     inverse += 0.09 * near(31, 0, 80, 18, 13, 20) + 0.13 * near(0, -66, 90, 26, 13, 20)
     inverse += 0.16 * near(72, -13, -8, 14, 30, 20)
     inverse += 0.03 * near(0, -100, 85, 30, 16, 30)
