@@ -1,0 +1,295 @@
+"""The register stage on packed scans, and the one-scan command's function."""
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from models.flame import pose_vertices
+from stages import params
+from stages.artifacts import read_json, read_table, write_json, write_safetensors, write_table
+from stages.contracts import table_of
+from stages.datasets.meshes import read_mesh, write_obj
+from stages.landmark_files import read_scan_landmarks
+from stages.register import register_scan_files, run, spread, summarise
+
+TOY = Path(__file__).parents[1] / "models/geometry/toy_head.py"
+
+
+@pytest.fixture(scope="module")
+def toy() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("toy_head", TOY)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def section(repository) -> params.RegisterParams:
+    loaded = params.load(repository / "params.yaml").registration
+    return loaded.model_copy(update={"max_failed_fraction": 0.9, "qa_size_px": 64})
+
+
+@pytest.fixture
+def compute() -> params.ComputeParams:
+    return params.ComputeParams(workers=1, ray_threshold_s=1e9, object_store_mb=80)
+
+
+@pytest.fixture(scope="module")
+def flame(toy, tmp_path_factory) -> Path:
+    """The toy head as a converted model."""
+    arrays, out = toy.toy_head(), tmp_path_factory.mktemp("flame")
+    names = ("v_template", "faces", "shapedirs", "exprdirs", "posedirs", "weights", "parents")
+    tensors = {name: getattr(arrays, name) for name in names}
+    write_safetensors({**tensors, "J_regressor": arrays.joint_regressor}, out / "model.safetensors")
+    faces, bary = toy.toy_landmarks(arrays)
+    np.savez(
+        out / "embeddings.npz",
+        static_faces=faces,
+        static_bary=bary,
+        dynamic_faces=np.zeros((79, 17), np.int64),
+        dynamic_bary=np.full((79, 17, 3), 1 / 3),
+        full_faces=np.zeros(68, np.int64),
+        full_bary=np.full((68, 3), 1 / 3),
+    )
+    write_json({"synthetic": True}, out / "meta.json")
+    return out
+
+
+def scan_of(toy, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A head of the toy model in millimetres, turned, with its 51 landmarks."""
+    arrays, rng = toy.toy_head(), np.random.default_rng(seed)
+    head = pose_vertices(arrays, rng.normal(size=14), 0.5 * rng.normal(size=6), np.zeros(15))
+    faces, bary = toy.toy_landmarks(arrays)
+    marks = np.einsum("lk,lka->la", bary, head[arrays.faces[faces]])
+    skin = arrays.weights[:, 3:].sum(axis=1) == 0
+    kept = arrays.faces[skin[arrays.faces].all(axis=1)]
+    fine, triangles = toy.subdivide(head[: skin.sum()], kept)
+    turn = np.array([[0, 0, 1.0], [0, 1, 0], [-1, 0, 0]])
+    return 1e3 * fine @ turn.T, triangles, 1e3 * marks @ turn.T
+
+
+def packed_row(item: str, vertices, faces, marks, **changes) -> dict:
+    return {
+        "item_id": item,
+        "subject_id": f"TOY/{item.split('/')[0]}",
+        "status": "ok",
+        "reason": "",
+        "source_path": f"{item}.obj",
+        "source_sha256": "",
+        "split": "",
+        "attributes": "{}",
+        "vertices": np.asarray(vertices, np.float32).ravel(),
+        "faces": np.asarray(faces, np.int32).ravel(),
+        "unit": "mm",
+        "landmarks": None if marks is None else np.asarray(marks, np.float32).ravel(),
+        "landmark_order": "ibug51" if marks is not None else "",
+        "neutral": True,
+        "capped": True,
+        **changes,
+    }
+
+
+@pytest.fixture(scope="module")
+def packed(toy, tmp_path_factory) -> Path:
+    """Two good scans and one of every kind of bad one, in two shards."""
+    out = tmp_path_factory.mktemp("packed") / "toy"
+    vertices, faces, marks = scan_of(toy, 1)
+    broken = vertices.copy()
+    broken[5] = np.nan
+    good = [packed_row(f"s{i}/a", *scan_of(toy, i)) for i in (1, 2)]
+    bad = [
+        packed_row("bad/unread", [], [], None, status="failed", reason="file is truncated"),
+        packed_row("bad/no-landmarks", vertices, faces, None, landmark_order=""),
+        packed_row("bad/cloud", vertices, [], marks),
+        packed_row("bad/empty", [], [], marks),
+        packed_row("bad/nan", broken, faces, marks),
+        packed_row("bad/sixty-seven", vertices, faces, np.zeros((67, 3))),
+        packed_row("bad/mirrored", vertices * [1, 1, -1], faces, marks * [1, 1, -1]),
+    ]
+    write_table(table_of([*bad[:4], good[1]], "scans"), out / "scans-00000.parquet")
+    write_table(table_of([good[0], *bad[4:]], "scans"), out / "scans-00001.parquet")
+    return out
+
+
+@pytest.fixture(scope="module")
+def registered(section, packed, flame, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("registered") / "toy"
+    compute = params.ComputeParams(workers=1, ray_threshold_s=1e9, object_store_mb=80)
+    run(section, compute, packed=packed, model=flame, out=out)
+    return out
+
+
+def test_every_input_is_a_row_with_its_reason(registered) -> None:
+    rows = {r["item_id"]: r for r in read_table(registered / "registrations.parquet").to_pylist()}
+    assert list(rows) == sorted(rows)
+    assert len(rows) == 9
+    for item in ("s1/a", "s2/a"):
+        assert rows[item]["status"] == "ok"
+        assert rows[item]["reason"] == ""
+        assert rows[item]["residual_median_mm"] < 0.1
+        assert rows[item]["scale"] == pytest.approx(1e-3)
+        assert json.loads(rows[item]["flags"]) == []
+        assert len(rows[item]["vertices"]) == len(rows[item]["vertices_neutral"])
+    expected = {
+        "bad/unread": "truncated",
+        "bad/cloud": "point cloud",
+        "bad/empty": "no vertices",
+        "bad/nan": "NaN",
+        "bad/sixty-seven": "68, 51 or 7",
+        "bad/mirrored": "mirror",
+    }
+    for item, words in expected.items():
+        assert rows[item]["status"] == "failed"
+        assert words in rows[item]["reason"]
+        assert rows[item]["vertices"] is None
+
+
+def test_placement_takes_the_scan_to_the_mesh(registered, toy) -> None:
+    row = read_table(registered / "registrations.parquet").to_pylist()
+    row = next(r for r in row if r["item_id"] == "s1/a")
+    vertices, _, _ = scan_of(toy, 1)
+    rotation = np.reshape(row["rotation"], (3, 3))
+    placed = row["scale"] * vertices @ rotation.T + row["translation"]
+    mesh = np.reshape(row["vertices"], (-1, 3))
+    assert np.abs(placed.mean(axis=0) - mesh[:1753].mean(axis=0)).max() < 0.01
+    assert np.linalg.det(rotation) == pytest.approx(1)
+
+
+def test_metrics_and_pictures(registered) -> None:
+    metrics = read_json(registered / "metrics.json")
+    assert metrics["counts"]["ok"] >= 2
+    assert metrics["synthetic_model"] is True
+    assert metrics["over_ok_scans"]["residual_median_mm"]["worst"] < 0.1
+    assert set(metrics["not_ok"]) >= {"bad/nan", "bad/cloud"}
+    pictures = sorted(path.name for path in (registered / "qa").iterdir())
+    assert "s2_a.png" in pictures
+
+
+def test_same_bytes_again_and_in_one_shard(section, compute, packed, flame, registered, tmp_path):
+    run(section, compute, packed=packed, model=flame, out=tmp_path / "again")
+    for name in ("registrations.parquet", "metrics.json", "qa/s2_a.png"):
+        one, other = registered / name, tmp_path / "again" / name
+        if name == "metrics.json":
+            assert read_json(one) == read_json(other)
+        else:
+            assert one.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.slow
+def test_two_workers_write_the_same_bytes(section, packed, flame, registered, tmp_path) -> None:
+    compute = params.ComputeParams(workers=2, ray_threshold_s=0, object_store_mb=80)
+    run(section, compute, packed=packed, model=flame, out=tmp_path / "toy")
+    for name in ("registrations.parquet", "metrics.json", "qa/s2_a.png"):
+        assert (registered / name).read_bytes() == (tmp_path / "toy" / name).read_bytes()
+
+
+def test_too_many_failures_stop_the_stage(section, compute, packed, flame, tmp_path) -> None:
+    strict = section.model_copy(update={"max_failed_fraction": 0.1})
+    with pytest.raises(ValueError, match="at most 10% failed"):
+        run(strict, compute, packed=packed, model=flame, out=tmp_path / "out")
+
+
+def test_missing_scans_say_what_to_run(section, compute, flame, tmp_path) -> None:
+    with pytest.raises(FileNotFoundError, match="pack stage"):
+        run(section, compute, packed=tmp_path, model=flame, out=tmp_path / "out")
+
+
+def test_summary_of_nothing_ok() -> None:
+    metrics = summarise([{"item_id": "a", "status": "failed", "reason": "no"}])
+    assert metrics["counts"] == {"ok": 0, "rejected": 0, "failed": 1}
+    assert metrics["over_ok_scans"] == {}
+
+
+def test_spread_takes_the_ends() -> None:
+    ids = [f"{i:02d}" for i in range(20)]
+    assert {"00", "19"} <= spread(ids, 4)
+    assert len(spread(ids, 4)) == 4
+    assert spread([], 3) == spread(ids, 0) == frozenset()
+
+
+def write_case(toy, folder: Path) -> tuple[Path, Path]:
+    vertices, faces, marks = scan_of(toy, 4)
+    write_obj(folder / "scan.obj", vertices, faces)
+    np.save(folder / "marks.npy", marks)
+    return folder / "scan.obj", folder / "marks.npy"
+
+
+def test_one_scan_from_files(toy, flame, tmp_path) -> None:
+    scan, marks = write_case(toy, tmp_path)
+    out = tmp_path / "out"
+    metrics = register_scan_files(scan, marks, None, flame, out, preset="fast")
+    assert metrics["status"] == "ok"
+    assert metrics == read_json(out / "metrics.json")
+    mesh = read_mesh(out / "mesh.obj")
+    assert len(mesh.vertices) == len(toy.toy_head().v_template)
+    residuals = np.load(out / "residuals.npy", allow_pickle=False)
+    assert np.nanmedian(residuals) == pytest.approx(metrics["residual_median_mm"], rel=1e-5)
+    with np.load(out / "parameters.npz", allow_pickle=False) as parameters:
+        assert parameters["theta"].shape == (15,)
+        assert parameters["beta"].shape == (14,)
+    assert (out / "qa.png").stat().st_size > 1000
+
+
+def test_one_bad_scan_leaves_its_reason(toy, flame, tmp_path) -> None:
+    scan, marks = write_case(toy, tmp_path)
+    np.save(marks, np.load(marks) * [1, 1, -1])
+    metrics = register_scan_files(scan, marks, None, flame, tmp_path / "out")
+    assert metrics["status"] == "failed"
+    assert "mirror" in metrics["reason"]
+    assert read_json(tmp_path / "out/metrics.json") == metrics
+
+
+def test_no_embedding_is_never_guessed(toy, flame, tmp_path) -> None:
+    scan, marks = write_case(toy, tmp_path)
+    model = flame / "model.safetensors"
+    with pytest.raises(ValueError, match="landmark embedding"):
+        register_scan_files(scan, marks, None, model, tmp_path / "out")
+
+
+def test_unknown_preset(toy, flame, tmp_path) -> None:
+    scan, marks = write_case(toy, tmp_path)
+    with pytest.raises(ValueError, match="preset among"):
+        register_scan_files(scan, marks, None, flame, tmp_path / "out", preset="best")
+
+
+POINTS = np.arange(21.0).reshape(7, 3)
+
+
+def test_landmark_files_of_every_kind(tmp_path) -> None:
+    np.save(tmp_path / "a.npy", POINTS[None])
+    (tmp_path / "b.txt").write_text("\n".join(" ".join(map(str, p)) for p in POINTS))
+    (tmp_path / "c.lnd").write_text(
+        "\n".join(f"{i} {x},{y},{z}" for i, (x, y, z) in enumerate(POINTS))
+    )
+    picked = "".join(f'<point x="{x}" y="{y}" z="{z}" name="n"/>\n' for x, y, z in POINTS)
+    (tmp_path / "d.pp").write_text(f"<PickedPoints>\n{picked}</PickedPoints>")
+    (tmp_path / "ldmks1.txt").write_text("\n".join(str(i) for i in range(1, 8)))
+    for name in ("a.npy", "b.txt", "c.lnd", "d.pp", "ldmks1.txt"):
+        np.testing.assert_array_equal(read_scan_landmarks(tmp_path / name, POINTS), POINTS)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1 2 3\n" * 67, r"got \(67, 3\)"),
+        ("1 2 3\n4 5\n", "rows of"),
+        ("one two three\n", "rows of numbers"),
+        ("0\n" * 68, "1-based"),
+        ("9\n" * 68, "up to 7"),
+    ],
+)
+def test_bad_landmark_files(tmp_path, text: str, message: str) -> None:
+    (tmp_path / "x.txt").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_scan_landmarks(tmp_path / "x.txt", POINTS)
+
+
+def test_missing_landmark_file(tmp_path) -> None:
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        read_scan_landmarks(tmp_path / "none.npy", POINTS)
