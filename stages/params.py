@@ -318,6 +318,8 @@ class ReconstructParams(Section):
         gt=0, description="ridge per coefficient in sigma units, mm; the paper's is 0.025"
     )
     min_correspondences: int = Field(ge=10)
+    detector_min_score: float = Field(description="smallest detection score in user photographs")
+    detector_max_side_px: int = Field(ge=64, description="user photographs are searched this large")
     max_failed_fraction: float = Field(ge=0, le=1, description="more failures stop the stage")
 
 

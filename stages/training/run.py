@@ -41,7 +41,8 @@ SHARED_CODE = (
     "models/encoders",
     "models/flame.py",
     "models/flame_layer.py",
-    "stages/training",
+    "stages/training/run.py",
+    "stages/training/assembly.py",
 )
 
 
@@ -129,7 +130,7 @@ def train(
     *,
     inputs: Mapping[str, Path],
     config: Mapping[str, Any],
-    code: str,
+    code: tuple[str, ...],
     fit: LoopParams,
     seed: int,
     prepare: Callable[[Path], dict[str, Any]],
@@ -143,7 +144,7 @@ def train(
         name: What is trained, for the log.
         inputs: Files and folders that decide the result.
         config: Plain, JSON-like arguments for ``build``.
-        code: Path of the method's own source, besides the shared one.
+        code: Paths of the method's own source, besides the shared one.
         fit: Numbers of the loop.
         seed: Root of every draw.
         prepare: Fills a folder with the arrays that workers read; returns facts about them.
@@ -162,7 +163,7 @@ def train(
         "fit": fit.model_dump(mode="json"),
         "seed": seed,
     }
-    fingerprint = sha256_json({**recipe, "code": hash_code(code)})[:16]
+    fingerprint = sha256_json({**recipe, "code": hash_code(*code)})[:16]
     folder = (work / "train" / fingerprint).resolve()
     data, final = folder / "data", folder / "final.safetensors"
     began = time.monotonic()

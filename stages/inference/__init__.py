@@ -1,0 +1,1 @@
+"""Trained methods applied to photographs."""

@@ -1,0 +1,40 @@
+"""The average head: FLAME's template, whatever the photograph."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from models.flame import FlameArrays, LandmarkEmbedding
+from stages.artifacts import sha256_file
+from stages.inference.types import Reconstruction
+from stages.photos import is_synthetic
+
+
+class MeanHead:
+    """Baseline that every trained method must beat."""
+
+    needs_landmarks = False
+
+    def __init__(self, flame: Path) -> None:
+        """Read the converted FLAME folder.
+
+        Raises:
+            FileNotFoundError: It is not there.
+        """
+        arrays = FlameArrays.load(flame)
+        vertices = 1000.0 * arrays.v_template.astype(np.float64)
+        seven = LandmarkEmbedding.load(flame).now_seven(vertices, arrays.faces)
+        self._answer = Reconstruction(vertices, arrays.faces, seven)
+        self.facts: dict[str, Any] = {
+            "weights": "none",
+            "synthetic": is_synthetic(flame),
+            "inputs": {"flame": sha256_file(flame / "model.safetensors")},
+        }
+
+    def __call__(
+        self, image: UInt8[np.ndarray, "h w 3"], points_px: Float[np.ndarray, "68 2"]
+    ) -> Reconstruction:
+        """The template."""
+        return self._answer

@@ -1,0 +1,86 @@
+"""MICA on photographs."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+
+from models.encoders.arcface_crop import arcface_blob, arcface_crop, five_points
+from models.encoders.iresnet import IResNetConfig
+from models.flame import FlameArrays, LandmarkEmbedding, shape_vertices
+from models.methods.mica import Mica, MicaConfig
+from models.methods.pose import fit_scaled_orthographic
+from models.train_loop import load_state
+from stages.artifacts import read_safetensors, sha256_file
+from stages.inference.types import Reconstruction
+
+
+class MicaReconstructor:
+    """Five-point crop, network, FLAME."""
+
+    needs_landmarks = True
+
+    def __init__(self, checkpoint: Path, flame: Path) -> None:
+        """Read a checkpoint of the train stage and the converted FLAME folder.
+
+        Raises:
+            FileNotFoundError: One of them is not there.
+            ValueError: The checkpoint is of another method.
+        """
+        state, facts = read_safetensors(checkpoint)
+        if facts.get("method") != "mica":
+            raise ValueError(
+                f"expected a MICA checkpoint, got {facts.get('method')!r} in {checkpoint}"
+            )
+        config, encoder = facts["config"], facts["config"]["encoder"]
+        self._net = Mica(
+            MicaConfig(
+                encoder=IResNetConfig(
+                    tuple(encoder["layers"]),
+                    tuple(encoder["widths"]),
+                    encoder["embedding"],
+                    encoder["input_px"],
+                ),
+                n_shape=config["n_shape"],
+                hidden=config["hidden"],
+            )
+        )
+        load_state(self._net, state)
+        self._net.eval()
+        self._arrays = FlameArrays.load(flame)
+        self._embedding = LandmarkEmbedding.load(flame)
+        self.facts: dict[str, Any] = {
+            "weights": facts["weights"],
+            "synthetic": facts["synthetic"],
+            "inputs": {
+                "checkpoint": sha256_file(checkpoint),
+                "flame": sha256_file(flame / "model.safetensors"),
+            },
+        }
+
+    def __call__(
+        self, image: UInt8[np.ndarray, "h w 3"], points_px: Float[np.ndarray, "68 2"]
+    ) -> Reconstruction:
+        """Predict the head's shape; the camera comes from the 51 inner landmarks.
+
+        Raises:
+            ValueError: The landmarks do not determine a crop.
+        """
+        blob = arcface_blob(arcface_crop(image, five_points(points_px)))
+        with torch.no_grad():
+            beta = self._net(torch.from_numpy(np.ascontiguousarray(blob))[None])[0]
+        coefficients = beta.numpy().astype(np.float64)
+        usable = coefficients[: self._arrays.shapedirs.shape[-1]]
+        vertices = 1000.0 * shape_vertices(self._arrays, usable)
+        faces = self._arrays.faces
+        inner = self._embedding.static(vertices, faces)
+        return Reconstruction(
+            vertices,
+            faces,
+            self._embedding.now_seven(vertices, faces),
+            vertices,
+            fit_scaled_orthographic(inner, points_px[17:]),
+            {"beta": coefficients.tolist()},
+        )

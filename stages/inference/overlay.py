@@ -1,0 +1,40 @@
+"""A reconstructed head drawn over its photograph."""
+
+import numpy as np
+from jaxtyping import UInt8
+
+from models.rendering.cameras import orthographic_clip
+from models.rendering.rasterize_numba import interpolate_numba, rasterize_numba
+from models.rendering.shading import vertex_normals
+from stages.inference.types import Reconstruction
+
+CLAY_RGB = (214.0, 196.0, 180.0)
+LIGHT = (0.25, 0.45, 0.86)
+OPACITY = 0.78
+
+
+def overlay(
+    image: UInt8[np.ndarray, "h w 3"], answer: Reconstruction
+) -> UInt8[np.ndarray, "h w2 3"]:
+    """The photograph beside itself with the clay head on it.
+
+    Raises:
+        ValueError: The answer has no camera.
+    """
+    if answer.camera is None or answer.shown_mm is None:
+        raise ValueError("overlay needs a reconstruction with a camera; the average head has none")
+    height, width = image.shape[:2]
+    camera = answer.camera
+    turned = (answer.shown_mm @ camera.rotation.T).astype(np.float32)
+    x, y = camera.centre_px.tolist()
+    clip = orthographic_clip(turned[None], camera.scale_px, x, y, height, width)
+    faces = np.ascontiguousarray(answer.faces, dtype=np.int32)
+    ids, bary, _ = rasterize_numba(clip, faces, height, width)
+    normals = interpolate_numba(vertex_normals(turned, faces)[None], faces, ids, bary)[0]
+    light = np.array(LIGHT) / np.linalg.norm(LIGHT)
+    shade = 0.35 + 0.65 * np.clip(normals @ light, 0.0, 1.0)
+    clay = np.array(CLAY_RGB) * shade[..., None]
+    alpha = OPACITY * (ids[0] >= 0)[..., None]
+    drawn = (1.0 - alpha) * image + alpha * clay
+    both = np.concatenate([image, np.clip(np.rint(drawn), 0, 255).astype(np.uint8)], axis=1)
+    return np.ascontiguousarray(both)

@@ -1,0 +1,52 @@
+"""What every method answers for one photograph."""
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+
+from models.methods.pose import ScaledOrthographic
+
+NOW_SEVEN = (36, 39, 42, 45, 33, 48, 54)
+"""NoW's landmarks as rows of the 68: eye corners from right to left, nose base, mouth corners."""
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """A neutral head in millimetres.
+
+    Attributes:
+        vertices_mm: Without expression or pose.
+        faces: Triangles.
+        landmarks_mm: NoW's seven on it.
+        shown_mm: The mesh as the photograph shows it, for overlays.
+        camera: Where ``shown_mm`` is in the photograph.
+        coefficients: The method's own numbers, by name.
+    """
+
+    vertices_mm: Float[np.ndarray, "V 3"]
+    faces: Int[np.ndarray, "F 3"]
+    landmarks_mm: Float[np.ndarray, "7 3"]
+    shown_mm: Float[np.ndarray, "V 3"] | None = None
+    camera: ScaledOrthographic | None = None
+    coefficients: dict[str, list[float]] = field(default_factory=dict)
+
+
+class Reconstructor(Protocol):
+    """A method with its weights and models in memory."""
+
+    facts: dict[str, Any]
+    """``weights``, ``synthetic`` and ``inputs`` for ``meta.json``."""
+    needs_landmarks: bool
+    """Whether the photograph and its landmarks matter at all."""
+
+    def __call__(
+        self, image: UInt8[np.ndarray, "h w 3"], points_px: Float[np.ndarray, "68 2"]
+    ) -> Reconstruction:
+        """Reconstruct one photograph.
+
+        Raises:
+            ValueError: The photograph does not show enough.
+        """
+        ...
