@@ -62,7 +62,7 @@ def line_chart(
     low_x, high_x = x_range or (float(xs.min()), float(xs.max()))
     if high_x <= low_x:
         high_x = low_x + 1.0
-    logarithmic = y_range is None and ys.min() > 0 and ys.max() > 20 * ys.min()
+    logarithmic = y_range is None and bool(ys.min() > 0 and ys.max() > 20 * ys.min())
     low_y, high_y = y_range or _span(ys, logarithmic=logarithmic)
 
     def column(value: float) -> float:
@@ -152,7 +152,7 @@ def _legend(lines: Sequence[Line], place: str) -> str:
     first = _TOP + 14 if place.startswith("top") else HEIGHT - _BOTTOM - 14 - 19 * (len(lines) - 1)
     parts = []
     for index, line in enumerate(lines):
-        y = first + 19 * index
+        y = float(first + 19 * index)
         parts.append(
             _stroke([(left, y), (left + 34, y)], line.style)
             + _marker(left + 17, y, line.style)

@@ -1,5 +1,6 @@
 """The report page: complete, self-contained, deterministic, and indifferent to gaps."""
 
+import dataclasses
 import re
 from html.parser import HTMLParser
 from types import SimpleNamespace
@@ -184,7 +185,7 @@ def test_missing_predictions_leave_a_gap_in_the_pictures(data, tmp_path):
 def test_mixed_data_is_called_partly_synthetic(data):
     evaluations = report.load_evaluations(data)
     packed = report.load_packed(data)
-    real = SimpleNamespace(meta={"synthetic": False}, title="Real set")
+    real = dataclasses.replace(packed[0], name="real", meta={"synthetic": False})
     assert "Partly synthetic" in report.notice(evaluations, [*packed, real])
     assert report.notice([], [real]) == ""
     assert report.notice([], []) == ""
