@@ -181,6 +181,7 @@ def run(
             f"{adapter.title}: expected its folder at {raw}; set datasets.{dataset}.root in "
             f"params.yaml. Its owner gives it at {adapter.homepage}"
         )
+    raw = raw.resolve()  # workers may run in another folder
     withdrawn = set(takedown)
     refs = [ref for ref in adapter.discover(raw) if ref.subject_id not in withdrawn]
     buckets: dict[int, list[ItemRef]] = defaultdict(list)

@@ -137,6 +137,14 @@ def test_same_bytes_in_any_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert digest(pack("stirling", again.relative_to(tmp_path), tmp_path / "b")) == first
 
 
+@pytest.mark.slow
+def test_same_bytes_on_ray_workers(tmp_path: Path) -> None:
+    raw = raw_trees.lyhm(tmp_path / "raw")
+    alone = digest(pack("lyhm", raw, tmp_path / "a"))
+    two = ComputeParams(workers=2, ray_threshold_s=0, object_store_mb=100)
+    assert digest(pack("lyhm", raw, tmp_path / "b", compute=two)) == alone
+
+
 def test_takedown_leaves_no_trace_and_other_shards_alone(tmp_path: Path) -> None:
     raw = raw_trees.lyhm(tmp_path / "raw")
     whole = pack("lyhm", raw, tmp_path / "a")
