@@ -259,7 +259,7 @@ def history_lines(history: object) -> list[Line]:
         term = next((word for word in ("loss", "total", *names) if word in names), None)
         if term is None:
             continue
-        known = [(step, terms[term]) for step, terms in points if term in terms]
+        known = [(float(at), float(terms[term])) for at, terms in points if term in terms]
         shown = label if term in ("loss", "total") else f"{label}: {term}"
         lines.append(Line(shown, [x for x, _ in known], [y for _, y in known], style + 3))
     return lines
