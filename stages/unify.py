@@ -237,8 +237,8 @@ def _unify_set(
     choices = choose(read_table(table, columns).to_pylist(), scans)
     wanted = {choice.item_id: choice for choice in choices if not choice.reason}
     fitted = read_table(table, ["item_id", "beta", "psi", "theta", "vertices_neutral"])
-    keep = [i for i, item in enumerate(fitted["item_id"].to_pylist()) if item in wanted]
-    for row in fitted.take(keep).to_pylist():
+    keep = [item in wanted for item in fitted["item_id"].to_pylist()]
+    for row in fitted.filter(keep).to_pylist():
         _write_registration(row, wanted[row["item_id"]], arrays, out / name)
     points = _points(landmarks, section.min_landmark_score)
     actors = {choice.subject_id: choice.actor for choice in choices if not choice.reason}
