@@ -15,6 +15,7 @@ from stages.corpus.linear_files import LinearFiles
 from stages.corpus.order import Order
 
 EXPRESSIONS = 79
+UM_PER_DM = 1e5
 
 
 def expression_bin(mean: Float[np.ndarray, "n"], basis: Float[np.ndarray, "n 79"]) -> bytes:
@@ -42,6 +43,38 @@ def model_mat(model: LinearFiles, segments: Int[np.ndarray, "v 4"]) -> bytes:
     )
 
 
+def face_info(
+    mean: Float[np.ndarray, "v 3"], faces: Int[np.ndarray, "f 3"], keypoints: Int[np.ndarray, "68"]
+) -> dict[str, np.ndarray]:
+    """Return the variables of ``facemodel_info.mat`` for the frontal face.
+
+    Args:
+        mean: Frontal vertices.
+        faces: 0-based triangles of the frontal face.
+        keypoints: 0-based landmarks among the frontal vertices.
+    """
+    corner = faces[:, [0, 2, 1]]
+    order = np.argsort(corner.ravel(), kind="stable")
+    owner = corner.ravel()[order]
+    first = np.searchsorted(owner, np.arange(len(mean)))
+    slot = np.arange(len(owner)) - first[owner]
+    buffer = np.full((len(mean), 8), len(faces) + 1)  # the dummy triangle has a zero normal
+    near = slot < 8
+    buffer[owner[near], slot[near]] = order[near] // 3 + 1
+    radius = np.linalg.norm((mean - mean[keypoints[30]])[:, :2], axis=1)
+    inner = radius < np.quantile(radius, 0.77)
+    skin = radius < np.quantile(radius, 0.27)
+    return {
+        "tri": (corner + 1).astype(np.float32),
+        "point_buf": buffer.astype(np.float32),
+        "keypoints": (keypoints + 1)[None].astype(np.float32),
+        "frontmask2": inner[None].astype(np.float32),
+        "frontmask2_idx": (np.flatnonzero(inner) + 1)[:, None].astype(np.float32),
+        "tri_mask2": (corner[inner[corner].all(axis=1)] + 1).astype(np.float32),
+        "skinmask": skin[None].astype(np.float32),
+    }
+
+
 def write_release(
     root: Path,
     model: LinearFiles,
@@ -67,6 +100,18 @@ def write_release(
         "BFM_front_idx.mat": {"idx": (front + 1)[:, None].astype(np.float32)},
         "select_vertex_id.mat": {"select_id": (trim[front] + 1)[:, None].astype(np.uint16)},
     }
+    mean = model.mean_shape.reshape(-1, 3)
+    place = np.full(len(mean), -1)
+    place[trim[front]] = np.arange(len(front))
+    inside = place[model.faces]
+    nearest = np.linalg.norm(
+        mean[model.keypoints][:, None] - mean[trim[front]][None], axis=2
+    ).argmin(axis=1)
+    indices["facemodel_info.mat"] = face_info(
+        mean[trim[front]], inside[(inside >= 0).all(axis=1)], nearest
+    )
+    landmarks = mean[model.keypoints] / UM_PER_DM
+    indices["similarity_Lm3D_all.mat"] = {"lm": landmarks.astype(np.float32)}
     for name, variables in indices.items():
         write(root / name, mat_bytes(variables, compress=True))
 
