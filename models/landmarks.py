@@ -7,6 +7,18 @@ OUTER_EYES = (36, 45)
 INNER = slice(17, 68)
 BOX_SCALE = 1.35
 BOX_RISE = 0.06
+MIRROR_68 = np.concatenate(
+    [
+        np.arange(16, -1, -1),
+        np.arange(26, 16, -1),
+        np.arange(27, 31),
+        np.arange(35, 30, -1),
+        [45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40],
+        [54, 53, 52, 51, 50, 49, 48, 59, 58, 57, 56, 55],
+        [64, 63, 62, 61, 60, 67, 66, 65],
+    ]
+)
+"""Which landmark of a face becomes which of its mirror image."""
 
 
 def outer_eye_distance(points: Float[np.ndarray, "*n 68 2"]) -> Float[np.ndarray, "*n"]:

@@ -2,7 +2,7 @@
 
 Used where no licensed landmark network is given. Trained on the training split alone (never
 on AFLW2000-3D), measured on subjects that were held out by the hash of their id.
-The bytes depend on the seed and the images, not on the number of threads.
+One thread trains, because dlib's sums over several threads come in any order.
 """
 
 import argparse
@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
-from models.landmarks import canonical_box, moved_box, relative_error
+from models.landmarks import MIRROR_68, canonical_box, moved_box, relative_error
 from stages.artifacts import atomic_directory, read_json, read_table, shard_of, write_json
 from stages.compute import item_rng
 from stages.landmark_predictor import FaceCrop, LandmarkPredictor, crop_face, grey, rectangle
@@ -81,6 +81,16 @@ def _annotation(crop: FaceCrop, points: np.ndarray, box: np.ndarray) -> Any:  # 
     return dlib.full_object_detection(rectangle(corners), parts)
 
 
+def mirrored(
+    crop: FaceCrop, points: Float[np.ndarray, "68 2"]
+) -> tuple[UInt8[np.ndarray, "h w"], Float[np.ndarray, "68 2"]]:
+    """A crop and its landmarks (photograph coordinates) with left and right exchanged."""
+    width = crop.image.shape[1]
+    flipped = crop.to_crop(points[MIRROR_68])
+    flipped[:, 0] = width - flipped[:, 0]
+    return np.ascontiguousarray(crop.image[:, ::-1]), crop.to_photo(flipped)
+
+
 def train(rows: list[dict[str, Any]], p: LandmarkModelParams, *, seed: int, out: Path) -> int:
     """Train a predictor into ``out`` and return the number of photographs it saw.
 
@@ -104,17 +114,18 @@ def train(rows: list[dict[str, Any]], p: LandmarkModelParams, *, seed: int, out:
         points = np.array(row["landmarks_px"], dtype=np.float64).reshape(68, 2)
         crop = crop_face(image, canonical_box(points))
         rng = item_rng(seed, row["item_id"])
-        boxes = [jittered(points, p, rng) for _ in range(p.boxes_per_image)]
-        images.append(crop.image)
-        annotations.append([_annotation(crop, points, box) for box in boxes])
-    if len(images) < 10:
+        for seen, at in ((crop.image, points), mirrored(crop, points)):
+            boxes = [jittered(at, p, rng) for _ in range(p.boxes_per_image)]
+            images.append(seen)
+            annotations.append([_annotation(crop, at, box) for box in boxes])
+    if len(images) < 20:
         raise ValueError(
-            f"expected at least 10 photographs with 68 landmarks to train on, got {len(images)}"
+            f"expected at least 10 photographs with 68 landmarks to train on, got {len(images) // 2}"
         )
     options = dlib.shape_predictor_training_options()
     options.be_verbose = False
     options.random_seed = str(seed)
-    options.num_threads = p.threads
+    options.num_threads = 1  # with more, sums are taken in any order and the bytes vary
     options.cascade_depth = p.cascades
     options.num_trees_per_cascade_level = p.trees
     options.tree_depth = p.tree_depth
@@ -123,7 +134,7 @@ def train(rows: list[dict[str, Any]], p: LandmarkModelParams, *, seed: int, out:
     options.feature_pool_size = p.feature_pool
     options.num_test_splits = p.test_splits
     dlib.train_shape_predictor(images, annotations, options).save(str(out))
-    return len(images)
+    return len(images) // 2
 
 
 def measure(
