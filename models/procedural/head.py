@@ -20,6 +20,7 @@ from models.procedural.expression import (
 from models.procedural.identity import Identity, identity_basis
 from models.procedural.landmarks import Embeddings, build_embeddings, contour_row, evaluate
 from models.procedural.regions import build_regions
+from models.procedural.teeth import OralMesh, build_oral
 from models.procedural.traits import Place
 
 # T_flame_from_canonical: metres = 0.001 * (millimetres + offset)
@@ -171,6 +172,43 @@ class ProceduralHead:
         if any(neck_deg):
             points = self._turn_neck(points, joints[1], np.radians(neck_deg))
         return points
+
+    def teeth(
+        self,
+        identity: Identity,
+        expression: Expression | None = None,
+        *,
+        neck_deg: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    ) -> OralMesh:
+        """Teeth, gums and tongue that go with ``vertices`` (metres, FLAME frame).
+
+        A mesh for pictures only: FLAME's composition has no teeth. The rows keep to the bag of
+        the mouth behind each lip; the lower row and the tongue follow the jaw.
+        """
+        oral = build_oral()
+        neutral = self.neutral_mm(identity)
+        rings = self.mesh.patches["mouth"]
+        columns = rings.shape[1]
+        sine = np.sin(2.0 * np.pi * np.arange(columns) / columns)
+        points = oral.vertices.copy()
+        for lower in (False, True):
+            ring = rings[8][sine < -0.3 if lower else sine > 0.3]
+            rest, now = self.canonical_mm[ring], neutral[ring]
+            width = np.ptp(now[:, 0]) / np.ptp(rest[:, 0])
+            middle = rest.mean(axis=0)
+            which = oral.lower == lower
+            offset = points[which] - middle
+            points[which] = offset * np.array([width, 1.0, 1.0]) + now.mean(axis=0)
+        joints = self.joints(neutral)
+        if expression is not None:
+            shift = np.array([6.0 * expression.weight("jaw_lateral"), 0.0, 5.0 * expression.weight("jaw_forward")])
+            points[oral.lower] += shift
+            angle = np.radians(JAW_OPEN_DEG) * expression.weight("jaw_open")
+            points = rotate_about_x(points, joints[2], angle * oral.lower)
+        if any(neck_deg):
+            turn = _rotation(np.radians(neck_deg))
+            points = (points - joints[1]) @ turn.T + joints[1]
+        return dataclasses.replace(oral, vertices=to_flame(points))
 
     def neck_weight(self) -> Float[np.ndarray, "v"]:
         """How much each vertex follows the neck joint: 1 on the head, 0 at the neck's end."""
