@@ -127,11 +127,6 @@ def beard_cover(x: float, y: float, z: float, kind: float, cheek: float) -> floa
         * smooth_step(-78.0, -66.0, y + 0.5 * max(0.0, ax - 20.0))
         * smooth_step(34.0, 22.0, ax)
     )
-    chin = (
-        smooth_step(-70.0, -79.0, y - 0.1 * ax)
-        * smooth_step(-122.0, -112.0, y)
-        * smooth_step(27.0, 16.0, ax)
-    )
     if kind < 1.5 or kind > 3.5:
         if azimuth < 20.0:
             line = -50.0
@@ -152,9 +147,12 @@ def beard_cover(x: float, y: float, z: float, kind: float, cheek: float) -> floa
         return max(full, moustache)
     if kind < 2.5:
         return moustache
-    sides = smooth_step(20.0, 24.0, ax) * smooth_step(34.0, 29.0, ax)
-    sides *= smooth_step(-55.0, -62.0, y) * smooth_step(-112.0, -98.0, y)
-    return max(max(moustache, chin), sides)
+    middle = y + 82.0
+    ellipse = np.sqrt((ax * (1.0 + 0.012 * max(0.0, -66.0 - y)) / 30.0) ** 2 + (middle / 34.0) ** 2)
+    bare = 0.9 * bump(ax - 13.0, 7.0, y + 78.0, 4.5)
+    return max(
+        moustache, smooth_step(1.12, 0.82, ellipse) * (1.0 - bare) * smooth_step(-50.0, -60.0, y)
+    )
 
 
 @kernel
@@ -251,12 +249,12 @@ def skin_colour(
     g *= 1.0 - 0.32 * bags
     b *= 1.0 - 0.26 * bags
     if p[FRECKLES] > 0.0 and front > 0.0:
-        spot = lattice_noise(table, sx * 0.62 + 9.0, sy * 0.62, sz * 0.62)
+        spot = lattice_noise(table, sx * 0.85 + 9.0, sy * 0.85, sz * 0.85)
         zone = bump(x, 46.0, y + 22.0, 30.0) + 0.4 * bump(x, 50.0, y - 50.0, 26.0)
         spots = smooth_step(0.28, 0.5, spot) * p[FRECKLES] * min(1.0, zone) * front
-        r *= 1.0 - 0.30 * spots
-        g *= 1.0 - 0.46 * spots
-        b *= 1.0 - 0.56 * spots
+        r *= 1.0 - 0.22 * spots
+        g *= 1.0 - 0.36 * spots
+        b *= 1.0 - 0.44 * spots
     for slot in range(MOLE_SLOTS):
         mx = p[MOLES + 3 * slot] - x
         my = p[MOLES + 3 * slot + 1] - y
@@ -353,7 +351,8 @@ def skin_colour(
         b *= 1.0 - 1.06 * slit
         specular *= 1.0 - slit
     if grown > 0.0:
-        shade = 0.85 + 0.3 * n4
+        tuft = lattice_noise(table, sx * 1.1, sy * 0.2, sz * 1.1)
+        shade = 0.85 + 0.25 * n4 + 0.35 * tuft
         r += grown * (p[BEARD_R] * shade - r)
         g += grown * (p[BEARD_G] * shade - g)
         b += grown * (p[BEARD_B] * shade - b)

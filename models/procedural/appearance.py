@@ -300,7 +300,7 @@ def _sample_hair(woman: bool, melanin: float, age: float, rng: np.random.Generat
     colour = _hair_colour(melanin, age, rng)
     volume = {
         "bald": 0.0, "receding": 5.0, "buzz": 2.5, "short": 12.0, "side_part": 17.0, "curly": 22.0,
-        "fringe": 15.0, "bob": 15.0, "long": 14.0, "bun": 8.0, "ponytail": 8.0, "afro": 42.0,
+        "fringe": 11.0, "bob": 15.0, "long": 14.0, "bun": 8.0, "ponytail": 8.0, "afro": 42.0,
     }[style]  # fmt: skip
     recession = float(rng.beta(2, 5)) if woman else float(rng.beta(2.5, 3))
     return Hair(

@@ -20,6 +20,25 @@ _ROWS = np.array(
 )
 
 
+def _rows(neckline: int) -> Float[np.ndarray, "r 6"]:
+    rows = _ROWS.copy()
+    if neckline == 1:
+        rows[0] += [9.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+    if neckline == 2:
+        rows[:4, 1] += [40.0, 34.0, 22.0, 6.0]
+        rows[:2, 2] += [12.0, 8.0]
+        rows[:3, 3] += [8.0, 6.0, 2.0]
+    return rows
+
+
+def collar_height(points_mm: Float[np.ndarray, "n 3"], neckline: int) -> Float[np.ndarray, "n"]:
+    """Height (mm) of the garment's upper edge at the azimuth of each canonical point."""
+    rows = _rows(neckline)
+    ahead = points_mm[:, 2] + 20.0
+    cosine = ahead / (np.hypot(points_mm[:, 0], ahead) + 1e-9)
+    return np.asarray(rows[0, 0] - rows[0, 1] * np.clip(cosine, 0.0, 1.0) ** 2)
+
+
 def build_body(
     neckline: int,
 ) -> tuple[Float[np.ndarray, "v 3"], Int[np.ndarray, "f 3"], Float[np.ndarray, "v"]]:
@@ -28,13 +47,7 @@ def build_body(
     Args:
         neckline: 0 crew neck, 1 high collar, 2 deep.
     """
-    rows = _ROWS.copy()
-    if neckline == 1:
-        rows[0] += [9.0, 0.0, 0.0, 0.0, 0.0, 0.0]
-    if neckline == 2:
-        rows[:4, 1] += [40.0, 34.0, 22.0, 6.0]
-        rows[:2, 2] += [12.0, 8.0]
-        rows[:3, 3] += [8.0, 6.0, 2.0]
+    rows = _rows(neckline)
     parameter = np.arange(len(rows), dtype=np.float64)
     fine = CubicSpline(parameter, rows, bc_type="natural")(np.linspace(0, len(rows) - 1, 30))
     phi = np.linspace(-np.pi, np.pi, 73)

@@ -6,32 +6,26 @@ resolution, averaged in linear light, then finished like a camera would.
 """
 
 import dataclasses
-from typing import TYPE_CHECKING, NamedTuple, no_type_check
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from models.procedural.albedo import hairline_table, pack_appearance
 from models.procedural.appearance import Appearance
-from models.procedural.backdrop import paint_background
-from models.procedural.body import build_body
-from models.procedural.hair import build_hair
-from models.procedural.mouth import LIP_PROFILE
-from models.procedural.noise import noise_table
-from models.procedural.occluders import Occluder, OccluderMesh, build_occluder
-from models.procedural.scene import (
-    Background,
-    Camera,
-    Finish,
-    Light,
-    orthographic_camera,
-    rotation_from_angles,
+from models.procedural.assembly import (
+    body_surface,
+    gaze_matrices,
+    hair_surface,
+    head_surface,
+    occluder_surface,
+    teeth_surface,
 )
+from models.procedural.backdrop import paint_background
+from models.procedural.noise import noise_table
+from models.procedural.occluders import Occluder, build_occluder
+from models.procedural.scene import Background, Camera, Finish, Light, orthographic_camera
 from models.procedural.shading import (
-    CLOTH,
-    EYE,
-    PALETTE,
-    SKIN,
     Surface,
     cover_hair,
     join_surfaces,
@@ -40,17 +34,12 @@ from models.procedural.shading import (
     shadow_map,
     smooth_normals,
 )
-from models.procedural.topology import EYE_FRACTIONS, PARTS
 from models.procedural.warp import HeadWarp
-from models.rendering.jit import kernel
 
 if TYPE_CHECKING:
     from models.procedural.expression import Expression
     from models.procedural.head import ProceduralHead
     from models.procedural.identity import Identity
-
-_BULGE = 0.75
-_EYE_CENTRES_MM = np.array([[31.2, 0.0, 70.5], [-31.2, 0.0, 70.5]])
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -78,154 +67,6 @@ class Photo:
     camera: Camera
 
 
-class _Topology(NamedTuple):
-    """The drawn head: vertices, then one vertex per skin edge."""
-
-    faces: Int[np.ndarray, "f 3"]
-    materials: Int[np.ndarray, "f"]
-    edges: Int[np.ndarray, "e 2"]
-    canonical: Float[np.ndarray, "w 3"]
-    inner: Float[np.ndarray, "w"]
-
-
-_TOPOLOGIES: dict[int, tuple["ProceduralHead", _Topology]] = {}
-
-
-def _topology(head: "ProceduralHead") -> _Topology:
-    """Split every skin triangle in four; kept per head."""
-    known = _TOPOLOGIES.get(id(head))
-    if known is not None:
-        return known[1]
-    faces = np.asarray(head.faces)
-    count = len(head.canonical_mm)
-    part, ring = head.mesh.part, head.mesh.ring
-    on_eye = (part[faces] == PARTS.index("eyeball")).all(axis=1)
-    skin = faces[~on_eye]
-    sides = np.sort(skin[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2), axis=1)
-    edges, inverse = np.unique(sides, axis=0, return_inverse=True)
-    middle = inverse.reshape(-1, 3) + count
-    a, b, c = skin.T
-    ab, bc, ca = middle.T
-    corners = ((a, ab, ca), (ab, b, bc), (ca, bc, c), (ab, bc, ca))
-    fine = np.concatenate([np.stack(corner, 1) for corner in corners])
-    canonical = np.concatenate([head.canonical_mm, head.canonical_mm[edges].mean(axis=1)])
-    inner = (part == PARTS.index("mouth")) & (ring > 1 + len(LIP_PROFILE))
-    inner |= (part == PARTS.index("nostril")) & (ring > 1)
-    inner |= (part == PARTS.index("eye")) & (ring > len(EYE_FRACTIONS) + 1)
-    depth = inner.astype(np.float64)
-    made = _Topology(
-        np.concatenate([fine, faces[on_eye]]).astype(np.int32),
-        np.repeat([SKIN, EYE], [len(fine), int(on_eye.sum())]).astype(np.int32),
-        edges,
-        canonical,
-        np.concatenate([depth, depth[edges].mean(axis=1)]),
-    )
-    _TOPOLOGIES[id(head)] = (head, made)
-    return made
-
-
-@kernel
-@no_type_check
-def _bulged_midpoints(
-    vertices: np.ndarray, normals: np.ndarray, edges: np.ndarray, bulge: float, out: np.ndarray
-) -> None:
-    """Phong tessellation (Boubekeur & Alexa 2008): midpoints pulled to the tangent planes."""
-    for e in range(edges.shape[0]):
-        a = edges[e, 0]
-        b = edges[e, 1]
-        ta = 0.0
-        tb = 0.0
-        for k in range(3):
-            half = 0.5 * (vertices[b, k] - vertices[a, k])
-            ta += half * normals[a, k]
-            tb -= half * normals[b, k]
-        for k in range(3):
-            out[e, k] = 0.5 * (vertices[a, k] + vertices[b, k]) - 0.5 * bulge * (
-                ta * normals[a, k] + tb * normals[b, k]
-            )
-
-
-def _head_surface(
-    head: "ProceduralHead", vertices: Float[np.ndarray, "v 3"], camera: Camera
-) -> Surface:
-    topology = _topology(head)
-    moved = camera.in_camera(np.asarray(vertices, dtype=np.float64))
-    coarse = smooth_normals(moved, np.asarray(head.faces))
-    middle = np.empty((len(topology.edges), 3))
-    _bulged_midpoints(moved, coarse, topology.edges, _BULGE, middle)
-    positions = np.concatenate([moved, middle])
-    extra = np.zeros((len(positions), 4))
-    extra[:, 0] = topology.inner
-    return Surface(
-        positions,
-        smooth_normals(positions, topology.faces),
-        topology.canonical,
-        extra,
-        topology.faces,
-        topology.materials,
-    )
-
-
-def _body_surface(appearance: Appearance, warp: HeadWarp, camera: Camera) -> Surface:
-    """Shoulders follow half of the head's turn."""
-    points, faces, light = build_body(appearance.neckline)
-    pivot = np.array([[0.0, -150.0, -22.0]])
-    forward = camera.rotation[:, 2]
-    yaw = np.degrees(np.arctan2(forward[0], forward[2]))
-    pitch = np.degrees(np.arcsin(np.clip(-forward[1], -1.0, 1.0)))
-    relief = rotation_from_angles(-0.4 * yaw, 0.0, 0.0)
-    relief = relief @ rotation_from_angles(0.0, -0.45 * pitch, 0.0)
-    base = warp(pivot)
-    placed = base + (points - pivot) @ relief.T * 0.001
-    positions = camera.in_camera(placed)
-    extra = np.zeros((len(points), 4))
-    extra[:, 0] = light
-    return Surface(
-        positions,
-        smooth_normals(positions, faces),
-        points,
-        extra,
-        faces,
-        np.full(len(faces), CLOTH, dtype=np.int32),
-    )
-
-
-def _occluder_surface(
-    mesh: OccluderMesh, warp: HeadWarp, camera: Camera, first_row: int
-) -> Surface:
-    positions = camera.in_camera(warp(mesh.points))
-    return Surface(
-        positions,
-        smooth_normals(positions, mesh.faces),
-        mesh.points,
-        np.zeros((len(mesh.points), 4)),
-        mesh.faces.astype(np.int32),
-        (PALETTE + first_row + mesh.row).astype(np.int32),
-    )
-
-
-def _hair_surface(
-    appearance: Appearance, warp: HeadWarp, camera: Camera, hides_above_mm: float | None
-) -> Surface | None:
-    mesh = build_hair(appearance)
-    if mesh is None:
-        return None
-    placed = warp(mesh.points, mesh.roots)
-    positions = camera.in_camera(placed)
-    normals = smooth_normals(positions, mesh.faces)
-    tips = camera.in_camera(placed + warp(mesh.points + 0.5 * mesh.flow) - warp(mesh.points))
-    tangents = tips - positions
-    tangents -= np.sum(tangents * normals, axis=1, keepdims=True) * normals
-    tangents /= np.linalg.norm(tangents, axis=1, keepdims=True) + 1e-12
-    coverage = mesh.coverage
-    if hides_above_mm is not None:
-        limit = np.clip((hides_above_mm - mesh.points[:, 1]) / 6.0, 0.0, 1.0)
-        coverage = coverage * limit
-    extra = np.concatenate([coverage[:, None], tangents], axis=1)
-    faces = mesh.faces[(coverage > 0.03)[mesh.faces].any(axis=1)]
-    return Surface(positions, normals, mesh.strand, extra, faces, np.zeros(len(faces), np.int32))
-
-
 def _clip_positions(
     positions: Float[np.ndarray, "v 3"], camera: Camera, height: int, width: int
 ) -> Float[np.ndarray, "v 4"]:
@@ -247,31 +88,6 @@ def _clip_positions(
     out[:, 1] = w - 2.0 * (cy * w - scale * y) / height
     out[:, 2] = (far + near) / (far - near) * w - 2.0 * far * near / (far - near)
     out[:, 3] = w
-    return out
-
-
-def _gaze_matrices(
-    vertices: Float[np.ndarray, "v 3"],
-    warp: HeadWarp,
-    camera: Camera,
-    gaze_deg: tuple[float, float] | None,
-) -> Float[np.ndarray, "2 3 3"]:
-    """Rotations that take eyeball points to iris coordinates, left eye first."""
-    out = np.empty((2, 3, 3))
-    centres = warp(_EYE_CENTRES_MM)
-    for side in range(2):
-        if gaze_deg is None:
-            if camera.orthographic:
-                toward = camera.rotation.T @ np.array([0.0, 0.0, 1.0])
-            else:
-                toward = camera.rotation.T @ (-camera.translation) - centres[side]
-            yaw = np.degrees(np.arctan2(toward[0], toward[2]))
-            pitch = -np.degrees(np.arctan2(toward[1], np.hypot(toward[0], toward[2])))
-            yaw = float(np.clip(yaw, -20.0, 20.0))
-            pitch = float(np.clip(pitch, -10.0, 12.0))
-        else:
-            yaw, pitch = gaze_deg
-        out[side] = (rotation_from_angles(yaw, 0, 0) @ rotation_from_angles(0, pitch, 0)).T
     return out
 
 
@@ -460,12 +276,18 @@ def photograph(
     )
     warp = HeadWarp.fit(head.canonical_mm, vertices)
     palette = [np.array([[*appearance.clothing, 0.05, 0.6, 0.0]])]
-    surfaces = [_head_surface(head, vertices, fine), _body_surface(appearance, warp, fine)]
+    surfaces = [
+        head_surface(head, vertices, fine, appearance.neckline),
+        body_surface(appearance, warp, fine),
+    ]
+    teeth = teeth_surface(head, vertices, fine)
+    if teeth is not None:
+        surfaces.append(teeth)
     hides: float | None = None
     for occluder in occluders:
         mesh = build_occluder(occluder, appearance.skin.tone)
         row = sum(len(p) for p in palette)
-        surfaces.append(_occluder_surface(mesh, warp, fine, row))
+        surfaces.append(occluder_surface(mesh, warp, fine, row))
         palette.append(mesh.palette)
         if mesh.hides_hair_above_mm is not None:
             hides = min(mesh.hides_hair_above_mm, 1e9 if hides is None else hides)
@@ -477,12 +299,12 @@ def photograph(
     )
     _render(
         join_surfaces(surfaces),
-        _hair_surface(appearance, warp, fine, hides),
+        hair_surface(appearance, warp, fine, hides),
         appearance,
         fine,
         light,
         np.concatenate(palette),
-        _gaze_matrices(vertices, warp, camera, gaze_deg),
+        gaze_matrices(vertices, warp, camera, gaze_deg),
         fine.in_camera(warp(np.array([[0.0, -10.0, 0.0]])))[0],
         canvas,
     )

@@ -172,6 +172,28 @@ def _gather(
 
 @kernel
 @no_type_check
+def tooth_colour(
+    x: float, y: float, z: float, tissue: float, table: np.ndarray, out: np.ndarray
+) -> None:
+    """Fill ``out`` for a point of the teeth (tissue 0), the gums (1) or the tongue (2)."""
+    if tissue > 0.5:
+        rough = 1.0 + 0.15 * lattice_noise(table, x * 0.8, y * 0.8, z * 0.8)
+        out[0] = 0.44 * rough
+        out[1] = 0.15 * rough
+        out[2] = 0.14 * rough
+        out[3] = 0.8
+        out[4] = 0.35
+        return
+    yellow = smooth_step(4.0, 9.0, abs(y + 66.0))
+    out[0] = 0.66
+    out[1] = 0.60 - 0.05 * yellow
+    out[2] = 0.50 - 0.10 * yellow
+    out[3] = 1.1
+    out[4] = 0.24
+
+
+@kernel
+@no_type_check
 def shade_solid(
     ids: np.ndarray,
     bary: np.ndarray,
@@ -252,12 +274,9 @@ def shade_solid(
                 m[5] = (1.0 - lid) * (1.0 - corner) * 0.84
                 wrap = 0.6
             elif material == 2:
-                m[0] = 0.62
-                m[1] = 0.56
-                m[2] = 0.46
-                m[3] = 1.0
-                m[4] = 0.25
+                tooth_colour(a[6], a[7], a[8], a[10], table, m)
                 m[5] = a[9]
+                wrap = 0.8
             elif material == 3:
                 weave = lattice_noise(table, a[6] * 0.9, a[7] * 0.9, a[8] * 0.9)
                 folds = lattice_noise(table, a[6] * 0.03, a[7] * 0.015, a[8] * 0.03)
