@@ -14,7 +14,7 @@ from pathlib import Path
 
 PACKAGES = ("models", "stages")
 METHODS = ("mica", "pix2face")
-DISPATCHERS = ("stages.train", "stages.reconstruct")
+DISPATCHERS = ("stages.train",)
 logger = logging.getLogger(__name__)
 
 

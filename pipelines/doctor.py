@@ -68,7 +68,8 @@ def _system() -> list[Finding]:
 
 
 def _inputs(params_path: Path) -> list[Finding]:
-    from stages.datasets import registry
+    from stages.datasets.models import MODEL_SOURCES
+    from stages.datasets.registry import DATASETS
     from stages.params import load
 
     params = load(params_path)
@@ -77,8 +78,9 @@ def _inputs(params_path: Path) -> list[Finding]:
         **{name: ("data set", entry.root) for name, entry in params.datasets.items()},
         **{name: ("model", entry.root) for name, entry in params.models.items()},
     }
+    sources = {**DATASETS, **MODEL_SOURCES}
     for name, (group, root) in roots.items():
-        problems = registry.validate(name, root)
+        problems = sources[name].validate(root)
         label = " (synthetic)" if (root / "SYNTHETIC.txt").is_file() else ""
         if problems:
             findings += [Finding(group, name, False, str(problem)) for problem in problems]
