@@ -141,7 +141,7 @@ def build(data: Path, config: Mapping[str, Any]) -> "Job":
     ]
     basis = arrays.shapedirs[face][..., : betas.shape[1]].astype(np.float64)
     mean = arrays.v_template[face].astype(np.float64)
-    truth = [mean + basis @ betas[owner] for owner in held]
+    truth = [mean + basis @ betas[owner] for owner in owners[held]]
     average = mean + basis @ betas[training].mean(axis=0)
     fixed = {
         "template_mm": float(np.mean([aligned_distance_mm(mean, t) for t in truth])),

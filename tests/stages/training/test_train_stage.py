@@ -1,0 +1,270 @@
+"""The train stage end to end on tiny stand-ins, then reconstruction with what it wrote."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from models.encoders.iresnet import IResNet, IResNetConfig
+from models.rendering.pncc import PnccMaps
+from models.rendering.pncc_codec import encode, origin_of
+from models.train_loop import state_arrays
+from stages import reconstruct, train
+from stages.artifacts import (
+    read_json,
+    read_safetensors,
+    read_table,
+    write_bytes,
+    write_json,
+    write_safetensors,
+    write_table,
+)
+from stages.contracts import table_of
+from stages.datasets.meshes import read_mesh
+from stages.params import (
+    AugmentParams,
+    ComputeParams,
+    LoopParams,
+    MicaParams,
+    Pix2FaceParams,
+    ReconstructParams,
+)
+from stages.training.mica import aligned_distance_mm
+from tests.stages.training.conftest import AUGMENT, ENCODER, failed_row, image_row, landmarks_68
+
+Run = Callable[[str, Path], bytes]
+
+
+@pytest.fixture
+def mica(loop: LoopParams) -> MicaParams:
+    return MicaParams(
+        trainable="L4", pretrained=True, n_shape=10, hidden=12, face_weight=150, side_weight=0.01,
+        rest_weight=1, shape_penalty=0.1, encoder_rate=1, images_per_subject=2, holdout=0.3,
+        augment=AugmentParams(**AUGMENT, flip=False), fit=loop,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def pix2face(loop: LoopParams) -> Pix2FaceParams:
+    return Pix2FaceParams(
+        size_px=16, width=4, depth=3, background_weight=0.3, largest_offset_mm=25,
+        box_scale=(1.0, 1.5), box_shift=0.1, holdout=0.3,
+        augment=AugmentParams(**AUGMENT, flip=False), fit=loop,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def section() -> ReconstructParams:
+    return ReconstructParams(
+        box_scale=1.4, gate_mm=1e4, coefficient_prior=1.0, min_correspondences=10,
+        max_failed_fraction=0.5, detector_min_score=0.0, detector_max_side_px=640,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def data(tmp_path: Path, flame_folder: Path) -> Path:
+    """A data folder with everything that MICA, pix2face and reconstruction read."""
+    root = flame_folder.parents[1]
+    rng = np.random.default_rng(7)
+    encoder = IResNet(IResNetConfig((1, 1, 1, 1), (4, 4, 6, 8), 8, 28))
+    plain = {k: list(v) if isinstance(v, tuple) else v for k, v in ENCODER.items()}
+    write_safetensors(
+        state_arrays(encoder), root / "recognizers/a/model.safetensors", {"encoder": plain}
+    )
+    for actor in range(6):
+        folder = root / "unified/LYHM"
+        beta = np.pad(rng.normal(size=10), (0, 390))
+        parameters = folder / f"FLAME_parameters/{actor:05d}/fit.npz"
+        parameters.parent.mkdir(parents=True)
+        np.savez(parameters, pose=np.zeros(15), betas=beta)
+        for shot in range(2):
+            blob = rng.uniform(-1, 1, (3, 112, 112)).astype(np.float32)
+            file = folder / f"arcface_input/{actor:05d}/{shot}.npy"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            np.save(file, blob)
+    lonely = root / "unified/LYHM/FLAME_parameters/00099/fit.npz"
+    lonely.parent.mkdir()
+    np.savez(lonely, betas=np.zeros(400))
+
+    _three_ddfa(root, rng)
+    photos, found, index, shard = [failed_row("AFW/broken")], [], [], b""
+    for number in range(8):
+        picture = rng.integers(0, 255, (140, 140, 3)).astype(np.uint8)
+        item = f"AFW/{number}"
+        points = landmarks_68()
+        photos.append(image_row(item, f"W/{number}", picture, landmarks_px=points.ravel()))
+        mask = np.zeros((140, 140), bool)
+        mask[35:105, 35:105] = True
+        y, x = np.mgrid[:140, :140]
+        pncc = np.stack([x - 70.0, 70.0 - y, np.full_like(x, 80.0)], axis=-1)
+        maps = PnccMaps(pncc * mask[..., None], 2.0 * mask[..., None] * np.ones(3), mask)
+        record = encode(maps, origin_of(np.array([[-70.0, -70, 60], [70, 70, 90]])))
+        index.append(
+            {
+                "item_id": item,
+                "subject_id": f"W/{number}",
+                "status": "ok",
+                "reason": "",
+                "split": "",
+                "shard": "shard-00000.bin",
+                "offset": len(shard),
+                "length": len(record),
+                "crop": [0, 0, 1, 1],
+                "height_px": 140,
+                "width_px": 140,
+            }
+        )
+        shard += record
+    write_table(table_of(photos, "images"), root / "packed/300w_lp/images-00000.parquet")
+    write_json({"synthetic": True}, root / "packed/300w_lp/meta.json")
+    rendered = root / "rendered/300w_lp"
+    write_bytes(rendered / "shard-00000.bin", shard)
+    write_table(table_of(index, "rendered"), rendered / "index.parquet")
+    write_json({"on_the_fly": False, "synthetic": True}, rendered / "meta.json")
+
+    now = [failed_row("S1/selfie/IMG_9")]
+    for subject in ("S1", "S2"):
+        item = f"{subject}/selfie/IMG_1"
+        picture = rng.integers(0, 255, (140, 140, 3)).astype(np.uint8)
+        now.append(image_row(item, f"NOW/{subject}", picture))
+        status = "ok" if subject == "S1" else "failed"
+        found.append(
+            {
+                "item_id": item,
+                "subject_id": f"NOW/{subject}",
+                "status": status,
+                "reason": "" if status == "ok" else "no face",
+                "provider": "dlib",
+                "points_px": landmarks_68().ravel() if status == "ok" else None,
+            }
+        )
+    now.append(image_row("S2/selfie/IMG_2", "NOW/S2", np.zeros((140, 140, 3), np.uint8)))
+    found.append({**found[0], "item_id": "S2/selfie/IMG_2", "subject_id": "NOW/S2"})
+    write_table(table_of(now, "images"), root / "packed/now/images-00000.parquet")
+    write_table(table_of(found, "landmarks"), root / "landmarks/now/landmarks.parquet")
+    return root
+
+
+def _three_ddfa(root: Path, rng: np.random.Generator) -> None:
+    y, x = np.mgrid[-60:61:6, -60:61:6]
+    mean = np.stack([x, y, np.full_like(x, 80)], axis=-1).reshape(-1, 3) * 1e3
+    mean[:, 2] += 50.0 * rng.normal(size=len(mean)) * 100
+    V = len(mean)
+    tensors = {
+        "mean_shape": mean, "shape_basis": rng.normal(size=(V, 3, 3)) / np.sqrt(V),
+        "shape_sigma": np.array([3e4, 2e4, 1e4]), "mean_expression": np.zeros((V, 3)),
+        "expression_basis": rng.normal(size=(V, 3, 2)) * 1e3,
+        "expression_sigma": np.array([0.5, 0.3]),
+    }  # fmt: skip
+    arrays = {name: value.astype(np.float32) for name, value in tensors.items()}
+    arrays["faces"] = rng.integers(0, V, (200, 3)).astype(np.int64)
+    arrays["keypoints"] = np.arange(68)
+    folder = root / "models/3ddfa"
+    folder.mkdir(parents=True)
+    save_file(arrays, folder / "model.safetensors")
+    write_json({"unit_m": 1e-6, "synthetic": True}, folder / "meta.json")
+
+
+@pytest.fixture
+def trained(data: Path, mica: MicaParams, pix2face: Pix2FaceParams, compute: ComputeParams) -> Run:
+    sections = {"mica": mica, "pix2face": pix2face}
+
+    def run(method: str, out: Path) -> bytes:
+        train.run(
+            sections[method], compute, method=method, seed=3, data=data, out=out,
+            work=data.parent / "work",
+        )  # fmt: skip
+        return (out / "model.safetensors").read_bytes()
+
+    return run
+
+
+@pytest.mark.parametrize("method", ["mica", "pix2face"])
+def test_trains_to_the_same_bytes_with_its_facts(method: str, trained: Run, data: Path) -> None:
+    out = data / "checkpoints" / method
+    assert trained(method, out) == trained(method, data / "again")
+    _, facts = read_safetensors(out / "model.safetensors")
+    metrics, history = read_json(out / "metrics.json"), read_json(out / "history.json")
+    assert facts["weights"] == metrics["weights"] == "synthetic-trained"
+    assert facts["method"] == method
+    assert set(facts["inputs"]) == set(train.RECIPES[method](_section(method), 3, data).inputs)
+    assert [row["step"] for row in history] == [3, 6]
+    assert np.isfinite(list(metrics["validation"].values())).all()
+    assert metrics["step"] in (3, 6)
+
+
+def _section(method: str) -> object:
+    from stages import params
+
+    root = Path(__file__).resolve().parents[3]
+    return getattr(params.load(root / "params.yaml").train, method)
+
+
+def test_mica_leaves_out_subjects_without_photographs(trained: Run, data: Path) -> None:
+    trained("mica", data / "checkpoints/mica")
+    facts = read_json(data / "checkpoints/mica/metrics.json")["data"]
+    assert facts["skipped"] == ["LYHM/00099"]
+    assert facts["subjects"] + len(facts["validation_subjects"]) == 6
+    assert facts["photographs"] == 12
+
+
+def test_missing_inputs_are_named(trained: Run, data: Path) -> None:
+    (data / "packed/300w_lp/images-00000.parquet").unlink()
+    with pytest.raises(FileNotFoundError, match="pack@300w_lp"):
+        trained("pix2face", data / "out")
+
+
+@pytest.mark.parametrize("method", ["mean", "mica", "pix2face"])
+def test_reconstructs_every_photograph_or_says_why_not(
+    method: str, trained: Run, data: Path, section: ReconstructParams, compute: ComputeParams
+) -> None:
+    if method != "mean":
+        trained(method, data / "checkpoints" / method)
+    out = data / "predictions" / method
+    reconstruct.load_method.cache_clear()
+    reconstruct.run(section, compute, method=method, data=data, out=out)
+    rows = {row["item_id"]: row for row in read_table(out / "rows.parquet").to_pylist()}
+    assert list(rows) == sorted(rows)
+    assert rows["S1/selfie/IMG_9"]["reason"] == "truncated"
+    row = rows["S1/selfie/IMG_1"]
+    if method == "mean":
+        assert rows["S2/selfie/IMG_1"]["status"] == "ok"
+    else:
+        assert rows["S2/selfie/IMG_1"]["reason"] == "no landmarks: no face"
+    if row["status"] == "failed":  # an untrained network may see no face at all
+        assert "vertices seen" in row["reason"]
+        return
+    assert row["challenge"] == "selfie"
+    assert row["mesh"] == "now/S1/selfie/IMG_1.obj"
+    mesh = read_mesh(out / row["mesh"])
+    seven = np.load(out / row["landmarks"])
+    assert seven.shape == (7, 3)
+    assert np.isfinite(seven).all()
+    meta = read_json(out / "meta.json")
+    assert meta["unit"] == "mm"
+    assert meta["weights"] == ("none" if method == "mean" else "synthetic-trained")
+    assert np.ptp(mesh.vertices, axis=0).max() > 10  # millimetres, not metres
+
+
+def test_too_many_failures_stop_the_stage(
+    data: Path, section: ReconstructParams, compute: ComputeParams
+) -> None:
+    strict = section.model_copy(update={"max_failed_fraction": 0.1})
+    with pytest.raises(ValueError, match="got 3 of 4: truncated"):
+        reconstruct.run(strict, compute, method="mean", data=data, out=data / "out")
+    with pytest.raises(FileNotFoundError, match="run train@mica"):
+        reconstruct.run(section, compute, method="mica", data=data / "no", out=data / "out")
+    assert not (data / "out").exists()
+
+
+def test_aligned_distance_ignores_rigid_motion_only() -> None:
+    from scipy.spatial.transform import Rotation
+
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=(50, 3))
+    R = Rotation.random(random_state=1).as_matrix()
+    assert aligned_distance_mm(a @ R.T + 3, a) == pytest.approx(0, abs=1e-9)
+    assert aligned_distance_mm(1.1 * a, a) > 1
+    assert aligned_distance_mm(a * [-1, 1, 1], a) > 1
