@@ -182,8 +182,9 @@ def score_dataset(
         :func:`summarise` of all images, with the images that could not be scored.
 
     Raises:
-        FileNotFoundError: The data set's list of images, a scan or its landmarks are not there.
-        ValueError: A scan or its landmarks are broken, or the protocol is unknown.
+        FileNotFoundError: The data set's list of images or the submission is not there.
+        ValueError: The protocol is unknown.
+        OSError, ValueError: Not one subject has a usable scan with landmarks; that of the first.
     """
     chosen = protocol_named(protocol)
     if not submission_dir.is_dir():
@@ -192,10 +193,18 @@ def score_dataset(
     for item in list_images(dataset_dir):
         by_subject[item.split("/", maxsplit=1)[0]].append(item)
     scores: list[ImageScore] = []
+    unusable: list[OSError | ValueError] = []
     for subject, items in sorted(by_subject.items()):
-        scan, landmarks = _scan_of(dataset_dir, subject)
+        try:
+            scan, landmarks = _scan_of(dataset_dir, subject)
+        except (OSError, ValueError) as error:
+            unusable.append(error)
+            scores += [_unscored(item, subject, "failed", str(error)) for item in items]
+            continue
         for item in items:
             scores.append(_score_item(chosen, scan, landmarks, item, submission_dir, unit))
+    if len(unusable) == len(by_subject) and unusable:
+        raise unusable[0]
     unscored = [
         {"item_id": score.item_id, "status": score.status, "reason": score.reason}
         for score in scores

@@ -85,12 +85,17 @@ def reconstruction_section(
         f'<div class="bar"><span>0</span><i style="background: {error_gradient()}"></i>'
         f"<span>{ERROR_END_MM:.0f}&nbsp;mm and more, on the scan</span></div>"
     )
+    worst = (
+        " The last photograph is the one that the best trained method does worst on."
+        if examples[-1].why
+        else ""
+    )
     body = [
         paragraph(
             "Each method's face, neutral and in its own size, placed on the person's scan by "
             "NoW-metric, and beside it the distance of every measured scan vertex to that face. "
             "Grey parts of a scan are not measured. The photographs are spread over people and "
-            "kinds of photograph; the last is the one that the best trained method does worst on."
+            f"kinds of photograph.{worst}"
         ),
         bar,
         f'<div class="scroll"><div class="faces" style="{columns}">{"".join(cells)}</div></div>',

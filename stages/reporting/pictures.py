@@ -20,7 +20,7 @@ _ERROR_COLOURS: Final = (
 _CLAY: Final = (0.62, 0.58, 0.55)
 _REST: Final = (0.42, 0.44, 0.47)
 _YAW_DEG: Final = 20.0
-_HALF_VIEW_MM: Final = 132.0
+_HALF_VIEW_MM: Final = 138.0
 _OVERSAMPLING: Final = 2
 
 
@@ -81,9 +81,9 @@ def view_from_landmarks(landmarks: Float[np.ndarray, "7 3"]) -> Float[np.ndarray
     )
     view = np.eye(4)
     view[:3, :3] = turn @ frontal
-    middle = landmarks[[1, 2, 4]].mean(axis=0)
-    # The middle of the face lies some way behind its surface: turning about it keeps it centred.
-    pivot = middle - 60.0 * frontal[2]
+    bridge = landmarks[[1, 2]].mean(axis=0)
+    # The middle of the head lies some way behind its surface: turning about it keeps it centred.
+    pivot = bridge - 60.0 * frontal[2]
     view[:3, 3] = -view[:3, :3] @ pivot
     return view
 

@@ -127,6 +127,19 @@ def test_a_submission_is_pooled_and_gaps_are_counted(tmp_path, kit):
     assert result["subjects"]["FaMoS_002"]["median_mm"] == pytest.approx(one["median_mm"], abs=1e-4)
 
 
+def test_a_broken_scan_costs_its_own_images_only(tmp_path, kit):
+    data, submission = tmp_path / "now", tmp_path / "submission"
+    kit.write_now_raw(data)
+    for item in kit.images():
+        kit.submit(submission, item, bump=1.0)
+    (data / "scans" / "FaMoS_001" / "scan.obj").write_text("v nan 0 0\n")
+    result = score_dataset("now-metric", data, submission, "m")
+    assert (result["scored"], result["failed"]) == (3, 3)
+    (data / "scans" / "FaMoS_002" / "scan.obj").unlink()
+    with pytest.raises(ValueError, match="NaN"):
+        score_dataset("now-metric", data, submission, "m")
+
+
 def test_the_list_of_images_is_required_and_checked(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"imagepathsvalidation\.txt or"):
         list_images(tmp_path)
