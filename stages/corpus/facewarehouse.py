@@ -59,7 +59,7 @@ def grid() -> tuple[Float[np.ndarray, "11510 3"], list[Int[np.ndarray, "f k"]]]:
     """Return directions and polygons: rings around the nose, 282 of the polygons triangles."""
     fraction = (np.arange(ROWS + 1) + 1.0) / (ROWS + 1)
     azimuth = 2 * np.pi * (np.arange(COLUMNS) + 0.5) / COLUMNS
-    vertical = np.where(np.cos(azimuth) > 0, 150.0, 98.0)
+    vertical = np.where(np.cos(azimuth) > 0, 150.0, 76.0)
     reach = np.radians(160.0 + (vertical - 160.0) * np.cos(azimuth) ** 2)
     angle = fraction[:, None] ** 1.25 * reach
     local = np.stack(
