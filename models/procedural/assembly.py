@@ -10,7 +10,7 @@ from models.procedural.body import build_body, collar_height
 from models.procedural.hair import build_hair
 from models.procedural.mouth import LIP_PROFILE
 from models.procedural.occluders import OccluderMesh
-from models.procedural.scene import Camera, rotation_from_angles
+from models.procedural.scene import Camera, angles_of_rotation, rotation_from_angles
 from models.procedural.shading import (
     CLOTH,
     EYE,
@@ -99,27 +99,41 @@ def _bulged_midpoints(
             )
 
 
+def _tuck_neck(
+    vertices: Float[np.ndarray, "v 3"], canonical_mm: Float[np.ndarray, "v 3"], neckline: int
+) -> Float[np.ndarray, "v 3"]:
+    """Draw the neck in below the collar, so that it stays under the garment."""
+    low = np.flatnonzero(canonical_mm[:, 1] < -135.0)
+    below = collar_height(canonical_mm[low], neckline) - 3.0 - canonical_mm[low, 1]
+    share = np.clip(below / 22.0, 0.0, 1.0)
+    axis = vertices[low].mean(axis=0)
+    tucked = vertices.copy()
+    tucked[low] += (0.42 * share * (3.0 - 2.0 * share) * share)[:, None] * (
+        (axis - vertices[low]) * [1.0, 0.0, 1.0]
+    )
+    return tucked
+
+
 def head_surface(
     head: "ProceduralHead", vertices: Float[np.ndarray, "v 3"], camera: Camera, neckline: int
 ) -> Surface:
     """Skin down to the collar, and eyes."""
     topology = _topology(head)
-    moved = camera.in_camera(np.asarray(vertices, dtype=np.float64))
+    tucked = _tuck_neck(np.asarray(vertices, dtype=np.float64), head.canonical_mm, neckline)
+    moved = camera.in_camera(tucked)
     coarse = smooth_normals(moved, np.asarray(head.faces))
     middle = np.empty((len(topology.edges), 3))
     _bulged_midpoints(moved, coarse, topology.edges, _BULGE, middle)
     positions = np.concatenate([moved, middle])
     extra = np.zeros((len(positions), 4))
     extra[:, 0] = topology.inner
-    above = topology.canonical[:, 1] > collar_height(topology.canonical, neckline) - 9.0
-    shown = above[topology.faces].any(axis=1)
     return Surface(
         positions,
         smooth_normals(positions, topology.faces),
         topology.canonical,
         extra,
-        topology.faces[shown],
-        topology.materials[shown],
+        topology.faces,
+        topology.materials,
     )
 
 
@@ -169,14 +183,11 @@ def teeth_surface(
 
 
 def body_surface(appearance: Appearance, warp: HeadWarp, camera: Camera) -> Surface:
-    """Shoulders follow half of the head's turn."""
+    """Shoulders follow about half of the head's turn, and less of its tilt."""
     points, faces, light = build_body(appearance.neckline)
     pivot = np.array([[0.0, -150.0, -22.0]])
-    forward = camera.rotation[:, 2]
-    yaw = np.degrees(np.arctan2(forward[0], forward[2]))
-    pitch = np.degrees(np.arcsin(np.clip(-forward[1], -1.0, 1.0)))
-    relief = rotation_from_angles(-0.4 * yaw, 0.0, 0.0)
-    relief = relief @ rotation_from_angles(0.0, -0.45 * pitch, 0.0)
+    yaw, pitch, roll = angles_of_rotation(camera.rotation)
+    relief = camera.rotation.T @ rotation_from_angles(0.6 * yaw, 0.5 * pitch, 0.45 * roll)
     base = warp(pivot)
     placed = base + (points - pivot) @ relief.T * 0.001
     positions = camera.in_camera(placed)
@@ -193,6 +204,7 @@ def body_surface(appearance: Appearance, warp: HeadWarp, camera: Camera) -> Surf
 
 
 def occluder_surface(mesh: OccluderMesh, warp: HeadWarp, camera: Camera, first_row: int) -> Surface:
+    """An occluder carried by the head; its palette starts at ``first_row``."""
     positions = camera.in_camera(warp(mesh.points))
     return Surface(
         positions,
@@ -207,6 +219,7 @@ def occluder_surface(mesh: OccluderMesh, warp: HeadWarp, camera: Camera, first_r
 def hair_surface(
     appearance: Appearance, warp: HeadWarp, camera: Camera, hides_above_mm: float | None
 ) -> Surface | None:
+    """The person's hair, less what lies higher than ``hides_above_mm``."""
     mesh = build_hair(appearance)
     if mesh is None:
         return None

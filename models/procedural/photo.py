@@ -122,7 +122,7 @@ def _render(
     directions = light.directions / np.linalg.norm(light.directions, axis=1, keepdims=True)
     key = directions[0]
     window = np.array([key[0] * 0.5, 0.34 + 0.3 * key[1], 0.9])
-    wetness = np.append(window / np.linalg.norm(window), 0.9)
+    wetness = np.append(window / np.linalg.norm(window), 0.7)
     clip = _clip_positions(solid.positions, camera, height, width)
     ids, bary, depth = rasterize(clip[None], solid.faces, height, width)
     cover = np.zeros((height, width))

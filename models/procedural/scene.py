@@ -43,6 +43,16 @@ def rotation_from_angles(
     return np.asarray(about_z @ about_x @ about_y)
 
 
+def angles_of_rotation(
+    rotation: Float[np.ndarray, "3 3"],
+) -> tuple[float, float, float]:
+    """Yaw, pitch and roll in degrees, the inverse of ``rotation_from_angles``."""
+    yaw = np.arctan2(-rotation[2, 0], rotation[2, 2])
+    pitch = np.arcsin(np.clip(rotation[2, 1], -1.0, 1.0))
+    roll = np.arctan2(-rotation[0, 1], rotation[1, 1])
+    return float(np.degrees(yaw)), float(np.degrees(pitch)), float(np.degrees(roll))
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Camera:
     """A perspective or scaled-orthographic camera.
@@ -87,8 +97,7 @@ class Camera:
     @property
     def yaw_deg(self) -> float:
         """Yaw of the head in degrees, positive when the face looks to the picture's right."""
-        forward = self.rotation[:, 2]
-        return float(np.degrees(np.arctan2(forward[0], forward[2])))
+        return angles_of_rotation(self.rotation)[0]
 
 
 def perspective_camera(
@@ -199,7 +208,7 @@ def colour_of_temperature(kelvin: float) -> Float[np.ndarray, "3"]:
         kelvin: Colour temperature.
     """
     mired = 1e6 / float(kelvin) - 1e6 / 6500.0
-    colour = np.exp(np.array([0.0032, 0.0, -0.0058]) * mired)
+    colour = np.exp(np.array([0.0024, 0.0, -0.0044]) * mired)
     luminance = colour @ np.array([0.2126, 0.7152, 0.0722])
     return np.asarray(colour / luminance)
 

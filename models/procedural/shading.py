@@ -10,10 +10,14 @@ from typing import NamedTuple, no_type_check
 import numpy as np
 from jaxtyping import Float, Int
 
-from models.procedural.albedo import eye_colour, skin_colour, smooth_step
+from models.procedural.albedo import bell, eye_colour, skin_colour, smooth_step
 from models.procedural.noise import lattice_noise
 from models.procedural.scene import Light
 from models.rendering.jit import kernel
+
+_TURNS = 2.399963 * np.arange(8)
+_TAPS = np.sqrt((np.arange(8) + 0.5) / 8)[:, None] * np.stack([np.cos(_TURNS), np.sin(_TURNS)], 1)
+"""Offsets of the shadow filter: a sunflower of unit radius."""
 
 SKIN, EYE, TEETH, CLOTH, PALETTE = 0, 1, 2, 3, 4
 """Materials of faces; ``PALETTE + k`` is the k-th row of the palette."""
@@ -107,7 +111,7 @@ def _lobe(nl: float, nv: float, nh: float, vh: float, roughness: float) -> float
 def _lit(
     px: float, py: float, pz: float, shadow: np.ndarray, shadow_frame: np.ndarray, softness: float
 ) -> float:
-    """Share of the key light that reaches a camera-frame point, by a 12-tap filter."""
+    """Share of the key light that reaches a camera-frame point, by a few bilinear taps."""
     size = shadow.shape[0]
     u = shadow_frame[0, 0] * px + shadow_frame[0, 1] * py + shadow_frame[0, 2] * pz
     v = shadow_frame[1, 0] * px + shadow_frame[1, 1] * py + shadow_frame[1, 2] * pz
@@ -116,11 +120,9 @@ def _lit(
     v = (1.0 - v - shadow_frame[1, 3]) * 0.5 * size - 0.5
     depth = -(w + shadow_frame[2, 3]) - 0.012
     total = 0.0
-    for k in range(12):
-        radius = softness * np.sqrt((k + 0.5) / 12.0)
-        angle = 2.399963 * k
-        fu = u + radius * np.cos(angle)
-        fv = v + radius * np.sin(angle)
+    for k in range(_TAPS.shape[0]):
+        fu = u + softness * _TAPS[k, 0]
+        fv = v + softness * _TAPS[k, 1]
         iu = int(np.floor(fu))
         iv = int(np.floor(fv))
         if iu < 0 or iv < 0 or iu >= size - 1 or iv >= size - 1:
@@ -131,7 +133,7 @@ def _lit(
         low = (shadow[iv, iu] >= depth) * (1.0 - au) + (shadow[iv, iu + 1] >= depth) * au
         high = (shadow[iv + 1, iu] >= depth) * (1.0 - au) + (shadow[iv + 1, iu + 1] >= depth) * au
         total += low * (1.0 - av) + high * av
-    return total / 12.0
+    return total / _TAPS.shape[0]
 
 
 @kernel
@@ -311,8 +313,8 @@ def shade_solid(
             sg = 0.0
             sb = 0.0
             dr = _ambient(n0, n1, n2, ambient, 0) * ao
-            dg = _ambient(n0, n1, n2, ambient, 1) * ao ** (1.0 + 0.12 * wrap)
-            db = _ambient(n0, n1, n2, ambient, 2) * ao ** (1.0 + 0.16 * wrap)
+            dg = _ambient(n0, n1, n2, ambient, 1) * ao * (1.0 - 0.12 * wrap * (1.0 - ao))
+            db = _ambient(n0, n1, n2, ambient, 2) * ao * (1.0 - 0.16 * wrap * (1.0 - ao))
             for light in range(lights):
                 l0 = directions[light, 0]
                 l1 = directions[light, 1]
@@ -502,10 +504,10 @@ def shade_hair(
                 h2 = l2 + v2
                 length = np.sqrt(h0 * h0 + h1 * h1 + h2 * h2) + 1e-12
                 th = (t0 * h0 + t1 * h1 + t2 * h2) / length
-                first = max(0.0, 1.0 - (th - 0.07 + jitter) ** 2)
-                second = max(0.0, 1.0 - (th + 0.12 + jitter) ** 2)
-                gloss = first ** (90.0 - 60.0 * rough) * (0.10 - 0.06 * rough)
-                sheen = second ** (22.0 - 12.0 * rough) * (0.55 - 0.3 * rough)
+                first = (th - 0.07 + jitter) ** 2 * (90.0 - 60.0 * rough)
+                second = (th + 0.12 + jitter) ** 2 * (22.0 - 12.0 * rough)
+                gloss = bell(first) * (0.10 - 0.06 * rough)
+                sheen = bell(second) * (0.55 - 0.3 * rough)
                 gloss *= smooth_step(-0.1, 0.4, nl)
                 sheen *= smooth_step(-0.1, 0.4, nl)
                 r += colours[light, 0] * lit * (tr * (diffuse + sheen) + gloss)
