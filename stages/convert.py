@@ -180,7 +180,10 @@ def main() -> None:
     from stages.process import begin
 
     begin("convert")
-    run(load().convert, model=arguments.model, raw=arguments.raw, out=arguments.out)
+    try:
+        run(load().convert, model=arguments.model, raw=arguments.raw, out=arguments.out)
+    except (ValueError, FileNotFoundError) as error:
+        raise SystemExit(f"convert: {error}") from error
 
 
 if __name__ == "__main__":

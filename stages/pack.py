@@ -50,7 +50,7 @@ def row_of(dataset: str, root: Path, ref: ItemRef) -> dict[str, Any]:
         "source_path": ref.path,
         "source_sha256": "",
         "split": ref.split,
-        "attributes": "{}",
+        "attributes": attributes_json(ref.attributes),
     }
     if ref.kind == "image":
         row["landmark_order"] = ""
@@ -61,6 +61,7 @@ def row_of(dataset: str, root: Path, ref: ItemRef) -> dict[str, Any]:
         row["source_sha256"] = hashlib.sha256(inside(root, ref.path).read_bytes()).hexdigest()
         content = DATASETS[dataset].read(root, ref)
         row |= _image_columns(content) if isinstance(content, ImageRow) else _scan_columns(content)
+        row["attributes"] = attributes_json({**ref.attributes, **content.attributes})
     except READ_ERRORS as error:
         row |= {"status": "failed", "reason": _reason(error, root)}
     return row
@@ -94,7 +95,6 @@ def _image_columns(content: ImageRow) -> dict[str, Any]:
         "shape_para": _flat(content.shape_para, "f8"),
         "exp_para": _flat(content.exp_para, "f8"),
         "pose_para": _flat(content.pose_para, "f8"),
-        "attributes": attributes_json(content.attributes),
     }
 
 
@@ -108,7 +108,6 @@ def _scan_columns(content: ScanRow) -> dict[str, Any]:
         "landmark_order": content.landmark_order,
         "neutral": content.neutral,
         "capped": content.capped,
-        "attributes": attributes_json(content.attributes),
     }
 
 
@@ -256,14 +255,17 @@ def main() -> None:
 
     begin("pack")
     params = load()
-    run(
-        params.pack,
-        dataset=arguments.dataset,
-        raw=arguments.raw,
-        out=arguments.out,
-        takedown=params.takedown,
-        compute=params.compute,
-    )
+    try:
+        run(
+            params.pack,
+            dataset=arguments.dataset,
+            raw=arguments.raw,
+            out=arguments.out,
+            takedown=params.takedown,
+            compute=params.compute,
+        )
+    except (PackError, FileNotFoundError) as error:
+        raise SystemExit(f"pack: {error}") from error
 
 
 if __name__ == "__main__":

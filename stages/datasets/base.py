@@ -38,7 +38,8 @@ class ItemRef:
         kind: An image or a scan.
         path: Main file, relative to the root, with forward slashes.
         split: ``train``, ``val``, ``test`` or empty.
-        facts: What ``discover`` learnt from lists and tables, and ``read`` needs.
+        attributes: JSON-able facts that every row of this item carries, readable or not.
+        facts: What ``discover`` learnt from lists and tables, and only ``read`` needs.
     """
 
     item_id: str
@@ -46,6 +47,7 @@ class ItemRef:
     kind: Kind
     path: str
     split: str = ""
+    attributes: Mapping[str, Any] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -63,7 +65,7 @@ class ImageRow:
         shape_para: 300W-LP identity coefficients, or None.
         exp_para: 300W-LP expression coefficients, or None.
         pose_para: 300W-LP pose, or None.
-        attributes: JSON-able facts.
+        attributes: JSON-able facts, besides those of the reference.
     """
 
     image: bytes
@@ -91,7 +93,7 @@ class ScanRow:
         landmark_order: ``ibug68``, ``ibug51``, ``now7`` or empty.
         neutral: Whether the data set says that the expression is neutral.
         capped: Whether a cap hides the hair and the skull is not the person's own surface.
-        attributes: JSON-able facts.
+        attributes: JSON-able facts, besides those of the reference.
     """
 
     vertices: Float[np.ndarray, "n 3"]

@@ -58,17 +58,16 @@ class FaceWarehouse(Adapter):
                 if pose is None or suffix not in {".obj", ".png", ".jpg"}:
                     continue
                 kind, mark = ("scan", "") if suffix == ".obj" else ("image", "_photo")
-                facts = {"pose": int(pose[1])}
                 points = path.with_suffix(".land")
-                if kind == "image" and points.is_file():
-                    facts["points"] = relative(root, points)  # type: ignore[assignment]
+                pointed = kind == "image" and points.is_file()
                 refs.append(
                     ItemRef(
                         item_id=f"{person}/{path.stem}{mark}",
                         subject_id=self.subject(person),
                         kind="scan" if kind == "scan" else "image",
                         path=relative(root, path),
-                        facts=facts,
+                        attributes={"pose": int(pose[1])},
+                        facts={"points": relative(root, points)} if pointed else {},
                     )
                 )
         if not refs:
@@ -81,7 +80,6 @@ class FaceWarehouse(Adapter):
     def read(self, root: Path, ref: ItemRef) -> ImageRow | ScanRow:
         """Read a mesh (quads fanned into triangles), or a photograph with its own points."""
         path = inside(root, ref.path)
-        attributes = {"pose": ref.facts["pose"]}
         if ref.kind == "scan":
             mesh = read_mesh(path)
             return ScanRow(
@@ -89,16 +87,15 @@ class FaceWarehouse(Adapter):
                 faces=mesh.faces,
                 colors=mesh.colors,
                 unit=self.unit,
-                neutral=ref.facts["pose"] == 0,
+                neutral=ref.attributes["pose"] == 0,
                 capped=False,
-                attributes=attributes,
             )
         data = path.read_bytes()
         height, width = image_size(data)
         points = None
         if "points" in ref.facts:
             points = read_land(inside(root, ref.facts["points"]), height, width)
-        return ImageRow(data, height, width, landmarks_px=points, attributes=attributes)
+        return ImageRow(data, height, width, landmarks_px=points)
 
 
 def read_land(path: Path, height_px: int, width_px: int) -> Float[np.ndarray, "n 2"]:

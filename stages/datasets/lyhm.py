@@ -87,7 +87,7 @@ class Lyhm(Adapter):
                         subject_id=self.subject(person),
                         kind="image",
                         path=relative(root, path),
-                        facts={"view": view, "capture": capture},
+                        attributes={"view": view, "capture": capture},
                     )
                 )
         return ordered(refs)
@@ -98,7 +98,7 @@ class Lyhm(Adapter):
         if ref.kind == "image":
             data = path.read_bytes()
             height, width = image_size(data)
-            return ImageRow(data, height, width, attributes=dict(ref.facts))
+            return ImageRow(data, height, width)
         mesh = read_mesh(path)
         attributes: dict[str, Any] = {}
         if "metadata" in ref.facts:

@@ -79,7 +79,7 @@ class Now(Adapter):
         for entry, split in splits.items():
             parts = entry.split("/")
             person, challenge = (parts[0], parts[1]) if len(parts) == 3 else ("unknown", "unknown")
-            facts: dict[str, Any] = {"challenge": challenge}
+            facts: dict[str, Any] = {}
             stem = entry.removesuffix(PurePosixPath(entry).suffix)
             if (boxes / f"{stem}.npy").is_file():
                 facts["box"] = f"{relative(root, boxes)}/{stem}.npy"
@@ -90,6 +90,7 @@ class Now(Adapter):
                     kind="image",
                     path=f"{relative(root, pictures)}/{entry}",
                     split=split,
+                    attributes={"challenge": challenge},
                     facts=facts,
                 )
             )
@@ -135,8 +136,7 @@ class Now(Adapter):
         data = path.read_bytes()
         height, width = image_size(data)
         box = read_box(inside(root, ref.facts["box"])) if "box" in ref.facts else None
-        attributes = {"challenge": ref.facts["challenge"]}
-        return ImageRow(data, height, width, box_px=box, attributes=attributes)
+        return ImageRow(data, height, width, box_px=box)
 
 
 def read_box(path: Path) -> Float[np.ndarray, "4"]:

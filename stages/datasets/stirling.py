@@ -60,16 +60,20 @@ class Stirling(Adapter):
             scan = _SCAN.match(path.stem) if suffix == ".obj" else None
             photo = _PHOTO.match(path.stem) if suffix in {".jpg", ".jpeg", ".png"} else None
             if scan is not None:
-                facts: dict[str, Any] = {
-                    "code": scan["code"].upper(),
-                    "variant": scan["variant"].lower(),
-                }
-                if path.stem.lower() in landmarks:
-                    facts["landmarks"] = landmarks[path.stem.lower()]
-                refs.append(self._ref(root, path, scan["subject"].upper(), facts))
+                code, variant = scan["code"].upper(), scan["variant"].lower()
+                marks = landmarks.get(path.stem.lower())
+                refs.append(
+                    self._ref(
+                        root,
+                        path,
+                        scan["subject"].upper(),
+                        {"code": code, "variant": variant},
+                        {} if marks is None else {"landmarks": marks},
+                    )
+                )
             elif photo is not None:
-                facts = {"quality": path.parent.name}
-                refs.append(self._ref(root, path, photo["subject"].upper(), facts))
+                person, quality = photo["subject"].upper(), {"quality": path.parent.name}
+                refs.append(self._ref(root, path, person, quality, {}))
         if not refs:
             raise FileNotFoundError(
                 f"{self.title}: expected scans such as F_3D_N/F1001_N.obj in {root}, found none; "
@@ -77,12 +81,20 @@ class Stirling(Adapter):
             )
         return ordered(refs)
 
-    def _ref(self, root: Path, path: Path, person: str, facts: dict[str, Any]) -> ItemRef:
+    def _ref(
+        self,
+        root: Path,
+        path: Path,
+        person: str,
+        attributes: dict[str, Any],
+        facts: dict[str, Any],
+    ) -> ItemRef:
         return ItemRef(
             item_id=f"{person}/{path.stem}",
             subject_id=self.subject(person),
             kind="scan" if path.suffix.lower() == ".obj" else "image",
             path=relative(root, path),
+            attributes=attributes,
             facts=facts,
         )
 
@@ -92,7 +104,7 @@ class Stirling(Adapter):
         if ref.kind == "image":
             data = path.read_bytes()
             height, width = image_size(data)
-            return ImageRow(data, height, width, attributes=dict(ref.facts))
+            return ImageRow(data, height, width)
         mesh = read_mesh(path)
         landmarks = None
         if "landmarks" in ref.facts:
@@ -104,9 +116,8 @@ class Stirling(Adapter):
             unit=self.unit,
             landmarks=landmarks,
             landmark_order="now7" if landmarks is not None else "",
-            neutral=ref.facts["code"] in _NEUTRAL,
+            neutral=ref.attributes["code"] in _NEUTRAL,
             capped=False,
-            attributes={name: ref.facts[name] for name in ("code", "variant")},
         )
 
 

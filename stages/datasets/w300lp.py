@@ -58,7 +58,7 @@ class W300LP(Adapter):
                 kind="image",
                 path=relative(root, path),
                 split="test",
-                facts={"subset": "AFLW2000"},
+                attributes={"subset": "AFLW2000"},
             )
             for path in _images(root / "AFLW2000")
         ]
@@ -73,19 +73,19 @@ class W300LP(Adapter):
         view = _VIEW.match(path.stem)
         source = view["source"] if view else path.stem
         points = top / "landmarks" / subset / f"{path.stem}_pts.mat"
-        facts: dict[str, Any] = {
-            "subset": subset,
-            "view": int(view["view"]) if view else 0,
-            "flipped": path.parent.name.endswith("_Flip"),
-        }
-        if not facts["flipped"] and points.is_file():
-            facts["points"] = relative(root, points)
+        flipped = path.parent.name.endswith("_Flip")
+        facts = {"points": relative(root, points)} if not flipped and points.is_file() else {}
         return ItemRef(
             item_id=f"{path.parent.name}/{path.stem}",
             subject_id=self.subject(source),
             kind="image",
             path=relative(root, path),
             split="train",
+            attributes={
+                "subset": subset,
+                "view": int(view["view"]) if view else 0,
+                "flipped": flipped,
+            },
             facts=facts,
         )
 
@@ -98,7 +98,7 @@ class W300LP(Adapter):
         shape = numeric(content, "Shape_Para", path, 199)
         expression = numeric(content, "Exp_Para", path, 29)
         pose = numeric(content, "Pose_Para", path, 7)
-        attributes: dict[str, Any] = {k: v for k, v in ref.facts.items() if k != "points"}
+        attributes: dict[str, Any] = {}
         if "roi" in content:
             attributes["roi"] = numeric(content, "roi", path, 4).astype(int).tolist()
         if ref.split == "test":

@@ -104,6 +104,8 @@ def test_reasons_are_clear(tmp_path: Path) -> None:
         "now:FaMoS_180424_03335_TA/selfie/IMG_0099": "IMG_0099.jpg: the file is missing",
     }.items():
         assert expected in reasons[item], reasons[item]
+    missing = [row for row in rows(tmp_path / "now-out", "images") if "0099" in row["item_id"]]
+    assert json.loads(missing[0]["attributes"]) == {"challenge": "selfie"}
     (escape,) = [item for item in reasons if "passwd" in item]
     assert "leads outside the data set's folder" in reasons[escape]
 

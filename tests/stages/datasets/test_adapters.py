@@ -73,7 +73,11 @@ class TestW300LP:
         refs = refs_of("300w_lp", root)
         assert len(refs) == 8
         view = refs["AFW/AFW_1_1"]
-        assert (view.subject_id, view.split, view.facts["view"]) == ("300W_LP/AFW_1", "train", 1)
+        assert (view.subject_id, view.split, view.attributes["view"]) == (
+            "300W_LP/AFW_1",
+            "train",
+            1,
+        )
         assert refs["AFW_Flip/AFW_1_1"].subject_id == view.subject_id
         assert refs["AFLW2000/image00002"].split == "test"
 
@@ -260,7 +264,9 @@ class TestStirling:
 
     def test_photographs(self, root: Path) -> None:
         row = image("stirling", root, refs_of("stirling", root)["F1001/F1001_001@LQ"])
-        assert row.attributes["quality"] == "LQ"
+        assert (row.height_px, row.width_px) == (40, 60)
+        ref = refs_of("stirling", root)["F1001/F1001_001@LQ"]
+        assert ref.attributes == {"quality": "LQ"}
 
 
 class TestFaceWarehouse:
@@ -311,7 +317,7 @@ class TestNow:
         ref = refs_of("now", root)["FaMoS_180424_03335_TA/selfie/IMG_0041"]
         row = image("now", root, ref)
         np.testing.assert_array_equal(row.box_px, [10, 5, 50, 35])
-        assert row.attributes == {"challenge": "selfie"}
+        assert ref.attributes == {"challenge": "selfie"}
 
     def test_the_scan_has_seven_points(self, root: Path) -> None:
         refs = refs_of("now", root)
