@@ -90,7 +90,7 @@ def _raise_nose(points: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
     near &= points[:, 2] > 40.0
     start = points[near]
     tilt = 0.12 + 0.6 * smoothstep(start[:, 1], -8.0, -28.0)
-    spread = 0.034 * start[:, 0] * np.exp(-((start[:, 0] / 20.0) ** 4))
+    spread = 0.048 * start[:, 0] * np.exp(-((start[:, 0] / 17.0) ** 4))
     ray = np.stack([spread, -tilt, np.ones_like(tilt)], axis=1)
     travel = np.linspace(36.0, -4.0, 121)
 
@@ -145,7 +145,7 @@ def exterior(cage: Cage, parameters: Float[np.ndarray, "n 2"]) -> Float[np.ndarr
     side = np.sign(p[:, 0])
     p[:, 0] += side * (
         -2.6 * bump(z, y, (50.0, 14.0), (14.0, 14.0)) * smoothstep(x, 25.0, 50.0)
-        + 1.8 * bump(z, y, (34.0, -17.0), (22.0, 7.0)) * smoothstep(x, 25.0, 50.0)
+        + 1.1 * bump(z, y, (34.0, -17.0), (22.0, 9.0)) * smoothstep(x, 25.0, 50.0)
         + 1.2 * bump(z, y, (8.0, -72.0), (12.0, 12.0)) * smoothstep(x, 25.0, 45.0)
     )
     # throat: larynx and the two cords from mastoid to sternum

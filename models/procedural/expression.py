@@ -46,19 +46,25 @@ def _lips(p: Place, wide: float = 30.0, tall: float = 17.0) -> Float[np.ndarray,
 def _smile(p: Place) -> Float[np.ndarray, "n 3"]:
     corner = p.ball((27, -65, 84), (15, 13, 24))
     cheek = p.ball((43, -33, 72), (15, 13, 24))
+    fold = p.ball((22, -50, 90), (5, 10, 14))
+    taut = p.ball((6, -60, 95), (14, 9, 18)) * _upper(p)
     outward = smoothstep(p.far, 0.0, 24.0)
     return p.vector(
         9.0 * corner * outward + 1.5 * cheek,
-        8.5 * corner * outward**1.5 + 4.5 * cheek,
-        -6.5 * corner * outward + 4.0 * cheek,
-    ) + p.vector(0.0, 0.0, -1.8 * p.ball((22, -50, 90), (5, 10, 14)))
+        7.6 * corner * outward**1.6 + 4.5 * cheek + 2.6 * taut,
+        -6.5 * corner * outward + 4.0 * cheek - 1.8 * fold - 1.6 * taut,
+    )
 
 
 def _pucker(p: Place) -> Float[np.ndarray, "n 3"]:
-    window = _lips(p, 32.0, 17.0)
-    centre = _lips(p, 15.0, 12.0)
-    swell = p.lip / 8.0 * np.exp(-0.5 * (p.lip / 8.5) ** 2)
-    return p.vector(-0.44 * p.far * window, 2.4 * swell * centre, 8.5 * centre - 1.0 * window)
+    window = _lips(p, 30.0, 19.0)
+    centre = _lips(p, 17.0, 12.0)
+    # the red of both lips swells and turns outward
+    swell = np.sign(p.lip) * smoothstep(np.abs(p.lip), 0.3, 9.0) * smoothstep(np.abs(p.lip), 24.0, 9.0)
+    side = 0.8 * p.bell("x", 15.0, 7.0) * smoothstep(p.z, 62.0, 78.0)
+    return p.vector(
+        -0.46 * p.far * window, 2.8 * swell * (centre + side), 8.5 * centre - 1.0 * window
+    )
 
 
 def _funnel(p: Place) -> Float[np.ndarray, "n 3"]:
@@ -182,9 +188,9 @@ PROTOTYPES: dict[str, dict[str, float]] = {
     "neutral": {},
     "smile": {"smile": 1.0, "cheek_raise": 0.7, "squint": 0.5, "lip_raise": 0.25, "lip_lower": 0.12, "jaw_open": 0.06},
     "smile_closed": {"smile": 0.75, "cheek_raise": 0.5, "squint": 0.3, "dimple": 0.3},
-    "laugh": {"smile": 1.0, "cheek_raise": 1.0, "squint": 0.8, "lip_raise": 0.6, "lip_lower": 0.4, "jaw_open": 0.5},
-    "mouth_open": {"jaw_open": 0.8},
-    "surprise": {"jaw_open": 0.75, "brow_raise_inner": 1.0, "brow_raise_outer": 1.0, "eye_wide": 0.9, "funnel": 0.25},
+    "laugh": {"smile": 0.9, "cheek_raise": 1.0, "squint": 0.8, "lip_raise": 0.6, "lip_lower": 0.4, "jaw_open": 0.5},
+    "mouth_open": {"jaw_open": 0.8, "lip_tighten": 0.35},
+    "surprise": {"jaw_open": 0.75, "brow_raise_inner": 1.0, "brow_raise_outer": 1.0, "eye_wide": 0.9, "funnel": 0.25, "lip_tighten": 0.3},
     "anger": {"brow_lower": 1.0, "squint": 0.5, "lip_press": 0.7, "nostril_flare": 0.7, "chin_raise": 0.35, "lip_tighten": 0.5},
     "sadness": {"brow_raise_inner": 0.9, "frown": 1.0, "chin_raise": 0.45, "blink": 0.22, "brow_lower": 0.25},
     "disgust": {"nose_wrinkle": 1.0, "lip_raise": 0.8, "brow_lower": 0.6, "squint": 0.6, "frown": 0.3},

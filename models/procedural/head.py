@@ -239,22 +239,29 @@ class ProceduralHead:
         opposite = (-column) % count
         upper = np.sin(2.0 * np.pi * column / count) > 1e-9
         lid = points[rings]
-        elevation = np.arctan2(lid[..., 1] - centre[1], lid[..., 2] - centre[2])
-        margin = elevation[_MARGIN_RING]
-        gap = margin - margin[opposite]  # positive on the upper lid
-        meet = margin[opposite] + 0.10 * gap + 0.012
-        travel = np.where(upper, meet - margin, 0.10 * (margin[opposite] - margin) - 0.012)
-        travel = np.where(np.abs(np.sin(2.0 * np.pi * column / count)) < 1e-9, 0.0, travel)
-        share = np.array([0.0, 0.14, 0.46, 0.74, 0.92, 1.0, 1.0])
-        for ring in range(1, len(share)):
-            turn = close * share[ring] * travel
-            moved = rotate_about_x(lid[ring], centre, -turn)
+        # near the corners the margin lies beside the ball: there the lid slides, not rotates
+        depth = lid[_MARGIN_RING, :, 2] - centre[2]
+        on_ball = smoothstep(depth, 1.5, 5.5)
+        elevation = np.arctan2(lid[_MARGIN_RING, :, 1] - centre[1], np.maximum(depth, 1.5))
+        gap = elevation - elevation[opposite]  # positive on the upper lid
+        meet = elevation[opposite] + 0.10 * gap + 0.012
+        turn = np.where(upper, meet - elevation, -0.10 * gap - 0.012)
+        drop = lid[_MARGIN_RING][opposite] - lid[_MARGIN_RING]
+        slide = np.where(upper, 0.90, 0.10)[:, None] * drop
+        corner = np.abs(np.sin(2.0 * np.pi * column / count)) < 1e-9
+        turn[corner], slide[corner] = 0.0, 0.0
+        for ring, share in enumerate(_LID_SHARE):
+            rotated = rotate_about_x(lid[ring], centre, -close * share * turn)
+            slid = lid[ring] + close * share * slide
+            moved = slid + on_ball[:, None] * (rotated - slid)
             radial = moved - centre
             radial /= np.linalg.norm(radial, axis=1, keepdims=True)
-            lift = 0.55 * max(close, 0.0) * share[ring] * np.where(upper, 1.0, 0.3)
+            lift = 0.55 * max(close, 0.0) * share * np.where(upper, 1.0, 0.3) * on_ball
             points[rings[ring]] = moved + lift[:, None] * radial
 
 
+# Share of the margin's travel by lid ring, from the orbit to the lid's inner edge.
+_LID_SHARE = (0.0, 0.14, 0.46, 0.74, 0.92, 1.0, 1.0)
 _MARGIN_RING = len(topology.EYE_FRACTIONS)
 
 

@@ -9,10 +9,10 @@ HALF_WIDTH_MM = 25.5
 LIP_PROFILE = np.array(
     [
         [27.0, 7.4, 1.5, -9.2, -1.3],
-        [26.6, 5.2, 2.7, -7.0, 1.1],
-        [26.2, 2.7, 3.1, -3.9, 2.4],
-        [25.8, 0.9, 1.6, -1.3, 1.5],
-        [25.5, 0.05, -0.5, -0.05, -0.5],
+        [26.6, 5.0, 2.9, -6.8, 1.5],
+        [26.2, 2.3, 3.5, -3.3, 3.0],
+        [25.8, 0.55, 2.1, -0.75, 2.0],
+        [25.5, 0.04, 0.1, -0.04, 0.1],
     ]
 )
 BAG_PROFILE = np.array(
@@ -25,16 +25,16 @@ BAG_PROFILE = np.array(
 )
 
 
+def _wave(x: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
+    """The tubercle in the middle of the mouth line and the rise on its two sides (mm)."""
+    rise = np.exp(-0.5 * ((np.abs(x) - 12.0) / 5.0) ** 2)
+    return 0.3 * rise - 0.5 * np.exp(-0.5 * (x / 6.0) ** 2)
+
+
 def line(x: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n 2"]:
     """Height and depth (y, z) of the closed mouth line at ``x`` (mm)."""
     u = np.clip(np.abs(x) / HALF_WIDTH_MM, 0.0, 1.2)
-    y = (
-        -65.0
-        - 0.55 * np.exp(-0.5 * (x / 3.2) ** 2)
-        + 0.45 * np.exp(-0.5 * ((np.abs(x) - 9) / 4) ** 2)
-    )
-    y -= 0.7 * u**3
-    return np.stack([y, 94.6 - 10.6 * u**2.3], axis=1)
+    return np.stack([-65.0 + _wave(x) - 0.7 * u**3, 94.6 - 10.6 * u**2.3], axis=1)
 
 
 def mouth_rings(
@@ -58,19 +58,20 @@ def mouth_rings(
     upper = sine >= 0.0
     rings = []
     for half_width, up_y, up_z, low_y, low_z in np.concatenate([LIP_PROFILE, BAG_PROFILE]):
-        x = half_width * np.sign(cosine) * np.abs(cosine) ** 0.9
+        x = half_width * cosine
         taper = np.abs(sine) ** 1.25
         here = line(x)
         dy = np.where(upper, up_y, low_y) * taper
         dz = np.where(upper, up_z, low_z)
         if half_width >= HALF_WIDTH_MM:
-            dz = dz * taper + (0.0 if half_width > HALF_WIDTH_MM else -0.6) * (1.0 - taper)
+            dz = dz * taper + (0.0 if half_width > HALF_WIDTH_MM else -0.3) * (1.0 - taper)
             if up_y > 4.0:  # cupid's bow on the border and the ring below it
                 bow = -0.9 * np.exp(-0.5 * (x / 2.6) ** 2) + 0.7 * np.exp(
                     -0.5 * ((np.abs(x) - 6.0) / 3.0) ** 2
                 )
                 dy += np.where(upper, bow * (up_y / 7.4), 0.0)
-        rings.append(np.stack([x, here[:, 0] + dy, here[:, 1] + dz], axis=1))
+        flatten = _wave(x) * (np.exp(-np.abs(dy) / 2.5) - 1.0)  # the wave stays at the line
+        rings.append(np.stack([x, here[:, 0] + dy + flatten, here[:, 1] + dz], axis=1))
     border = rings[0]
     joined = 0.5 * skin[1] + 0.5 * (0.5 * (skin[0] + border))
     pole = np.array([[0.0, -65.0, 94.6 - 34.0]])
