@@ -46,7 +46,7 @@ def run(section: params.ReportParams, *, data: Path, out: Path) -> None:
     sections = [
         score_section(evaluations),
         reconstruction_section(data, evaluations, section),
-        data_section(packed),
+        data_section(data, packed),
         registration_section(data, section),
         landmark_section(data),
         render_section(data, section),

@@ -116,6 +116,55 @@ def line_chart(
     return "".join(parts)
 
 
+def dot_chart(
+    title: str, rows: Sequence[tuple[str, Sequence[tuple[float, int]]]], x_label: str
+) -> str:
+    """Values of several things on one row per item, from zero.
+
+    Args:
+        title: Heading within the drawing.
+        rows: Label and (value, style) of each dot, top row first; at least one dot in all.
+        x_label: With unit.
+    """
+    left, top, step = 190, 34, 22
+    bottom = top + step * len(rows)
+    end = 1.05 * max(value for _, dots in rows for value, _ in dots) or 1.0
+    width = WIDTH + 180
+
+    def column(value: float) -> float:
+        return left + value / end * (width - left - _RIGHT)
+
+    parts = [
+        f'<svg viewBox="0 0 {width} {bottom + 46}" role="img" aria-label="{text(title)}">',
+        f'<text class="heading" x="{left}" y="16">{text(title)}</text>',
+    ]
+    for tick in _ticks(0.0, end):
+        at = column(tick)
+        parts.append(
+            f'<line class="grid" x1="{at:.1f}" x2="{at:.1f}" y1="{top - 6}" y2="{bottom}"/>'
+            f'<text class="tick" x="{at:.1f}" y="{bottom + 16}" text-anchor="middle">'
+            f"{_number(tick)}</text>"
+        )
+    parts.append(
+        f'<text class="label" x="{(left + width - _RIGHT) / 2:.1f}" y="{bottom + 38}" '
+        f'text-anchor="middle">{text(x_label)}</text>'
+    )
+    for index, (label, dots) in enumerate(rows):
+        y = float(top + step * index + step / 2)
+        parts.append(
+            f'<text class="tick" x="{left - 10}" y="{y + 4:.1f}" text-anchor="end">'
+            f"{text(label)}</text>"
+        )
+        if dots:
+            ends = [column(value) for value, _ in dots]
+            parts.append(
+                f'<line class="axis" x1="{min(ends):.1f}" x2="{max(ends):.1f}" y1="{y:.1f}" '
+                f'y2="{y:.1f}"/>'
+            )
+        parts += [_marker(column(value), y, style) for value, style in dots]
+    return "".join([*parts, "</svg>"])
+
+
 def key(style: int) -> str:
     """A line's sample, for use in text and tables."""
     return (

@@ -35,8 +35,8 @@ from stages.reporting.markup import (
 from stages.reporting.pictures import from_file
 
 
-def data_section(packed: Sequence[Packed]) -> Section:
-    """What was packed, and every input that could not be used with its reason."""
+def data_section(data: Path, packed: Sequence[Packed]) -> Section:
+    """What was packed, failures with reasons, the unified training sets, the face models."""
     if not packed:
         return Section("data", "Data", missing("data/packed", "pack"))
     rows = []
@@ -83,6 +83,7 @@ def data_section(packed: Sequence[Packed]) -> Section:
                 ),
             )
         )
+    body += [_unified_table(data), _model_table(data)]
     return Section("data", "Data", "\n".join(body))
 
 
@@ -263,6 +264,57 @@ def history_lines(history: object) -> list[Line]:
         shown = label if term in ("loss", "total") else f"{label}: {term}"
         lines.append(Line(shown, [x for x, _ in known], [y for _, y in known], style + 3))
     return lines
+
+
+def _unified_table(data: Path) -> str:
+    """The eight sets of scans with photographs, what is here and what was published."""
+    content = json_or_none(data / "unified" / "table.json")
+    if not isinstance(content, Mapping) or not content.get("rows"):
+        return missing("data/unified/table.json", "unify")
+    rows = []
+    for row in content["rows"]:
+        here = row.get("status") == "attached"
+        rows.append(
+            [
+                name(row["dataset"]),
+                Cell(source(synthetic=row.get("synthetic")) if here else "not attached"),
+                *[
+                    number(row.get(column) if here else None, 0)
+                    for column in ("subjects", "photographs", "not_unified")
+                ],
+                number(row.get("published_subjects"), 0, "quiet"),
+            ]
+        )
+    head = [Cell("Set"), Cell("Source")]
+    head += [
+        Cell(word, "num") for word in ("subjects", "photographs", "not unified", "in the paper")
+    ]
+    return "<h3>Scans with photographs, in one shape</h3>" + table(
+        head,
+        rows,
+        caption="One neutral FLAME mesh per subject and the subject's photographs, as MICA is "
+        f"trained on. Subjects <i>in the paper</i>: {text(content.get('published_source', NONE))}.",
+    )
+
+
+def _model_table(data: Path) -> str:
+    """The converted face models."""
+    rows = []
+    for path in sorted((data / "models").glob("*/meta.json")):
+        meta = json_or_none(path)
+        if isinstance(meta, Mapping):
+            rows.append(
+                [
+                    name(meta.get("title") or meta.get("kind") or path.parent.name),
+                    Cell(source(synthetic=meta.get("synthetic"))),
+                    Cell(text(meta.get("unit") or NONE)),
+                    Cell(text(meta.get("licence") or NONE)),
+                ]
+            )
+    if not rows:
+        return missing("data/models", "convert")
+    head = [Cell("Model"), Cell("Source"), Cell("Unit"), Cell("Licence of the owner's files")]
+    return "<h3>Face models</h3>" + table(head, rows)
 
 
 def _landmark_model(metrics: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from stages.reporting.charts import Line, key, line_chart
+from stages.reporting.charts import Line, dot_chart, key, line_chart
 from stages.reporting.inputs import BASELINE, PROTOCOL_TITLES, Evaluation
 from stages.reporting.markup import (
     NONE,
@@ -21,6 +21,7 @@ from stages.reporting.markup import (
 from stages.reporting.published import NOW_TEST
 
 STATISTICS = ("median_mm", "mean_mm", "std_mm")
+MOST_PEOPLE = 40
 CHALLENGE_TITLES = {
     "multiview_neutral": "Neutral",
     "multiview_expressions": "Expressions",
@@ -79,6 +80,8 @@ def score_section(evaluations: Sequence[Evaluation]) -> Section:
         _curves(evaluations, protocols),
         "<h3>By kind of photograph</h3>",
         _challenge_table(evaluations, protocols),
+        "<h3>By person</h3>",
+        _people_chart(evaluations, protocols[-1]),
         "<h3>Published results on real photographs, for orientation only</h3>",
         _published_table(),
     ]
@@ -223,6 +226,27 @@ def _challenge_table(evaluations: Sequence[Evaluation], protocols: Sequence[str]
             *((f"{PROTOCOL_TITLES.get(p, p)}, median, mm", len(evaluations)) for p in protocols),
         ],
         caption="The target is always the person's neutral face, whatever the photograph shows.",
+    )
+
+
+def _people_chart(evaluations: Sequence[Evaluation], protocol: str) -> str:
+    """Each person's median by every method, the hardest for the first method on top."""
+    found: dict[str, list[tuple[float, int]]] = {}
+    for e in evaluations:
+        for person, facts in e.protocols.get(protocol, {}).get("subjects", {}).items():
+            if facts.get("median_mm") is not None:
+                found.setdefault(person, []).append((facts["median_mm"], e.style))
+    if not found:
+        return paragraph("No person has been scored.")
+    people = sorted(found, key=lambda person: (-found[person][0][0], person))
+    rows = [(person.rsplit("/", maxsplit=1)[-1], found[person]) for person in people[:MOST_PEOPLE]]
+    legend = " ".join(f"{key(e.style)}{text(e.title)}&emsp;" for e in evaluations)
+    title = f"{PROTOCOL_TITLES.get(protocol, protocol)}, median of each person"
+    more = f" The {MOST_PEOPLE} hardest of {len(people)}." if len(people) > MOST_PEOPLE else ""
+    return figure(
+        f'<p class="legend">{legend}</p><div class="middling">'
+        f"{dot_chart(title, rows, 'median error, mm')}</div>",
+        f"All photographs of a person pooled; sorted by the first method's error.{more}",
     )
 
 

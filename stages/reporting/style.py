@@ -91,6 +91,8 @@ svg .line { fill: none; stroke-width: 2; stroke-linejoin: round; }
 .key { display: inline-block; width: 2.1rem; height: .8rem; vertical-align: -.05rem;
   margin-right: .5rem; }
 .key svg { height: 100%; }
+.middling { max-width: 46rem; }
+.legend { font: 400 .875rem/1.6 var(--sans); }
 .s0 { stroke: var(--c0); } .s1 { stroke: var(--c1); } .s2 { stroke: var(--c2); }
 .s3 { stroke: var(--c3); } .s4 { stroke: var(--c4); } .s5 { stroke: var(--c5); }
 .f0 { fill: var(--c0); } .f1 { fill: var(--c1); } .f2 { fill: var(--c2); }

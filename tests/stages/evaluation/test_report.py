@@ -97,6 +97,11 @@ def data(tmp_path_factory, kit):
     write_json(history, folder / "checkpoints" / "mica" / "history.json")
     known = {"weights": "synthetic-trained", "step": 3, "validation": {"face_mm": 1.234}}
     write_json(known, folder / "checkpoints" / "mica" / "metrics.json")
+    here = {"status": "attached", "subjects": 12, "photographs": 24, "not_unified": 1}
+    rows = [{"dataset": "LYHM", "synthetic": True, "published_subjects": 1211, **here}]
+    write_json({"rows": rows, "published_source": "them"}, folder / "unified" / "table.json")
+    model = {"title": "FLAME 2020", "synthetic": True, "unit": "m", "licence": "research"}
+    write_json(model, folder / "models" / "flame" / "meta.json")
     write_json({"accuracy": 0.75}, folder / "recognizers" / "a" / "metrics.json")
     return folder
 
@@ -139,6 +144,9 @@ def test_scores_and_failures_are_shown(written, data):
     assert "LYHM / Headspace" in written.document
     assert "<b>2.50&nbsp;%</b> of the outer-eye distance" in written.document
     assert "face mm&nbsp;1.234" in written.document
+    assert "1,211" in written.document
+    assert "FLAME 2020" in written.document
+    assert "FaMoS_002</text>" in written.document  # by person
     assert ">0.200<" in written.document  # median of the accepted scans' residuals
 
 

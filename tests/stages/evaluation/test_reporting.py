@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from stages.reporting.charts import Line, key, line_chart
+from stages.reporting.charts import Line, dot_chart, key, line_chart
 from stages.reporting.faces import choose_examples
 from stages.reporting.inputs import flatten, json_or_none, weights_in_words
 from stages.reporting.markup import Cell, name, number, table, text
@@ -58,6 +58,17 @@ def test_chart_turns_logarithmic_for_wide_positive_ranges():
     assert ticks(wide, "end") == ["0.1", "0.3", "1", "3", "10", "30", "100"]
     narrow = line_chart("t", [Line("l", [1.0, 2.0, 3.0], [3.0, 2.0, 1.0], 0)], "step", "loss")
     assert ticks(narrow, "end")[0] == "0"
+
+
+def test_dots_lie_on_their_rows_at_their_values():
+    chart = dot_chart("t", [("a&b", [(1.0, 0), (2.0, 1)]), ("none", [])], "mm")
+    root = drawn(chart)
+    circle, square = next(root.iter("circle")), next(root.iter("rect"))
+    full = 190 + (520 + 180 - 190 - 14) / 1.05
+    assert float(square.get("x")) + 3.2 == pytest.approx(full, abs=0.1)
+    assert float(circle.get("cx")) == pytest.approx((190 + full) / 2, abs=0.1)
+    assert float(circle.get("cy")) == 45.0
+    assert {t.text for t in root.iter("text")} >= {"a&b", "none", "0", "2"}
 
 
 @pytest.mark.parametrize("values", [[0.0, 0.0], [5.0, 5.0], [-1.0, -1.0], [1e-9, 2e9]])
