@@ -55,22 +55,8 @@ class Tester:
 
 
 @lru_cache(maxsize=1)
-def grid() -> tuple[Float[np.ndarray, "11510 3"], list[Int[np.ndarray, "f k"]]]:
-    """Return directions and polygons: rings around the nose, 282 of the polygons triangles."""
-    fraction = (np.arange(ROWS + 1) + 1.0) / (ROWS + 1)
-    azimuth = 2 * np.pi * (np.arange(COLUMNS) + 0.5) / COLUMNS
-    vertical = np.where(np.cos(azimuth) > 0, 150.0, 76.0)
-    reach = np.radians(160.0 + (vertical - 160.0) * np.cos(azimuth) ** 2)
-    angle = fraction[:, None] ** 1.25 * reach
-    local = np.stack(
-        [
-            np.sin(angle) * np.sin(azimuth),
-            np.sin(angle) * np.cos(azimuth),
-            np.cos(angle),
-        ],
-        axis=-1,
-    )
-    directions = local.reshape(-1, 3)[:VERTICES] @ turn(10.0, 0.0, 0.0).T
+def polygons() -> list[Int[np.ndarray, "f k"]]:
+    """Return quads and triangles (282 of the 11,540) over rings around the nose."""
     start = np.arange(VERTICES)
     row, column = start // COLUMNS, start % COLUMNS
     right = row * COLUMNS + (column + 1) % COLUMNS
@@ -80,17 +66,37 @@ def grid() -> tuple[Float[np.ndarray, "11510 3"], list[Int[np.ndarray, "f k"]]]:
     split = POLYGONS - len(quads)
     cut = quads[:split]
     triangles = np.concatenate([cut[:, [0, 1, 2]], cut[:, [0, 2, 3]]])
-    return directions, [quads[split:], triangles]
+    return [quads[split:], triangles]
+
+
+def ray_directions(angle: Float[np.ndarray, "r 110"]) -> Float[np.ndarray, "n 3"]:
+    """Return unit vectors at angles from the nose direction, row by row over the columns."""
+    azimuth = 2 * np.pi * (np.arange(COLUMNS) + 0.5) / COLUMNS
+    local = np.stack(
+        [np.sin(angle) * np.sin(azimuth), np.sin(angle) * np.cos(azimuth), np.cos(angle)], axis=-1
+    )
+    return local.reshape(-1, 3) @ turn(10.0, 0.0, 0.0).T
 
 
 @lru_cache(maxsize=1)
 def anchors() -> Anchors:
-    """Return the mesh's points on the head's triangles."""
+    """Return the mesh's points on the head's triangles; columns end before the neck's opening."""
     shape = studio.shape_of(studio.mean_vertices())
-    found, hit = outer_anchors(shape.vertices_mm, shape.faces, shape.origin_mm, grid()[0], 450.0)
-    if not hit.all():
-        raise ValueError(f"{int((~hit).sum())} grid directions miss the head; lower the reach")
-    return found
+
+    def cast(angle: Float[np.ndarray, "r 110"]) -> tuple[Anchors, np.ndarray]:
+        directions = ray_directions(angle)
+        return outer_anchors(shape.vertices_mm, shape.faces, shape.origin_mm, directions, 450.0)
+
+    steps = np.radians(np.arange(1.0, 161.0))
+    _, hit = cast(np.repeat(steps[:, None], COLUMNS, axis=1))
+    open_to = np.logical_and.accumulate(hit.reshape(-1, COLUMNS), axis=0).sum(axis=0)
+    neighbours = [np.roll(open_to, shift) for shift in range(-3, 4)]
+    reach = np.radians(np.min(neighbours, axis=0) - 2.0)
+    fraction = (np.arange(ROWS + 1) + 1.0) / (ROWS + 1)
+    found, hit = cast(fraction[:, None] ** 1.25 * reach)
+    if not hit[:VERTICES].all():
+        raise ValueError(f"{int((~hit[:VERTICES]).sum())} grid points miss the head")
+    return Anchors(found.triangles[:VERTICES], found.weights[:VERTICES])
 
 
 def mesh_of(vertices: Float[np.ndarray, "v 3"]) -> Float[np.ndarray, "11510 3"]:
@@ -185,7 +191,7 @@ def _write_pose(
     truth = studio.photo_truth(f"{item}_photo", tester.name, photo)
     if pose >= sizes.meshes:
         return truth, None
-    groups = grid()[1] if tester.broken != "no_faces" else []
+    groups = polygons() if tester.broken != "no_faces" else []
     points_mm = mesh_of(vertices) + rng.normal(0.0, 0.08, (VERTICES, 3))
     mesh = obj_text(frame.apply(points_mm), groups, texture_indices=bool(groups), decimals=6)
     write(path.with_suffix(".obj"), mesh)
@@ -206,7 +212,7 @@ def _write_blendshapes(order: Order, tester: Tester, who: Person, frame: Placeme
         shapes.append(frame.apply(mesh_of(vertices)))
     folder = order.out / tester.name / "Blendshape"
     write(folder / "shape.bs", shape_bs(np.stack(shapes), POLYGONS))
-    write(folder / "shape_0.obj", obj_text(shapes[0], grid()[1], texture_indices=True))
+    write(folder / "shape_0.obj", obj_text(shapes[0], polygons(), texture_indices=True))
 
 
 def build(order: Order) -> None:
