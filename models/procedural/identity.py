@@ -13,7 +13,7 @@ RESIDUAL_COUNT = 280
 SHAPE_COUNT = TRAIT_COUNT + RESIDUAL_COUNT
 SEXES = ("woman", "man")
 
-_RESIDUAL_RMS_MM = 0.75
+_RESIDUAL_RMS_MM = 1.0
 _EYE_POINT_MM = np.array([[31.2, 0.0, 80.0], [-31.2, 0.0, 80.0]])
 
 
@@ -122,7 +122,7 @@ def _waves() -> tuple[Float[np.ndarray, "r 3"], Float[np.ndarray, "r"], Float[np
     return (
         heading * (2.0 * np.pi / wavelength)[:, None],
         phase,
-        direction * np.sqrt(3.0 / 3.0) * amplitude[:, None],
+        direction * amplitude[:, None],
     )
 
 
@@ -137,9 +137,8 @@ def residual_field(points_mm: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "r 
     there = np.cos((points_mm * flip) @ vector.T + phase)
     own = here.T[:, :, None] * direction[:, None, :]
     other = there.T[:, :, None] * (direction * flip)[:, None, :]
-    return 0.5 * np.sqrt(2.0) * (
-        np.sqrt(0.75) * (own + other) + np.sqrt(0.25) * (own - other)
-    ) / np.sqrt(1.0)
+    even, odd = own + other, own - other
+    return np.sqrt(0.5) * (np.sqrt(0.75) * even + np.sqrt(0.25) * odd)
 
 
 def identity_basis(points_mm: Float[np.ndarray, "n 3"], *, rigid_eyes: bool = True) -> Float[np.ndarray, "k n 3"]:

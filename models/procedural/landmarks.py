@@ -9,7 +9,7 @@ from models.procedural import topology
 from models.procedural.topology import PARTS, Mesh
 
 MAX_YAW_DEG = 39
-_RAYS = 241
+_RAYS = 181
 # Where the contour starts beside the ear, and the middle it is traced about (mm).
 _CONTOUR_TOP_MM = -6.0
 _CONTOUR_CENTRE_MM = np.array([0.0, -25.0])
@@ -152,7 +152,9 @@ def _outline_faces(mesh: Mesh) -> Int[np.ndarray, "f"]:
     return np.flatnonzero(fit[mesh.faces].all(axis=1))
 
 
-def _contour(mesh: Mesh, faces: Int[np.ndarray, "f"], yaw_deg: float) -> tuple[Int[np.ndarray, "17"], Float[np.ndarray, "17 3"]]:
+def _contour(
+    mesh: Mesh, edges: Int[np.ndarray, "e 2"], owner: Int[np.ndarray, "e"], yaw_deg: float
+) -> tuple[Int[np.ndarray, "17"], Float[np.ndarray, "17 3"]]:
     """Trace the outline of the face turned by ``yaw_deg`` about +y and space 17 points on it."""
     yaw = np.radians(yaw_deg)
     p = mesh.vertices_mm
@@ -160,24 +162,20 @@ def _contour(mesh: Mesh, faces: Int[np.ndarray, "f"], yaw_deg: float) -> tuple[I
     chin = np.array([0.0, -108.0, 88.0])
     chin_x = np.cos(yaw) * chin[0] + np.sin(yaw) * chin[2]
     centre = np.array([0.6 * chin_x, _CONTOUR_CENTRE_MM[1]])
-    edges = np.concatenate([mesh.faces[faces][:, [0, 1]], mesh.faces[faces][:, [1, 2]], mesh.faces[faces][:, [2, 0]]])
-    owner = np.tile(faces, 3)
     start, end = image[edges[:, 0]] - centre, image[edges[:, 1]] - centre
     # rays from the top right of the face (subject's right) under the chin to the top left
     angles = np.linspace(np.radians(140.0), np.radians(400.0), _RAYS)
-    found_edge = np.zeros(_RAYS, dtype=np.int64)
-    found_t = np.zeros(_RAYS)
-    found_radius = np.zeros(_RAYS)
-    for k, angle in enumerate(angles):
-        ray = np.array([np.cos(angle), np.sin(angle)])
-        side_start = ray[0] * start[:, 1] - ray[1] * start[:, 0]
-        side_end = ray[0] * end[:, 1] - ray[1] * end[:, 0]
-        crosses = (side_start <= 0.0) != (side_end <= 0.0)
-        t = np.where(crosses, side_start / np.where(crosses, side_start - side_end, 1.0), 0.0)
-        radius = np.where(crosses, (start + t[:, None] * (end - start)) @ ray, -np.inf)
-        best = int(np.argmax(radius))
-        found_edge[k], found_t[k], found_radius[k] = best, t[best], radius[best]
-    outline = centre + found_radius[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    rays = np.stack([np.cos(angles), np.sin(angles)])
+    normals = np.stack([-rays[1], rays[0]])
+    side_start, side_end = start @ normals, end @ normals
+    crosses = (side_start <= 0.0) != (side_end <= 0.0)
+    t = np.where(crosses, side_start / np.where(crosses, side_start - side_end, 1.0), 0.0)
+    along = start @ rays
+    radius = np.where(crosses, along + t * (end @ rays - along), -np.inf)
+    found_edge = radius.argmax(axis=0)
+    found_t = t[found_edge, np.arange(_RAYS)]
+    found_radius = radius[found_edge, np.arange(_RAYS)]
+    outline = centre + found_radius[:, None] * rays.T
     below = outline[:, 1] < _CONTOUR_TOP_MM
     middle = int(np.argmin(np.abs(outline[:, 0] - chin_x) + 1e3 * (outline[:, 1] > -85.0)))
     first = middle - int(np.argmin(below[middle::-1])) + 1
@@ -203,8 +201,12 @@ def build_embeddings(mesh: Mesh) -> Embeddings:
     static_faces = np.array([face for face, _ in static], dtype=np.int64)
     static_bary = np.stack([bary for _, bary in static])
     candidates = _outline_faces(mesh)
+    sides = mesh.faces[candidates]
+    sides = np.sort(np.concatenate([sides[:, [0, 1]], sides[:, [1, 2]], sides[:, [2, 0]]]), axis=1)
+    edges, first = np.unique(sides, axis=0, return_index=True)
+    owner = np.tile(candidates, 3)[first]
     yaws = [*range(MAX_YAW_DEG + 1), *(-a for a in range(1, MAX_YAW_DEG + 1))]
-    rows = [_contour(mesh, candidates, float(yaw)) for yaw in yaws]
+    rows = [_contour(mesh, edges, owner, float(yaw)) for yaw in yaws]
     dynamic_faces = np.stack([faces for faces, _ in rows]).astype(np.int64)
     dynamic_bary = np.stack([bary for _, bary in rows])
     return Embeddings(
