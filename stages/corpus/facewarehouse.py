@@ -215,8 +215,18 @@ def _write_blendshapes(order: Order, tester: Tester, who: Person, frame: Placeme
     write(folder / "shape_0.obj", obj_text(shapes[0], polygons(), texture_indices=True))
 
 
+def landmark_vertices() -> Int[np.ndarray, "68"]:
+    """Return the mesh vertex nearest to each landmark of the mean head, 0-based."""
+    mean = studio.mean_vertices()
+    landmarks = studio.MM * np.asarray(studio.head().landmarks(mean))
+    away = np.linalg.norm(landmarks[:, None] - mesh_of(mean)[None], axis=2)
+    return away.argmin(axis=1)
+
+
 def build(order: Order) -> None:
-    """Write FaceWarehouse."""
+    """Write FaceWarehouse and, as a user would, one annotation of its topology."""
+    lines = "".join(f"{vertex + 1}\n" for vertex in landmark_vertices())
+    write(order.out / "landmark_vertices.txt", lines)
     rows = map_ordered(
         functools.partial(make_tester, order=order), testers(order), compute=order.compute,
         seconds_per_item=order.sizes.seconds_per_item * order.sizes.facewarehouse.poses,

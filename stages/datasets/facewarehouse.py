@@ -1,7 +1,9 @@
 """FaceWarehouse (Zhejiang): 150 people in 20 expressions as meshes and Kinect photographs.
 
 Raw lengths are about decimetres. ``.land`` points are relative to the image with y *up* and follow
-an order of their own (74 points).
+an order of their own (74 points). The owners ship no points on the meshes; all meshes share one
+topology, so one annotation of yours serves them all: ``landmark_vertices.txt`` in the root, 68
+lines of 1-based vertex indices in iBUG order.
 """
 
 import re
@@ -9,7 +11,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from stages.datasets.base import (
     Adapter,
@@ -27,6 +29,7 @@ from stages.datasets.meshes import read_mesh
 from stages.datasets.problems import Expected
 
 _POSE = re.compile(r"^pose_(\d+)$")
+LANDMARK_VERTICES = "landmark_vertices.txt"
 _WHERE = "kunzhou.net, FaceWarehouse (signed agreement)"
 
 
@@ -82,11 +85,16 @@ class FaceWarehouse(Adapter):
         path = inside(root, ref.path)
         if ref.kind == "scan":
             mesh = read_mesh(path)
+            landmarks = None
+            if (root / LANDMARK_VERTICES).is_file():
+                landmarks = mesh.vertices[_landmark_vertices(root, len(mesh.vertices))]
             return ScanRow(
                 vertices=mesh.vertices,
                 faces=mesh.faces,
                 colors=mesh.colors,
                 unit=self.unit,
+                landmarks=landmarks,
+                landmark_order="" if landmarks is None else "ibug68",
                 neutral=ref.attributes["pose"] == 0,
                 capped=False,
             )
@@ -96,6 +104,23 @@ class FaceWarehouse(Adapter):
         if "points" in ref.facts:
             points = read_land(inside(root, ref.facts["points"]), height, width)
         return ImageRow(data, height, width, landmarks_px=points)
+
+
+def _landmark_vertices(root: Path, vertices: int) -> Int[np.ndarray, "68"]:
+    """Read the 0-based indices of the 68 landmarks.
+
+    Raises:
+        ItemError: Not 68 lines, or an index outside the mesh.
+    """
+    rows = number_rows(inside(root, LANDMARK_VERTICES), columns=1)[:, 0].astype(np.int64) - 1
+    if len(rows) != 68:
+        raise ItemError(f"{LANDMARK_VERTICES}: expected 68 lines, got {len(rows)}")
+    if rows.min() < 0 or rows.max() >= vertices:
+        raise ItemError(
+            f"{LANDMARK_VERTICES}: expected indices from 1 to {vertices}, got "
+            f"{rows.min() + 1} to {rows.max() + 1}"
+        )
+    return rows
 
 
 def read_land(path: Path, height_px: int, width_px: int) -> Float[np.ndarray, "n 2"]:
