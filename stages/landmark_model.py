@@ -16,12 +16,19 @@ from jaxtyping import Float, UInt8
 from models.landmarks import MIRROR_68, canonical_box, moved_box, relative_error
 from stages.artifacts import atomic_directory, read_json, read_table, shard_of, write_json
 from stages.compute import item_rng
-from stages.landmark_predictor import FaceCrop, LandmarkPredictor, crop_face, grey, rectangle
+from stages.datasets.images import ImageError, decode_rgb
+from stages.landmark_predictor import (
+    FILE_NAME,
+    FaceCrop,
+    LandmarkPredictor,
+    crop_face,
+    grey_of,
+    rectangle,
+)
 from stages.params import LandmarkModelParams, load
 
 logger = logging.getLogger(__name__)
 
-FILE_NAME = "shape_predictor_68.dat"
 BUCKETS = 1000
 COLUMNS = ["item_id", "subject_id", "status", "split", "image", "landmarks_px", "landmark_order"]
 
@@ -55,6 +62,15 @@ def training_rows(packed: Path) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: str(row["item_id"]))
 
 
+def _grey(row: dict[str, Any]) -> UInt8[np.ndarray, "h w"] | None:
+    """The photograph's luma; None, said in the log, when it does not decode."""
+    try:
+        return grey_of(decode_rgb(row["image"]))
+    except ImageError as error:
+        logger.warning("%s is left out: %s", row["item_id"], error)
+        return None
+
+
 def spread_over(rows: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
     """At most ``count`` rows, evenly spaced, so that every subject keeps its share."""
     if len(rows) <= count:
@@ -85,10 +101,7 @@ def mirrored(
     crop: FaceCrop, points: Float[np.ndarray, "68 2"]
 ) -> tuple[UInt8[np.ndarray, "h w"], Float[np.ndarray, "68 2"]]:
     """A crop and its landmarks (photograph coordinates) with left and right exchanged."""
-    width = crop.image.shape[1]
-    flipped = crop.to_crop(points[MIRROR_68])
-    flipped[:, 0] = width - flipped[:, 0]
-    return np.ascontiguousarray(crop.image[:, ::-1]), crop.to_photo(flipped)
+    return crop.mirrored().image, crop.reflected(points[MIRROR_68])
 
 
 def train(rows: list[dict[str, Any]], p: LandmarkModelParams, *, seed: int, out: Path) -> int:
@@ -107,9 +120,8 @@ def train(rows: list[dict[str, Any]], p: LandmarkModelParams, *, seed: int, out:
 
     images, annotations = [], []
     for row in rows:
-        image = grey(row["image"])
+        image = _grey(row)
         if image is None:
-            logger.warning("%s does not decode; it is left out of the training", row["item_id"])
             continue
         points = np.array(row["landmarks_px"], dtype=np.float64).reshape(68, 2)
         crop = crop_face(image, canonical_box(points))
@@ -120,7 +132,8 @@ def train(rows: list[dict[str, Any]], p: LandmarkModelParams, *, seed: int, out:
             annotations.append([_annotation(crop, at, box) for box in boxes])
     if len(images) < 20:
         raise ValueError(
-            f"expected at least 10 photographs with 68 landmarks to train on, got {len(images) // 2}"
+            "expected at least 10 photographs with 68 landmarks to train on, got "
+            f"{len(images) // 2}"
         )
     options = dlib.shape_predictor_training_options()
     options.be_verbose = False
@@ -143,7 +156,7 @@ def measure(
     """Errors on held-out photographs from jittered boxes, percent of the outer-eye distance."""
     errors, turned, starts = [], [], []
     for row in rows:
-        image = grey(row["image"])
+        image = _grey(row)
         if image is None:
             continue
         points = np.array(row["landmarks_px"], dtype=np.float64).reshape(68, 2)
@@ -220,4 +233,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from stages.landmark_model import main as imported_main  # Ray workers find it by name
+
+    imported_main()

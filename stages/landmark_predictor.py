@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from models.landmarks import canonical_box, face_size, moved_box, square_box
+from models.landmarks import MIRROR_68, canonical_box, face_size, moved_box, square_box
 
+FILE_NAME = "shape_predictor_68.dat"
 FACE_PX = 256
 """Side of the box inside a crop, px."""
 MARGIN = 0.6
@@ -58,6 +59,15 @@ class FaceCrop:
         """Crop coordinates to photograph coordinates."""
         return points / self.scale + [self.left, self.top]
 
+    def mirrored(self) -> "FaceCrop":
+        """The crop with left and right exchanged about its own middle."""
+        return FaceCrop(np.ascontiguousarray(self.image[:, ::-1]), self.left, self.top, self.scale)
+
+    def reflected(self, points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 2"]:
+        """Photograph coordinates exchanged about the middle of the crop."""
+        middle = self.left + 0.5 * self.image.shape[1] / self.scale
+        return points * [-1.0, 1.0] + [2.0 * middle, 0.0]
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -72,12 +82,11 @@ class Answer:
     score: float
 
 
-def grey(image: bytes) -> UInt8[np.ndarray, "h w"] | None:
-    """Decode a photograph as grey values; None when it does not decode."""
+def grey_of(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w"]:
+    """Luma of an RGB photograph."""
     import cv2
 
-    decoded = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_GRAYSCALE)
-    return None if decoded is None else np.asarray(decoded, dtype=np.uint8)
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), dtype=np.uint8)
 
 
 def crop_face(image: UInt8[np.ndarray, "h w"], box: Float[np.ndarray, "4"]) -> FaceCrop:
@@ -141,6 +150,15 @@ class LandmarkPredictor:
         parts = np.array([(part.x, part.y) for part in found.parts()], dtype=np.float64)
         return crop.to_photo(parts + 0.5)
 
+    def _both(
+        self, crop: FaceCrop, mirror: FaceCrop, box: Float[np.ndarray, "4"]
+    ) -> tuple[Float[np.ndarray, "68 2"], Float[np.ndarray, "68 2"]]:
+        """The answers of a crop and of its mirror image, both in photograph coordinates."""
+        right, left = mirror.reflected(box.reshape(2, 2))[:, 0]
+        turned = np.array([left, box[1], right, box[3]])
+        found = mirror.reflected(self._points(mirror, turned))[MIRROR_68]
+        return self._points(crop, box), found
+
     def __call__(self, image: UInt8[np.ndarray, "h w"], box: Float[np.ndarray, "4"]) -> Answer:
         """Find the landmarks of the face in ``box``.
 
@@ -156,10 +174,14 @@ class LandmarkPredictor:
             points = self._points(crop_face(image, box), box)
             box = canonical_box(points)
         crop = crop_face(image, box)
+        mirror = crop.mirrored()
         votes = np.stack(
             [
-                self._points(crop, moved_box(box, np.array([right, down]), scale))
+                points
                 for right, down, scale in VOTES
+                for points in self._both(
+                    crop, mirror, moved_box(box, np.array([right, down]), scale)
+                )
             ]
         )
         points = votes.mean(axis=0)
