@@ -260,4 +260,6 @@ def _challenge(item_id: str) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    from stages.evaluate import main as imported_main  # Ray workers find it by name
+
+    imported_main()

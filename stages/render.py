@@ -304,4 +304,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from stages.render import main as imported_main  # Ray workers find it by name
+
+    imported_main()

@@ -170,4 +170,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from stages.train import main as imported_main  # Ray workers find it by name
+
+    imported_main()
