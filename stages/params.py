@@ -190,6 +190,9 @@ class RegisterParams(Section):
     fit: ScanFitParams
     presets: dict[str, FitPreset]
     limits: QualityParams
+    without_landmarks: bool = Field(
+        description="place scans without landmarks by their shape, not fail them"
+    )
     max_failed_fraction: float = Field(ge=0, le=1, description="more failed scans stop the stage")
     qa_pictures: int = Field(ge=0, description="pictures per data set, spread over the scans")
     qa_size_px: int = Field(ge=64, le=2048, description="side of one view in a picture")

@@ -35,7 +35,7 @@ SCANS_AT_ONCE = 4
 
 def register(
     scan: Scan,
-    landmarks: Float[np.ndarray, "l 3"],
+    landmarks: Float[np.ndarray, "l 3"] | None,
     section: params.RegisterParams,
     model: RegistrationModel,
     *,
@@ -45,7 +45,8 @@ def register(
 
     Args:
         scan: The scan in its own unit.
-        landmarks: In the scan's frame: 68, 51 or 7 points.
+        landmarks: In the scan's frame: 68, 51 or 7 points; None places the scan by its shape
+            where the parameters allow it.
         section: Schedule, presets and limits.
         model: The prepared model.
         preset: Entry of ``section.presets``; None takes the section's own choice.
@@ -57,6 +58,8 @@ def register(
     name = section.preset if preset is None else preset
     if name not in section.presets:
         raise ValueError(f"expected a preset among {sorted(section.presets)}, got {name!r}")
+    if landmarks is None and not section.without_landmarks:
+        raise RegistrationError("the scan has no landmarks; give 68, 51 or 7 to register it")
     settings = FitSettings(**section.fit.model_dump(), **section.presets[name].model_dump())
     return fit_scan(scan, landmarks, model, settings, QualityLimits(**section.limits.model_dump()))
 
@@ -208,7 +211,7 @@ def result_columns(result: Registration) -> dict[str, Any]:
         "vertices_neutral": result.vertices_neutral.astype(np.float32).ravel(),
         "residual_median_mm": result.residual_median_mm,
         "residual_q95_mm": result.residual_q95_mm,
-        "landmark_rms_mm": result.landmark_rms_mm,
+        "landmark_rms_mm": None if np.isnan(result.landmark_rms_mm) else result.landmark_rms_mm,
         "coverage": result.coverage,
         "flipped_faces": result.flipped_faces,
         "prior_energy": result.prior_energy,
@@ -241,7 +244,7 @@ def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
     good = [row for row in rows if row["status"] == "ok"]
     metrics: dict[str, Any] = {"counts": counts, "scans": len(rows), "over_ok_scans": {}}
     for name in _MEASURES:
-        values = [float(row[name]) for row in good]
+        values = [float(row[name]) for row in good if row[name] is not None]
         if values:
             metrics["over_ok_scans"][name] = {
                 "median": round(float(np.median(values)), 6),
@@ -366,15 +369,15 @@ def _values(scalar: Any) -> np.ndarray:  # noqa: ANN401 - an Arrow list scalar
     return np.asarray(scalar.values.to_numpy(zero_copy_only=False))
 
 
-def _packed_landmarks(row: Mapping[str, Any]) -> Float[np.ndarray, "l 3"]:
-    """The landmarks of a packed scan.
+def _packed_landmarks(row: Mapping[str, Any]) -> Float[np.ndarray, "l 3"] | None:
+    """The landmarks of a packed scan; None where it has none.
 
     Raises:
-        RegistrationError: There are none, or their order is not one that we know.
+        RegistrationError: There is another number of them than we know.
     """
     values = _values(row["landmarks"])
     if values.size == 0:
-        raise RegistrationError("the scan has no landmarks; give 68, 51 or 7 to register it")
+        return None
     if values.size % 3 or values.size // 3 not in COUNTS:
         raise RegistrationError(
             f"expected 68, 51 or 7 landmarks of three coordinates, got {values.size} numbers"
@@ -395,4 +398,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from stages.register import main as imported_main  # Ray workers find it by name
+
+    imported_main()

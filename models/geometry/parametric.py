@@ -193,7 +193,8 @@ def fit_parameters(
 
     Args:
         model: The prepared model.
-        landmarks: In the surface's frame, mm; NaN rows are missing.
+        landmarks: In the surface's frame, mm; NaN rows are missing. Without any, the surface
+            alone is fitted from where the model stands.
         surface: The scan.
         settings: Schedule and weights.
         bald: Whether the scalp is bare or capped, so that it can be trusted.
@@ -207,12 +208,16 @@ def fit_parameters(
     points = Subset(model, ids)
     share = len(ids) / settings.sample_vertices
     state = FitState(np.zeros(model.basis.shape[2]))
-    steps = settings.landmark_steps + settings.icp_steps
-    for step in range(steps):
-        late = step - settings.landmark_steps
+    early = settings.landmark_steps if len(present) else 0
+    for step in range(early + settings.icp_steps):
+        late = step - early
         progress = np.clip(late / max(settings.icp_steps - 1, 1), 0.0, 1.0)
         sigma = _between(settings.landmark_sigma_start_mm, settings.landmark_sigma_end_mm, progress)
-        blocks = [_landmark_rows(state, marks, mark_weights, target, sigma, robust=late >= 0)]
+        blocks = []
+        if len(present):
+            blocks.append(
+                _landmark_rows(state, marks, mark_weights, target, sigma, robust=late >= 0)
+            )
         if late >= 0:
             robust = _between(settings.robust_start_mm, settings.robust_end_mm, progress)
             weight = settings.data_weight_per_mm2 / share

@@ -12,6 +12,7 @@ from models.geometry.mesh import face_normals, normals_and_rim, vertex_areas
 from models.geometry.nearest import ClosestPointIndex
 from models.geometry.nonrigid import refine
 from models.geometry.parametric import FitState, Subset, Surface, fit_parameters
+from models.geometry.placement import place_by_shape
 from models.geometry.settings import FitSettings, QualityLimits
 from models.geometry.template import RegistrationModel
 
@@ -23,6 +24,8 @@ SNAP = 1.25
 REGION_REACH_MM = 15.0
 REGION_FACING = 0.3
 COVER_MM = 2.0
+HEAD_EXTENT_MM = (120.0, 900.0)
+SHAPE_CANDIDATES = 4
 
 
 class RegistrationError(ValueError):
@@ -70,12 +73,12 @@ class Registration:
         residual_q95_mm: Their 95th percentile.
         template_median_mm: Median distance from the face's vertices to the scan.
         template_q95_mm: 95th percentile of that, including what the scan does not show.
-        landmark_rms_mm: Root mean square distance of the landmarks.
+        landmark_rms_mm: Root mean square distance of the landmarks; NaN without any.
         coverage: Share of the face's area that lies on the scan.
         flipped_faces: Triangles of the skin turned over by the refinement.
         prior_energy: Sum of squares of beta and psi.
         flags: What a reader should know: ``scale_not_metric``, ``unit_mismatch``,
-            ``normals_flipped``, ``low_coverage``.
+            ``normals_flipped``, ``no_landmarks``.
     """
 
     status: str
@@ -102,7 +105,7 @@ class Registration:
 
 def register(
     scan: Scan,
-    landmarks: Float[np.ndarray, "l 3"],
+    landmarks: Float[np.ndarray, "l 3"] | None,
     model: RegistrationModel,
     settings: FitSettings,
     limits: QualityLimits,
@@ -112,7 +115,8 @@ def register(
     Args:
         scan: The scan.
         landmarks: In the scan's frame and unit: 68 in iBUG order, its inner 51, or the NoW seven
-            (told apart by their number). NaN rows are missing.
+            (told apart by their number). NaN rows are missing. None places the scan by its shape,
+            which needs a declared unit and is flagged ``no_landmarks``.
         model: The prepared model, with the landmark embedding that the points follow.
         settings: Schedule.
         limits: Where a result is rejected.
@@ -121,14 +125,73 @@ def register(
         RegistrationError: The input cannot be registered at all.
     """
     vertices, faces = _checked(scan)
-    marks = inner_landmarks(landmarks)
-    placed, flags = place_scan(scan.unit, marks, model)
-    at_mm, marks_mm = placed.apply(vertices), placed.apply(marks)
-    normals, rim = normals_and_rim(at_mm, faces)
-    if _facing(at_mm, normals, marks_mm, model) < 0:
+    normals, rim = normals_and_rim(vertices, faces)
+    if landmarks is None:
+        marks = np.full((len(model.landmark_faces), 3), np.nan)
+        placements, flags = _placed_by_shape(scan, vertices, faces, normals, model)
+        outward = float(_flux(vertices, faces))
+        settings = replace(
+            settings, icp_steps=2 * settings.icp_steps, robust_start_mm=2 * settings.robust_start_mm
+        )
+    else:
+        marks = inner_landmarks(landmarks)
+        placed, flags = place_scan(scan.unit, marks, model)
+        placements = [placed]
+        outward = _facing(placed.apply(vertices), normals @ placed.rotation.T, marks, placed, model)
+    if outward < 0:
         normals, faces = -normals, faces[:, ::-1]
         flags.append("normals_flipped")
-    centre = np.nanmean(marks_mm, axis=0)
+    views = [_view(vertices, faces, normals, rim, marks, p, model, settings) for p in placements]
+    fits = [
+        fit_parameters(model, view.marks, view.surface, settings, bald=scan.bald) for view in views
+    ]
+    whole = Subset(model, np.arange(len(model.template)))
+    best = 0
+    if len(fits) > 1:
+        best = int(np.argmax([_fit_score(model, *pair) for pair in zip(fits, views, strict=True)]))
+    view, state, placed = views[best], fits[best], placements[best]
+    posed, blend = whole.evaluate(state)
+    fitted = posed @ state.rotation.T + state.translation
+    samples, sample_areas = _scan_samples(view.surface, view.areas, fitted, settings)
+    refined = refine(model, fitted, view.surface, samples, sample_areas, settings, bald=scan.bald)
+    measured = _measure(model, refined, fitted, view)
+    result = _result(model, state, placed, refined, posed, blend, measured, flags)
+    return judge(result, limits)
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """A scan placed in FLAME's frame, mm: all of it, and what lies around the face."""
+
+    vertices: np.ndarray
+    faces: np.ndarray
+    normals: np.ndarray
+    rim: np.ndarray
+    marks: np.ndarray
+    near: np.ndarray
+    surface: Surface
+    areas: np.ndarray
+
+
+def _view(
+    vertices: np.ndarray,
+    faces: np.ndarray,
+    normals: np.ndarray,
+    rim: np.ndarray,
+    marks: np.ndarray,
+    placed: Similarity,
+    model: RegistrationModel,
+    settings: FitSettings,
+) -> _View:
+    """Place the scan and crop it around the landmarks, or around the template's.
+
+    Raises:
+        RegistrationError: Hardly any surface is left.
+    """
+    at_mm, marks_mm = placed.apply(vertices), placed.apply(marks)
+    turned = normals @ placed.rotation.T
+    given = np.isfinite(marks_mm).all(axis=1)
+    centre = (marks_mm[given] if given.any() else _template_marks(model)).mean(axis=0)
     near = ((at_mm - centre) ** 2).sum(axis=1) < settings.crop_mm**2
     usable = np.flatnonzero(near & (np.einsum("na,na->n", normals, normals) > 0))
     if len(usable) < MIN_SURFACE:
@@ -136,17 +199,62 @@ def register(
             f"expected >= {MIN_SURFACE} scan vertices with surface within {settings.crop_mm:g} mm "
             f"of the landmarks, got {len(usable)}; check the landmarks' unit and frame"
         )
-    surface = Surface(at_mm[usable], normals[usable], rim[usable], cKDTree(at_mm[usable]))
-    state = fit_parameters(model, marks_mm, surface, settings, bald=scan.bald)
-    whole = Subset(model, np.arange(len(model.template)))
-    posed, blend = whole.evaluate(state)
-    fitted = posed @ state.rotation.T + state.translation
+    surface = Surface(at_mm[usable], turned[usable], rim[usable], cKDTree(at_mm[usable]))
     areas = vertex_areas(at_mm, faces)[usable]
-    samples, sample_areas = _scan_samples(surface, areas, fitted, settings)
-    refined = refine(model, fitted, surface, samples, sample_areas, settings, bald=scan.bald)
-    measured = _measure(model, refined, fitted, at_mm, normals, rim, faces, near, marks_mm)
-    result = _result(scan, model, state, placed, refined, posed, blend, measured, flags)
-    return judge(result, limits)
+    return _View(at_mm, faces, turned, rim, marks_mm, near, surface, areas)
+
+
+def _placed_by_shape(
+    scan: Scan,
+    vertices: np.ndarray,
+    faces: np.ndarray,
+    normals: np.ndarray,
+    model: RegistrationModel,
+) -> tuple[list[Similarity], list[str]]:
+    """Candidate placements of a scan without landmarks.
+
+    Raises:
+        RegistrationError: The unit is unknown, or the scan is no head's size in it.
+    """
+    if scan.unit not in UNITS_MM:
+        raise RegistrationError(
+            f"expected landmarks, or a scan whose unit is one of {', '.join(UNITS_MM)}, got no "
+            f"landmarks and unit {scan.unit!r}"
+        )
+    scale = UNITS_MM[scan.unit]
+    extent = scale * float(np.ptp(vertices, axis=0).max())
+    if not HEAD_EXTENT_MM[0] < extent < HEAD_EXTENT_MM[1]:
+        raise RegistrationError(
+            f"expected a head scan {HEAD_EXTENT_MM[0]:g} to {HEAD_EXTENT_MM[1]:g} mm large, got "
+            f"{extent:.3g} mm in the declared unit {scan.unit}; give landmarks"
+        )
+    areas = vertex_areas(vertices, faces)
+    outward = normals if _flux(vertices, faces) >= 0 else -normals
+    candidates = place_by_shape(vertices, outward, areas, model, scale, most=SHAPE_CANDIDATES)
+    return candidates, ["no_landmarks"]
+
+
+def _flux(vertices: np.ndarray, faces: np.ndarray) -> float:
+    """How much the triangles face away from the scan's middle; negative where wound inward."""
+    middles = vertices[faces].mean(axis=1)
+    return float((face_normals(vertices, faces) * (middles - vertices.mean(axis=0))).sum())
+
+
+def _fit_score(model: RegistrationModel, state: FitState, view: _View) -> float:
+    """Share of the fitted face's area near scan that faces the same way."""
+    ids = np.flatnonzero(model.face & model.exposed)
+    posed, blend = Subset(model, ids).evaluate(state)
+    normals = np.einsum("nab,nb->na", blend, model.normals[ids]) @ state.rotation.T
+    distance, nearest = view.surface.tree.query(posed @ state.rotation.T + state.translation)
+    facing = (view.surface.normals[nearest] * normals).sum(axis=1)
+    near = np.clip(facing, 0, 1) / (1 + (distance / COVER_MM) ** 2)
+    return float((near * model.areas[ids]).sum() / model.areas[ids].sum())
+
+
+def _template_marks(model: RegistrationModel) -> np.ndarray:
+    """The landmarks on the mean head, mm."""
+    corners = model.template[np.asarray(model.arrays.faces)[model.landmark_faces]]
+    return np.einsum("lk,lka->la", model.landmark_bary, corners)
 
 
 def inner_landmarks(landmarks: Float[np.ndarray, "l 3"]) -> Float[np.ndarray, "51 3"]:
@@ -187,10 +295,7 @@ def place_scan(
         RegistrationError: The landmarks are a mirror image, or lie on a line.
     """
     given = np.isfinite(marks).all(axis=1)
-    faces = np.asarray(model.arrays.faces, dtype=np.int64)
-    corners = model.template[faces[model.landmark_faces]]
-    target = np.einsum("lk,lka->la", model.landmark_bary, corners)[given]
-    source = marks[given]
+    target, source = _template_marks(model)[given], marks[given]
     try:
         free = align_similarity(source, target)
     except ValueError as error:
@@ -211,7 +316,7 @@ def place_scan(
 
 
 def judge(result: Registration, limits: QualityLimits) -> Registration:
-    """Reject a result that exceeds a limit; low coverage alone is a flag."""
+    """Reject a result that exceeds a limit, naming each."""
     reasons = [
         f"{name} {value:.3g} exceeds {limit:.3g}"
         for name, value, limit in (
@@ -221,7 +326,7 @@ def judge(result: Registration, limits: QualityLimits) -> Registration:
             ("prior energy", result.prior_energy, limits.max_prior_energy),
             ("flipped triangles", result.flipped_faces, limits.max_flipped_faces),
         )
-        if not value <= limit
+        if value > limit
     ]
     if result.coverage < limits.min_coverage:
         reasons.append(f"coverage {result.coverage:.3g} is below {limits.min_coverage:.3g}")
@@ -260,13 +365,17 @@ def _checked(scan: Scan) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _facing(
-    vertices: np.ndarray, normals: np.ndarray, marks: np.ndarray, model: RegistrationModel
+    vertices: np.ndarray,
+    normals: np.ndarray,
+    marks: np.ndarray,
+    placed: Similarity,
+    model: RegistrationModel,
 ) -> float:
-    """Mean agreement of the scan's normals with the template's around the landmarks."""
+    """Agreement of the placed scan's normals with the template's around the landmarks."""
     given = np.flatnonzero(np.isfinite(marks).all(axis=1))
     corners = np.asarray(model.arrays.faces)[model.landmark_faces[given]]
     expected = model.normals[corners].sum(axis=1)
-    _, nearest = cKDTree(vertices).query(marks[given], k=8)
+    _, nearest = cKDTree(vertices).query(placed.apply(marks[given]), k=8)
     return float(np.einsum("lka,la->", normals[nearest], expected))
 
 
@@ -297,15 +406,7 @@ class _Measured:
 
 
 def _measure(
-    model: RegistrationModel,
-    refined: np.ndarray,
-    fitted: np.ndarray,
-    scan: np.ndarray,
-    normals: np.ndarray,
-    rim: np.ndarray,
-    scan_faces: np.ndarray,
-    near: np.ndarray,
-    marks: np.ndarray,
+    model: RegistrationModel, refined: np.ndarray, fitted: np.ndarray, view: _View
 ) -> _Measured:
     """Distances both ways over the face, landmarks, coverage and turned triangles.
 
@@ -313,37 +414,38 @@ def _measure(
     normals that agree, and it is not on the scan's rim.
     """
     faces = np.asarray(model.arrays.faces, dtype=np.int64)
-    ids = np.flatnonzero(near & ~rim)
-    found = ClosestPointIndex(refined, faces).query(scan[ids], max_distance=REGION_REACH_MM)
+    ids = np.flatnonzero(view.near & ~view.rim)
+    found = ClosestPointIndex(refined, faces).query(
+        view.vertices[ids], max_distance=REGION_REACH_MM
+    )
     hit = found.faces >= 0
     flat = face_normals(refined, faces)
     length = np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-12)
-    agree = (flat / length)[found.faces] * normals[ids]
+    agree = (flat / length)[found.faces] * view.normals[ids]
     in_face = np.asarray(model.face[faces].all(axis=1))
     region = hit & in_face[found.faces] & (agree.sum(axis=1) > REGION_FACING)
-    residuals = np.full(len(scan), np.nan)
+    residuals = np.full(len(view.vertices), np.nan)
     residuals[ids[region]] = found.distances[region]
-    in_crop = near[scan_faces].all(axis=1)
+    in_crop = view.near[view.faces].all(axis=1)
     if not in_crop.any():
         raise RegistrationError("expected scan triangles around the landmarks, got none")
     face_ids = np.flatnonzero(model.face)
-    back = ClosestPointIndex(scan, scan_faces[in_crop]).query(refined[face_ids])
+    back = ClosestPointIndex(view.vertices, view.faces[in_crop]).query(refined[face_ids])
     covered = model.areas[face_ids] * (back.distances < COVER_MM)
-    given = np.isfinite(marks).all(axis=1)
+    given = np.isfinite(view.marks).all(axis=1)
     corners = refined[faces[model.landmark_faces]]
-    gap = (np.einsum("lk,lka->la", model.landmark_bary, corners) - marks)[given]
+    gap = (np.einsum("lk,lka->la", model.landmark_bary, corners) - view.marks)[given]
     turned = (flat * face_normals(fitted, faces)).sum(axis=1) < 0
     return _Measured(
         residuals,
         back.distances,
-        float(np.sqrt((gap**2).sum(axis=1).mean())),
+        float(np.sqrt((gap**2).sum(axis=1).mean())) if len(gap) else float("nan"),
         float(covered.sum() / model.areas[face_ids].sum()),
         int(turned.sum()),
     )
 
 
 def _result(
-    scan: Scan,
     model: RegistrationModel,
     state: FitState,
     placed: Similarity,

@@ -161,6 +161,23 @@ def test_placement_takes_the_scan_to_the_mesh(registered, toy) -> None:
     assert np.linalg.det(rotation) == pytest.approx(1)
 
 
+def test_a_scan_without_landmarks_is_placed_by_its_shape_or_refused(
+    registered, section, compute, packed, flame, tmp_path
+) -> None:
+    def row_of(folder: Path) -> dict:
+        rows = read_table(folder / "registrations.parquet").to_pylist()
+        return next(row for row in rows if row["item_id"] == "bad/no-landmarks")
+
+    free = row_of(registered)
+    assert "no_landmarks" in json.loads(free["flags"])
+    assert free["landmark_rms_mm"] is None
+    strict = section.model_copy(update={"without_landmarks": False})
+    run(strict, compute, packed=packed, model=flame, out=tmp_path / "out")
+    refused = row_of(tmp_path / "out")
+    assert refused["status"] == "failed"
+    assert "has no landmarks" in refused["reason"]
+
+
 def test_metrics_and_pictures(registered) -> None:
     metrics = read_json(registered / "metrics.json")
     assert metrics["counts"]["ok"] >= 2

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from models.geometry import closest_points
 from models.geometry.mesh import face_normals, normals_and_rim
@@ -88,3 +89,22 @@ def test_mirrored_real_landmarks_are_refused(real, repository) -> None:
     model = RegistrationModel.build(arrays, *embedding, masks)
     with pytest.raises(ValueError, match="mirror image"):
         register(scan, marks * [-1, 1, 1], model, settings, limits)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_without_landmarks_in_any_position(real, repository, seed) -> None:
+    scan, marks, arrays, embedding, masks = real
+    section = _section(repository)
+    settings = FitSettings(**section.fit.model_dump(), **section.presets["fast"].model_dump())
+    limits = QualityLimits(**section.limits.model_dump())
+    model = RegistrationModel.build(arrays, *embedding, masks)
+    turn = Rotation.random(rng=np.random.default_rng(seed)).as_matrix()
+    moved = Scan(1e3 * scan.vertices @ turn.T + 40, scan.faces, unit="mm")
+    found = register(moved, None, model, settings, limits)
+    assert found.status == "ok"
+    assert found.flags == ("no_landmarks",)
+    assert found.residual_median_mm < 0.08
+    assert found.residual_q95_mm < 0.35
+    guided = register(scan, marks, model, settings, limits)
+    gap_mm = 1e3 * np.linalg.norm(found.vertices - guided.vertices, axis=1)[model.face]
+    assert np.median(gap_mm) < 4.0

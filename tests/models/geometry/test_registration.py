@@ -186,6 +186,22 @@ def test_68_landmarks_drop_the_contour() -> None:
     np.testing.assert_array_equal(inner_landmarks(points), points[17:])
 
 
+def test_without_landmarks_a_unit_of_head_size_is_needed(case, toy_model, settings, limits) -> None:
+    with pytest.raises(RegistrationError, match="no landmarks and unit 'unknown'"):
+        register(case.scan(), None, toy_model, settings, limits)
+    with pytest.raises(RegistrationError, match="120 to 900 mm"):
+        register(case.scan(unit="mm"), None, toy_model, settings, limits)
+
+
+def test_without_landmarks_a_known_head_is_found(case, fit, toy_model, settings, limits) -> None:
+    found = register(case.scan(unit="m"), None, toy_model, settings, limits)
+    assert "no_landmarks" in found.flags
+    assert np.isnan(found.landmark_rms_mm)
+    assert found.residual_median_mm < 0.15
+    gap = 1e3 * np.linalg.norm(found.vertices - fit.vertices, axis=1)[toy_model.face]
+    assert np.median(gap) < 4.0
+
+
 def _refusals(case: Case) -> dict[str, tuple[Scan, np.ndarray, str]]:
     broken = case.vertices.copy()
     broken[7] = np.nan
