@@ -14,12 +14,14 @@ from scipy.spatial.transform import Rotation
 from models.geometry.alignment import Similarity
 from models.geometry.template import RegistrationModel
 
-POINTS = 400
-STEPS = 25
+POINTS, STEPS = 400, 25
+FIRST_POINTS, FIRST_STEPS, FIRST_KEPT = 160, 12, 8
 TRIM = 0.65
 FACING = 0.4
 REACH_MM = 8.0
 DUPLICATE_DEG = 12.0
+
+_Candidate = tuple[float, np.ndarray, np.ndarray]
 
 
 def cube_rotations() -> Float[np.ndarray, "24 3 3"]:
@@ -65,17 +67,27 @@ def place_by_shape(
     wide = systematic_sample(model.areas * model.exposed, model.template, 10 * POINTS)
     template_tree, template_normals = cKDTree(model.template[wide]), model.normals[wide]
     few = np.linspace(0, len(own) - 1, min(POINTS, len(own))).astype(np.int64)
-    candidates = []
-    for turn in cube_rotations():
-        start = own.mean(axis=0) - turn @ points.mean(axis=0)
-        turn, shift = _icp(points, point_normals, tree, own_normals, turn, start)
-        forward = _agreement(points @ turn.T + shift, point_normals @ turn.T, tree, own_normals)
+
+    def settle(start: tuple[np.ndarray, np.ndarray], used: np.ndarray, steps: int) -> _Candidate:
+        turn, shift = _icp(
+            points[used], point_normals[used], tree, own_normals, *start, steps=steps
+        )
+        forward = _agreement(
+            points[used] @ turn.T + shift, point_normals[used] @ turn.T, tree, own_normals
+        )
         back = _agreement(
             (own[few] - shift) @ turn, own_normals[few] @ turn, template_tree, template_normals
         )
-        candidates.append((-(forward + back), turn, shift))
+        return -(forward + back), turn, shift
+
+    middle, home = own.mean(axis=0), points.mean(axis=0)
+    first = np.linspace(0, len(points) - 1, min(FIRST_POINTS, len(points))).astype(np.int64)
+    rough = [settle((turn, middle - turn @ home), first, FIRST_STEPS) for turn in cube_rotations()]
+    rough.sort(key=lambda c: c[0])
+    every = np.arange(len(points))
+    candidates = [settle((turn, shift), every, STEPS) for _, turn, shift in rough[:FIRST_KEPT]]
     candidates.sort(key=lambda c: c[0])
-    kept: list[tuple[float, np.ndarray, np.ndarray]] = []
+    kept: list[_Candidate] = []
     for candidate in candidates:
         if all(_angle_deg(candidate[1], other[1]) > DUPLICATE_DEG for other in kept):
             kept.append(candidate)
@@ -100,9 +112,11 @@ def _icp(
     scan_normals: np.ndarray,
     turn: np.ndarray,
     shift: np.ndarray,
+    *,
+    steps: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rigid point-to-plane motion of the template onto the scan; the closest share counts."""
-    for _ in range(STEPS):
+    for _ in range(steps):
         moved = points @ turn.T + shift
         distance, nearest = tree.query(moved)
         across = scan_normals[nearest]
