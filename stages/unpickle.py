@@ -8,9 +8,11 @@ known to be data (numpy arrays, sparse matrices, chumpy leaves, torch tensors) a
 and scipy values by the code in this file. Everything else is refused with its name.
 """
 
+import ast
 import io
 import math
 import pickle
+import re
 import struct
 from collections import OrderedDict
 from collections.abc import Callable
@@ -21,6 +23,8 @@ from typing import Any, ClassVar, cast
 import numpy as np
 
 _NPY_MAGIC = b"\x93NUMPY"
+_NPY_HEADER_LIMIT = 65_536
+_LONG_SUFFIX = re.compile(r"(\d)L\b")
 _TORCH_MAGIC = 0x1950A86A20F9469CFC6C
 _TORCH_STORAGE = {
     "DoubleStorage": "<f8",
@@ -522,20 +526,38 @@ def read_npy(path: Path | str) -> Any:  # noqa: ANN401 - an array, or whatever a
     content = path.read_bytes()
     if not content.startswith(_NPY_MAGIC):
         raise PickleReadError(f"{path} is not an npy file: it starts with {content[:6]!r}")
-    stream = io.BytesIO(content)
     try:
-        version = np.lib.format.read_magic(stream)
-        if version == (1, 0):
-            shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
-        else:
-            shape, _, dtype = np.lib.format.read_array_header_2_0(stream)
-        if not dtype.hasobject:
-            return np.load(io.BytesIO(content), allow_pickle=False)
+        dtype, fortran, shape, start = _npy_header(content)
+        if dtype.kind != "O":
+            flat = np.frombuffer(content, dtype, math.prod(shape), start)
+            return np.array(flat.reshape(shape, order="F" if fortran else "C"), order="K")
     except _DAMAGE as error:
         raise PickleReadError(f"{path} is not a readable npy file: {error}") from error
-    if dtype.kind != "O":
-        raise PickleReadError(f"{path} mixes objects into structured records; not supported")
-    array = read_pickle(content[stream.tell() :], source=str(path))
+    array = read_pickle(content[start:], source=str(path))
     if not isinstance(array, np.ndarray) or array.dtype != object:
         raise PickleReadError(f"{path} announces an object array but holds {type(array).__name__}")
     return array[()] if shape == () else array
+
+
+def _npy_header(content: bytes) -> tuple[np.dtype[Any], bool, tuple[int, ...], int]:
+    """Type, Fortran order, shape and where the data starts.
+
+    Read here because numpy's parser warns about, or chokes on, headers written by Python 2.
+    """
+    size, start = (2, 10) if content[6] == 1 else (4, 12)
+    length = int.from_bytes(content[8 : 8 + size], "little")
+    if length > _NPY_HEADER_LIMIT or start + length > len(content):
+        raise ValueError(f"a header of {length} bytes")
+    text = content[start : start + length].decode("latin1")
+    try:
+        header = ast.literal_eval(_LONG_SUFFIX.sub(r"\1", text).strip())
+    except SyntaxError as error:
+        raise ValueError(f"a damaged header {text.strip()!r}") from error
+    if not isinstance(header, dict) or header.keys() != {"descr", "fortran_order", "shape"}:
+        raise ValueError(f"a damaged header {text.strip()!r}")
+    if not isinstance(header["descr"], str):
+        raise TypeError("structured records, which are not supported")
+    dtype = np.dtype(header["descr"])
+    if dtype.kind not in _DTYPE_KINDS:
+        raise ValueError(f"items of type {dtype}, which are not supported")
+    return dtype, bool(header["fortran_order"]), _shape(header["shape"]), start + length

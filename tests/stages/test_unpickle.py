@@ -271,6 +271,32 @@ def test_npy_of_numbers_and_of_objects(tmp_path: Path) -> None:
     assert read_npy(tmp_path / "o.npy").tolist() == [{"a": 1}, None]
 
 
+def test_npy_written_by_python_2(tmp_path: Path) -> None:
+    header = b"{'descr': '<f4', 'fortran_order': True, 'shape': (3L, 2L), }".ljust(117) + b"\n"
+    path = tmp_path / "old.npy"
+    values = np.arange(6, dtype="<f4")
+    path.write_bytes(
+        b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + values.tobytes()
+    )
+    np.testing.assert_array_equal(read_npy(path), values.reshape(2, 3).T)
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_damaged_npy_raises_only_our_error(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    stream = io.BytesIO()
+    np.save(stream, np.array({"left": 1.0, "a": np.arange(3)}, dtype=object), allow_pickle=True)
+    raw = bytearray(stream.getvalue())
+    for _ in range(data.draw(st.integers(1, 4))):
+        raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.mktemp("n") / "a.npy"
+    path.write_bytes(raw)
+    with contextlib.suppress(PickleReadError):
+        read_npy(path)
+
+
 def test_npy_attacks_and_damage(tmp_path: Path, tripwire: Path) -> None:
     evil = tmp_path / "evil.npy"
     np.save(evil, np.array(Call(os.system, f"touch {tripwire}"), dtype=object), allow_pickle=True)

@@ -133,7 +133,7 @@ class TestW300LP:
             (raw_trees.sample_mat()[:700], "not a readable .mat|has no"),
             (raw_trees.sample_mat(Pose_Para=np.full((1, 7), np.nan)), "Pose_Para holds NaN"),
             (raw_trees.sample_mat(Pose_Para=np.zeros((1, 7))), "scale 0"),
-            (raw_trees.sample_mat(Pose_Para=np.array([{"a": 1}])), "expected 7 real numbers"),
+            (raw_trees.sample_mat(Pose_Para=np.array([{"a": 1}])), "no Pose_Para; expected 7"),
             (b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM" + bytes(600), "7.3|readable"),
         ],
     )
