@@ -128,6 +128,14 @@ def registration_section(data: Path, section: ReportParams) -> Section:
             ),
         ),
     ]
+    left_out = [entry for folder in folders for entry in _left_out(folder)]
+    if left_out:
+        body.append(
+            details(
+                f"Scans that were not accepted, and why: {len(left_out)}",
+                table([Cell("Scan set"), Cell("Scan"), Cell("Status"), Cell("Reason")], left_out),
+            )
+        )
     if pictures:
         body += [
             "<h3>Scan, registered head, both interleaved, residual</h3>",
@@ -362,6 +370,18 @@ def _registration_row(title: str, folder: Path) -> list[Cell]:
         number(middle("residual_q95_mm")),
         number(middle("landmark_rms_mm")),
         number(middle("coverage", 100.0), 0),
+    ]
+
+
+def _left_out(folder: Path) -> list[list[Cell]]:
+    """Rejected and failed scans with their reasons, as table rows."""
+    columns = ["item_id", "status", "reason"]
+    rows = read_table(folder / "registrations.parquet", columns).to_pylist()
+    title = DATASET_TITLES.get(folder.name, folder.name)
+    return [
+        [name(title), *[Cell(text(row[column])) for column in columns]]
+        for row in sorted(rows, key=lambda row: str(row["item_id"]))
+        if row["status"] != "ok"
     ]
 
 

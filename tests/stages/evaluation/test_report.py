@@ -147,6 +147,7 @@ def test_scores_and_failures_are_shown(written, data):
     assert "1,211" in written.document
     assert "FLAME 2020" in written.document
     assert "FaMoS_002</text>" in written.document  # by person
+    assert "rejected9.0" in written.document  # a scan that was not accepted, by its name
     assert ">0.200<" in written.document  # median of the accepted scans' residuals
 
 
