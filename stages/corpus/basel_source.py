@@ -19,6 +19,7 @@ from stages.corpus.files import write_npz
 from stages.corpus.linear_files import LinearFiles
 from stages.corpus.scan import waves
 from stages.corpus.surface import Anchors, outer_anchors
+from stages.corpus.w300lp_files import MIRROR_68
 
 UM = 1e6
 PUPIL_UM = np.array([0.0, 29_000.0, 92_000.0])  # where the middle between the pupils lies
@@ -237,12 +238,20 @@ def texture(
 
 
 def keypoints(anchors: Anchors) -> Int[np.ndarray, "68"]:
-    """Return the layout's vertices next to the 68 landmarks of the mean head."""
+    """Return the layout's vertices next to the 68 landmarks of the mean head.
+
+    The left ones are the mirror images of the right ones.
+    """
     from scipy.spatial import cKDTree
 
     mean = studio.mean_vertices()
-    landmarks = np.asarray(studio.head().landmarks(mean))
-    return np.asarray(cKDTree(anchors.flat(mean)).query(landmarks)[1], dtype=np.int64)
+    points = anchors.flat(mean)
+    tree = cKDTree(points)
+    found = np.asarray(tree.query(np.asarray(studio.head().landmarks(mean)))[1], dtype=np.int64)
+    left = np.flatnonzero(np.arange(68) > MIRROR_68)
+    images = points[found[MIRROR_68[left]]] * np.array([-1.0, 1.0, 1.0])
+    found[left] = tree.query(images)[1]
+    return found
 
 
 def segments(anchors: Anchors) -> Int[np.ndarray, "v 4"]:

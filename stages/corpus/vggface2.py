@@ -76,7 +76,7 @@ def make_identity(identity: Identity, order: Order) -> tuple[list[Row], PersonTr
         size = (height, int(height * rng.uniform(0.8, 1.05)))
         scene = sample_scene(
             rng, size, yaw_range_deg=(-50.0, 50.0), pitch_range_deg=(-18.0, 18.0),
-            face_fraction_range=(0.5, 0.62), quality=float(rng.uniform(0.2, 0.95)),
+            face_fraction_range=(0.6, 0.76), quality=float(rng.uniform(0.2, 0.95)),
         )  # fmt: skip
         face = sample_expression(rng, float(rng.uniform(0.0, 0.9)))
         worn = (sample_occluder(rng, "glasses"),) if rng.random() < 0.1 else ()
