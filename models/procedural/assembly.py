@@ -205,7 +205,7 @@ def body_surface(appearance: Appearance, warp: HeadWarp, camera: Camera) -> Surf
 
 def occluder_surface(mesh: OccluderMesh, warp: HeadWarp, camera: Camera, first_row: int) -> Surface:
     """An occluder carried by the head; its palette starts at ``first_row``."""
-    positions = camera.in_camera(warp(mesh.points))
+    positions = camera.in_camera(warp(mesh.points, mesh.roots))
     return Surface(
         positions,
         smooth_normals(positions, mesh.faces),

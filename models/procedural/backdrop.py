@@ -67,7 +67,7 @@ def paint_background(background: Background, height: int, width: int) -> Float[n
     colours = background.colours.astype(np.float32)
     n = _CANVAS
     rows = np.linspace(0, 1, n, dtype=np.float32)[:, None, None]
-    canvas = np.broadcast_to(colours[0], (n, n, 3)).astype(np.float32)
+    canvas: Float[np.ndarray, "h w 3"] = np.tile(colours[0], (n, n, 1))
     if background.kind == "plain":
         canvas = canvas * (1 + 0.06 * _waves(rng, n, n, 30, 1)[..., None])
     elif background.kind == "gradient":

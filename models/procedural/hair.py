@@ -273,7 +273,7 @@ def build_hair(appearance: Appearance) -> HairMesh | None:
     clear = np.where((np.abs(flat[:, 0]) > 45.0) & (not loose), _smooth(1.0, 1.55, ear), 1.0)
     lift = _thickness(hair, flat, excess) * clear - 1.6
     if loose:
-        lift += 15.0 * (1.0 - _smooth(0.5, 2.2, ear)) * (np.abs(flat[:, 0]) > 45.0)
+        lift += 19.0 * (1.0 - _smooth(0.5, 2.2, ear)) * (np.abs(flat[:, 0]) > 45.0)
     height = lift.reshape(SCALP_ROWS, COLUMNS)
     coverage = (_smooth(-7.0, 9.0, excess) * clear * hair.density).reshape(SCALP_ROWS, COLUMNS)
     if hair.style in ("buzz", "receding"):

@@ -45,6 +45,7 @@ class OccluderMesh(NamedTuple):
         row: (F,) which of the three palette rows each face takes.
         palette: (3, 6) red, green, blue, specular strength, roughness, grain.
         hides_hair_above_mm: Hair higher than this is under it; None leaves hair alone.
+        roots: (V, 3) points of the skin it sits on, mm, or None.
     """
 
     points: Float[np.ndarray, "v 3"]
@@ -52,6 +53,7 @@ class OccluderMesh(NamedTuple):
     row: Int[np.ndarray, "f"]
     palette: Float[np.ndarray, "3 6"]
     hides_hair_above_mm: float | None
+    roots: Float[np.ndarray, "v 3"] | None
 
 
 def sample_occluder(rng: np.random.Generator, kind: OccluderKind | None = None) -> Occluder:
@@ -145,41 +147,70 @@ def _glasses(
     return _join(parts)
 
 
-def _shell(
-    lowest: float, lift: float, floor_front: float, floor_back: float
-) -> tuple[Float[np.ndarray, "v 3"], Int[np.ndarray, "f 3"]]:
-    """A dome over the scalp, down to a tilted plane."""
+class _Dome(NamedTuple):
+    """A cap's dome: grid points, the scalp under them, triangles, and its lower edge."""
+
+    points: Float[np.ndarray, "v 3"]
+    roots: Float[np.ndarray, "v 3"]
+    faces: Int[np.ndarray, "f 3"]
+    edge: Float[np.ndarray, "c 3"]
+
+
+_DOME_COLUMNS = 61
+
+
+def _dome(lowest: float, lift: float, floor_front: float, floor_back: float) -> _Dome:
+    """A shell over the scalp, ``lift`` mm off it, down to a tilted plane."""
     cage = build_cage()
-    phi = np.linspace(-np.pi, np.pi, 61)
-    s = np.linspace(0.002, lowest, 40)
-    grid_s, grid_phi = np.meshgrid(s, phi, indexing="ij")
-    points = cage.point(grid_s.ravel(), grid_phi.ravel())
-    centre = np.array([0.0, 15.0, -10.0])
-    outward = points - centre
+    rows = 40
+    phi = np.linspace(-np.pi, np.pi, _DOME_COLUMNS)
+    grid_s, grid_phi = np.meshgrid(np.linspace(0.002, lowest, rows), phi, indexing="ij")
+    roots = cage.point(grid_s.ravel(), grid_phi.ravel())
+    outward = roots - np.array([0.0, 15.0, -10.0])
     outward /= np.linalg.norm(outward, axis=1, keepdims=True)
-    front = 0.5 + 0.5 * np.cos(grid_phi.ravel())
+    front = 0.5 + 0.5 * np.cos(grid_phi)
     floor = floor_back + (floor_front - floor_back) * front
-    points = points + lift * outward
-    grid = points.reshape(40, 61, 3)
-    below = (points[:, 1] < floor).reshape(40, 61)
-    for column in range(61):
-        rows = np.flatnonzero(below[:, column])
-        if len(rows):
-            grid[rows, column] = grid[max(rows[0] - 1, 0), column]
-    return _sheet(grid)
+    grid = (roots + lift * outward).reshape(rows, _DOME_COLUMNS, 3)
+    under = roots.reshape(grid.shape).copy()
+    for column in range(_DOME_COLUMNS):
+        last = int(np.argmax(grid[:, column, 1] < floor[:, column])) or rows
+        upper, lower = grid[last - 1, column], grid[min(last, rows - 1), column]
+        t = np.clip((upper[1] - floor[0, column]) / max(upper[1] - lower[1], 1e-6), 0.0, 1.0)
+        grid[last:, column] = upper + t * (lower - upper)
+        under[last:, column] = under[last - 1, column]
+    points, faces = _sheet(grid)
+    return _Dome(points, under.reshape(-1, 3), faces, grid[-1])
 
 
 def _cap(
     rng: np.random.Generator,
-) -> tuple[Float[np.ndarray, "v 3"], Int[np.ndarray, "f 3"], Int[np.ndarray, "f"]]:
-    dome, faces = _shell(0.5, 20.0, 58.0, 40.0)
-    t, depth = np.meshgrid(np.linspace(-1, 1, 25), np.linspace(0, 1, 8), indexing="ij")
-    reach = rng.uniform(55.0, 72.0)
-    x = 66.0 * t * (1.0 + 0.05 * depth)
-    z = 106.0 - 60.0 * t**2 * np.abs(t) ** 0.4 + reach * depth * (1.0 - 0.75 * t**4)
-    y = 60.0 - 16.0 * t**2 - 9.0 * depth
-    visor, visor_faces = _sheet(np.stack([x, y, z], -1))
-    return _join([(dome, faces, 0), (visor, visor_faces, 1)])
+) -> tuple[
+    tuple[Float[np.ndarray, "v 3"], Int[np.ndarray, "f 3"], Int[np.ndarray, "f"]],
+    Float[np.ndarray, "v 3"],
+]:
+    """A cap with a visor, and the skin under each of its points."""
+    dome = _dome(0.55, 11.0, 60.0, 38.0)
+    reach = rng.uniform(52.0, 70.0)
+    phi = np.linspace(-np.pi, np.pi, _DOME_COLUMNS)
+    ahead = np.abs(phi) < np.radians(66.0)
+    turn = phi[ahead] / np.radians(66.0)
+    depth = np.linspace(0.0, 1.0, 9)[:, None]
+    swing = (1.0 - np.abs(turn) ** 2.6)[None]
+    edge = dome.edge[ahead][None]
+    shift = np.stack(
+        [
+            0.16 * reach * depth * swing * turn[None],
+            -0.20 * reach * depth * swing - 5.0 * depth * swing * turn[None] ** 2,
+            reach * depth * swing,
+        ],
+        -1,
+    )
+    visor, visor_faces = _sheet(edge + shift)
+    mesh = _join([(dome.points, dome.faces, 0), (visor, visor_faces, 1)])
+    tied = np.broadcast_to(
+        dome.roots.reshape(-1, _DOME_COLUMNS, 3)[-1, ahead], (9, *edge.shape[1:])
+    )
+    return mesh, np.concatenate([dome.roots, tied.reshape(-1, 3)])
 
 
 def _ellipsoid(
@@ -236,7 +267,7 @@ def _scarf(
     y = (top * front - 70.0 * (1 - front)) * (1 - v) - 190.0 * v
     fold = 3.0 * np.sin(7 * v * np.pi + 1.3 * np.sin(2 * phi) + rng.uniform(0, 6)) * np.sqrt(v)
     half = 80.0 + 8.0 * v + fold
-    ahead = 116.0 - 20.0 * v + fold
+    ahead = 124.0 - 26.0 * v + fold
     behind = -112.0 + fold
     cosine = np.cos(phi)
     x = half * np.sin(phi)
@@ -273,20 +304,23 @@ def build_occluder(occluder: Occluder, skin_tone: Float[np.ndarray, "3"]) -> Occ
     rows[0] = [*colour, 0.3, 0.5, 0.15]
     rows[1] = [*(0.7 * colour), 0.3, 0.5, 0.1]
     hides = None
+    roots = None
     if occluder.kind in ("glasses", "sunglasses"):
         mesh = _glasses(rng, occluder.kind == "sunglasses")
         rows[0] = [*np.minimum(colour, 0.25), 1.2, 0.3, 0.0]
         rows[1] = [0.012, 0.012, 0.014, 1.6, 0.16, 0.0]
     elif occluder.kind == "cap":
-        mesh = _cap(rng)
-        hides = 50.0
+        mesh, roots = _cap(rng)
+        hides = 48.0
     elif occluder.kind == "latex_cap":
-        points, faces = _shell(0.62, 3.5, 66.0, -62.0)
+        dome = _dome(0.62, 4.0, 66.0, -62.0)
+        points = dome.points
         ear = ((points[:, 2] + 8.0) / 22.0) ** 2 + ((points[:, 1] + 12.0) / 30.0) ** 2
         hidden = (np.abs(points[:, 0]) > 40.0) & (ear < 1.0)
         low = (points[:, 2] > -20.0) & (points[:, 1] < 14.0)
         points = np.where((hidden | low)[:, None], points * [0.93, 1.0, 0.97], points)
-        mesh = (points, faces, np.zeros(len(faces), dtype=np.int64))
+        mesh = (points, dome.faces, np.zeros(len(dome.faces), dtype=np.int64))
+        roots = dome.roots
         rows[0] = [*colour, 0.9, 0.4, 0.05]
         hides = -1000.0
     elif occluder.kind == "hand":
@@ -302,4 +336,4 @@ def build_occluder(occluder: Occluder, skin_tone: Float[np.ndarray, "3"]) -> Occ
             f"build_occluder expected a kind of {OCCLUDER_KINDS}, got {occluder.kind!r}."
         )
     points, faces, row = mesh
-    return OccluderMesh(points, faces, row, rows, hides)
+    return OccluderMesh(points, faces, row, rows, hides, roots)

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from models.procedural.albedo import hairline_table, pack_appearance
-from models.procedural.appearance import Appearance
+from models.procedural.appearance import Appearance, Hair
 from models.procedural.assembly import (
     body_surface,
     gaze_matrices,
@@ -97,6 +97,14 @@ def _values(surface: Surface) -> Float[np.ndarray, "v 13"]:
     )
 
 
+def _strand_look(hair: Hair) -> Float[np.ndarray, "5"]:
+    """Roughness, noise shift, strands per mm across, curliness, strands per mm along."""
+    curly = hair.style in ("curly", "afro")
+    across = {"curly": 0.35, "afro": 0.35, "buzz": 1.7, "receding": 1.2}.get(hair.style, 0.55)
+    along = {"buzz": 1.2, "receding": 0.3}.get(hair.style, 0.035)
+    return np.array([hair.roughness, hair.seed % 29 + 0.5, across, float(curly), along])
+
+
 def _render(
     solid: Surface,
     hair: Surface | None,
@@ -134,19 +142,10 @@ def _render(
             hair_clip[:, 2] = np.clip(hair_clip[:, 2] + 0.5 * shift, -0.999, 0.999)
         hair_ids, hair_bary, hair_depth = rasterize(hair_clip[None], hair.faces, height, width)
         hair_values = _values(hair)
-        style = appearance.hair
-        look = np.array(
-            [
-                style.roughness,
-                style.seed % 29 + 0.5,
-                {"curly": 0.35, "afro": 0.35, "buzz": 1.7, "receding": 1.2}.get(style.style, 0.55),
-                1.0 if style.style in ("curly", "afro") else 0.0,
-                {"buzz": 1.2, "receding": 0.3}.get(style.style, 0.035),
-            ]
-        )
+        look = _strand_look(appearance.hair)
         cover_hair(
             hair_ids[0], hair_bary[0], hair_depth[0], depth[0], hair.faces, hair_values, look,
-            table, cover,
+            table, cover, eye_point[2],
         )  # fmt: skip
     shade_solid(
         ids[0], bary[0], solid.faces, solid.materials, _values(solid),
@@ -199,7 +198,9 @@ def _finish(
             ".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, finish.jpeg_quality]
         )
         assert done, "JPEG encoding of a uint8 picture cannot fail"
-        image = np.ascontiguousarray(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1])
+        decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
+        assert decoded is not None, "what was just encoded can be decoded"
+        image = np.ascontiguousarray(decoded[..., ::-1])
     return image
 
 

@@ -381,6 +381,7 @@ def cover_hair(
     look: np.ndarray,
     table: np.ndarray,
     cover: np.ndarray,
+    camera_z: float,
 ) -> None:
     """How opaque the hair is at each pixel where it lies in front of the solid surface.
 
@@ -402,7 +403,12 @@ def cover_hair(
                 table, a[6] * look[2] + look[1], a[7] * look[4] + 0.5 * look[1], 1.5
             )
             clump = lattice_noise(table, a[6] * look[2] * 0.22 + look[1], a[7] * 0.02, 7.5)
+            length = np.sqrt(a[3] * a[3] + a[4] * a[4] + a[5] * a[5]) + 1e-12
+            distance = np.sqrt(a[0] * a[0] + a[1] * a[1] + (a[2] - camera_z) ** 2)
+            facing = a[3] * a[0] + a[4] * a[1] + a[5] * (a[2] - camera_z)
+            facing = abs(facing) / (length * distance)
             edge = a[9] + 0.30 * strand + 0.26 * clump
+            edge -= (0.45 + 0.25 * strand) * (1.0 - smooth_step(0.02, 0.24, facing))
             cover[row, column] = smooth_step(0.30, 0.62, edge)
 
 
@@ -557,10 +563,7 @@ def shadow_map(
         clips.append(clip)
         faces.append(triangles + start)
         start += len(vertices)
-    _, _, depth = rasterize(
-        np.concatenate(clips)[None],
-        np.concatenate(faces).astype(np.int32),
-        SHADOW_SIZE,
-        SHADOW_SIZE,
-    )
+    clip_all: np.ndarray = np.concatenate(clips)[None]
+    triangles_all: np.ndarray = np.concatenate(faces).astype(np.int32)
+    _, _, depth = rasterize(clip_all, triangles_all, SHADOW_SIZE, SHADOW_SIZE)
     return depth[0], np.concatenate([frame, offset[:, None]], axis=1)
