@@ -187,13 +187,14 @@ def run(
     for ref in refs:
         buckets[shard_of(ref.subject_id, p.shards)].append(ref)
     work = [(bucket, tuple(buckets[bucket])) for bucket in sorted(buckets)]
+    cost = {"image": p.seconds_per_image, "scan": p.seconds_per_scan}
     with atomic_directory(out) as scratch:
         step = functools.partial(pack_shard, dataset=dataset, root=raw, out=scratch.resolve())
         results = map_ordered(
             step,
             work,
             compute=compute,
-            seconds_per_item=p.seconds_per_item * len(refs) / max(len(work), 1),
+            seconds_per_item=sum(cost[ref.kind] for ref in refs) / max(len(work), 1),
             label=f"pack {dataset}",
         )
         outcomes = sorted(outcome for result in results for outcome in result)

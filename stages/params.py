@@ -113,7 +113,8 @@ class PackParams(Section):
 
     shards: int = Field(ge=1, description="fixed buckets sha256(subject) mod shards")
     max_failed_fraction: float = Field(ge=0, le=1, description="more unreadable items stop it")
-    seconds_per_item: float = Field(ge=0, description="estimate that decides whether Ray starts")
+    seconds_per_image: float = Field(ge=0, description="estimate that decides whether Ray starts")
+    seconds_per_scan: float = Field(ge=0, description="likewise")
 
 
 class EvaluateParams(Section):
@@ -343,7 +344,10 @@ class LandmarkModelParams(Section):
     holdout: float = Field(gt=0, lt=1, description="fraction of subjects kept for measurement")
     max_images: int = Field(ge=10, description="training photographs, spread over the subjects")
     max_measured: int = Field(ge=1, description="held-out photographs that are measured")
-    boxes_per_image: int = Field(ge=1, description="starting boxes per photograph and mirror")
+    max_yaw_deg: float = Field(gt=0, le=90, description="training faces turned at most this far")
+    measured_yaw_deg: float = Field(gt=0, le=90, description="the main error counts up to it")
+    copies: int = Field(ge=1, description="per photograph, each mirrored too; the first upright")
+    copy_turn_deg: float = Field(ge=0, description="deviation of the other copies' rotation")
     box_shift: float = Field(ge=0, description="their deviation, fraction of the side")
     box_scale: float = Field(ge=0, description="their log scale deviation")
     cascades: int = Field(ge=1, description="levels of regression")

@@ -187,11 +187,13 @@ def _parse_obj(content: bytes) -> Mesh:
         content = content.replace(b"\t", b" ")
     if b"#" in content:
         content = b"\n".join(line.split(b"#", 1)[0] for line in content.split(b"\n"))
-    lines = [line.lstrip() for line in content.split(b"\n")]
+    lines = content.split(b"\n")
+    if b"\n " in content or content.startswith(b" "):
+        lines = [line.lstrip() for line in lines]
     vertex_lines = [line[2:] for line in lines if line.startswith(b"v ")]
     vertices, colors = _obj_vertices(vertex_lines)
     face_lines = [line[2:] for line in lines if line.startswith(b"f ")]
-    if any(b"-" in line for line in face_lines):
+    if b"-" in b" ".join(face_lines):
         face_lines = _absolute_faces(lines)
     return Mesh(vertices, _obj_faces(face_lines), colors)
 

@@ -157,7 +157,7 @@ def read_bfm2009(root: Path) -> tuple[dict[str, np.ndarray], list[Path]]:
     trim = np.arange(vertices)
     if (root / BFM2009_EXPRESSION).is_file():
         trim_path = root / BFM2009_TRIM
-        trim = _indices(trim_path, "trimIndex", vertices)
+        trim = indices_of(trim_path, "trimIndex", vertices)
         arrays = {
             name: values[trim] if not name.endswith("_sigma") else values
             for name, values in arrays.items()
@@ -171,12 +171,12 @@ def read_bfm2009(root: Path) -> tuple[dict[str, np.ndarray], list[Path]]:
     arrays["trim_index"] = trim.astype(np.int64)
     arrays["keypoints"] = np.zeros(0, dtype=np.int64)
     if (root / BFM2009_FRONT).is_file():
-        front = _indices(root / BFM2009_FRONT, "idx", len(trim))
+        front = indices_of(root / BFM2009_FRONT, "idx", len(trim))
         arrays["front_index"] = front
         files.append(root / BFM2009_FRONT)
         if (root / BFM2009_FACE_INFO).is_file():
             arrays["keypoints"] = front[
-                _indices(root / BFM2009_FACE_INFO, "keypoints", len(front), count=68)
+                indices_of(root / BFM2009_FACE_INFO, "keypoints", len(front), count=68)
             ]
             files.append(root / BFM2009_FACE_INFO)
     arrays["faces"] = outward(arrays["mean_shape"], faces)
@@ -184,7 +184,9 @@ def read_bfm2009(root: Path) -> tuple[dict[str, np.ndarray], list[Path]]:
     return arrays, files
 
 
-def _indices(path: Path, name: str, limit: int, count: int | None = None) -> Int[np.ndarray, " n"]:
+def indices_of(
+    path: Path, name: str, limit: int, count: int | None = None
+) -> Int[np.ndarray, " n"]:
     """1-based indices of a .mat variable as 0-based int64, each below ``limit``."""
     raw = _matrix(read_mat(path, [name]), name, path).ravel()
     indices = raw.astype(np.int64) - 1

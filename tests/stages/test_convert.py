@@ -24,7 +24,12 @@ from stages.datasets.flame_files import (
     read_static_embedding,
 )
 from stages.datasets.models import MODEL_SOURCES
-from stages.datasets.morphable_files import pncc_code, read_bfm2009
+from stages.datasets.morphable_files import (
+    MorphableFileError,
+    indices_of,
+    pncc_code,
+    read_bfm2009,
+)
 from stages.params import ConvertParams
 from stages.unpickle import UnsafePickleError
 
@@ -397,3 +402,17 @@ class TestMorphable:
         run(plain, model="bfm2017", raw=tmp_path / "raw", out=tmp_path / "out")
         tensors, _ = read_safetensors(tmp_path / "out" / "model.safetensors")
         assert not [name for name in tensors if name.startswith("texture")]
+
+
+def test_real_index_files_agree_with_the_real_keypoints(shared_data: Path) -> None:
+    """The published 68 of the frontal set are 3DDFA's 68, which come as coordinate indices."""
+    folder = shared_data / "deep3d"
+    front = indices_of(folder / "BFM_front_idx.mat", "idx", 53215)
+    trim = indices_of(folder / "BFM_exp_idx.mat", "trimIndex", 53490)
+    selected = indices_of(folder / "select_vertex_id.mat", "select_id", 53490)
+    np.testing.assert_array_equal(trim[front], selected)
+    keypoints = front[indices_of(folder / "facemodel_info.mat", "keypoints", len(front), count=68)]
+    flat = np.load(shared_data / "real_300wlp" / "bfm_keypoints_sim.npy")
+    np.testing.assert_array_equal(keypoints, flat[::3] // 3)
+    with pytest.raises(MorphableFileError, match="does not count from 1 to at most 100"):
+        indices_of(folder / "BFM_front_idx.mat", "idx", 100)

@@ -16,7 +16,9 @@ from stages.params import ComputeParams, PackParams
 from tests.stages.datasets import raw_trees
 
 COMPUTE = ComputeParams(workers=1, ray_threshold_s=1000, object_store_mb=100)
-PARAMS = PackParams(shards=3, max_failed_fraction=0.6, seconds_per_item=0.01)
+PARAMS = PackParams(
+    shards=3, max_failed_fraction=0.6, seconds_per_image=0.01, seconds_per_scan=0.01
+)
 
 
 def pack(dataset: str, raw: Path, out: Path, **changed: Any) -> Path:
