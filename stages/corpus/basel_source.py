@@ -62,12 +62,14 @@ class Model:
         expression_anchors: The expression layout's points on the head.
         shape: Identity components, micrometres in the Basel frame.
         expression: Expression components, micrometres.
+        keypoints: Vertices of the 68 landmarks in the shape layout.
     """
 
     anchors: Anchors
     expression_anchors: Anchors
     shape: Basis
     expression: Basis
+    keypoints: Int[np.ndarray, "68"]
 
     def head_vertices(
         self, alpha: Float[np.ndarray, "k"], beta: Float[np.ndarray, "e"]
@@ -208,7 +210,8 @@ def model(seed: int, name: str, heads: int, shapes: int, expression_count: int) 
     shape = principal_components(population(seed, family, heads), shape_anchors, shapes)
     moves = expressions(seed, family, max(expression_count, 40))
     expression = principal_components(moves, expression_anchors, expression_count)
-    return Model(shape_anchors, expression_anchors, shape, expression)
+    points = keypoints(shape_anchors)
+    return Model(shape_anchors, expression_anchors, shape, expression, points)
 
 
 def texture(
@@ -291,7 +294,7 @@ def linear_files(
         texture_basis=colours[1],
         texture_sigma=colours[2],
         faces=faces,
-        keypoints=keypoints(built.anchors),
+        keypoints=built.keypoints,
     )
 
 

@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Float, Int
 
-from stages.compute import item_rng, map_ordered
+from stages.compute import item_rng
 from stages.corpus import studio
 from stages.corpus.files import obj_text, png_bytes, truncated, write
 from stages.corpus.order import Order
@@ -227,11 +227,13 @@ def build(order: Order) -> None:
     """Write FaceWarehouse and, as a user would, one annotation of its topology."""
     lines = "".join(f"{vertex + 1}\n" for vertex in landmark_vertices())
     write(order.out / "landmark_vertices.txt", lines)
-    rows = map_ordered(
-        functools.partial(make_tester, order=order), testers(order), compute=order.compute,
-        seconds_per_item=order.sizes.seconds_per_item * order.sizes.facewarehouse.poses,
+    rows = studio.map_items(
+        functools.partial(make_tester, order=order),
+        testers(order),
+        order,
+        cost=order.sizes.facewarehouse.poses,
         label="FaceWarehouse",
-    )  # fmt: skip
+    )
     images, scans = order.truth / "images.parquet", order.truth / "scans.parquet"
     write_photo_truth([row for photos, _, _ in rows for row in photos], images)
     write_scan_truth([row for _, found, _ in rows for row in found], scans)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from stages.compute import item_rng, map_ordered
+from stages.compute import item_rng
 from stages.corpus import studio
 from stages.corpus.files import obj_text, png_bytes, truncated, write
 from stages.corpus.order import Order
@@ -249,11 +249,13 @@ def _calibration(camera: object, frame: Placement, size: tuple[int, int]) -> str
 
 def build(order: Order) -> None:
     """Write Headspace: scans, landmarks, metadata; photographs and calibrations."""
-    rows = map_ordered(
-        functools.partial(make_subject, order=order), subjects(order), compute=order.compute,
-        seconds_per_item=order.sizes.seconds_per_item * (2 + order.sizes.lyhm.photos),
+    rows = studio.map_items(
+        functools.partial(make_subject, order=order),
+        subjects(order),
+        order,
+        cost=2 + order.sizes.lyhm.photos,
         label="LYHM",
-    )  # fmt: skip
+    )
     write_photo_truth(
         [row for photos, _, _ in rows for row in photos], order.truth / "images.parquet"
     )

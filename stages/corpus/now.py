@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
-from stages.compute import item_rng, map_ordered
+from stages.compute import item_rng
 from stages.corpus import studio
 from stages.corpus.files import jpeg_bytes, obj_text, truncated, write
 from stages.corpus.old_pickle import Call, Global, npy_object
@@ -170,10 +170,13 @@ def _write_photo(
 
 def build(order: Order) -> None:
     """Write NoW with its validation list; nobody of it is in another data set."""
-    rows = map_ordered(
-        functools.partial(make_subject, order=order), subjects(order), compute=order.compute,
-        seconds_per_item=order.sizes.seconds_per_item * (2 + order.sizes.now.photos), label="NoW",
-    )  # fmt: skip
+    rows = studio.map_items(
+        functools.partial(make_subject, order=order),
+        subjects(order),
+        order,
+        cost=2 + order.sizes.now.photos,
+        label="NoW",
+    )
     lines = sorted(line for found, _, _, _ in rows for line in found)
     write(order.out / "imagepathsvalidation.txt", "".join(f"{line}\n" for line in lines))
     images = order.truth / "images.parquet"

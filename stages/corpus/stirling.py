@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stages.compute import item_rng, map_ordered
+from stages.compute import item_rng
 from stages.corpus import studio
 from stages.corpus.files import jpeg_bytes, obj_text, truncated, write
 from stages.corpus.order import Order
@@ -164,11 +164,13 @@ def _write_photos(order: Order, subject: Subject, who: Person) -> list[PhotoTrut
 
 def build(order: Order) -> None:
     """Write Stirling: scans, landmarks, photographs."""
-    rows = map_ordered(
-        functools.partial(make_subject, order=order), subjects(order), compute=order.compute,
-        seconds_per_item=order.sizes.seconds_per_item * (2 + order.sizes.stirling.photos),
+    rows = studio.map_items(
+        functools.partial(make_subject, order=order),
+        subjects(order),
+        order,
+        cost=2 + order.sizes.stirling.photos,
         label="Stirling",
-    )  # fmt: skip
+    )
     images, scans = order.truth / "images.parquet", order.truth / "scans.parquet"
     write_photo_truth([row for photos, _, _ in rows for row in photos], images)
     write_scan_truth([row for _, found, _ in rows for row in found], scans)

@@ -1,13 +1,17 @@
 """The procedural head as the corpus uses it: photographs, scans, landmarks and their truth."""
 
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
+from stages.compute import map_ordered
+from stages.corpus.order import Order
 from stages.corpus.people import Person
 from stages.corpus.scan import (
     HeadShape,
@@ -26,15 +30,54 @@ if TYPE_CHECKING:
     from models.procedural.photo import Photo
     from models.procedural.scene import Scene
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
 MM = 1000.0
 
 
-@lru_cache(maxsize=1)
+_built: "list[ProceduralHead]" = []  # at most one: the head of this process
+
+
 def head() -> "ProceduralHead":
     """Return the one head of this process."""
-    from models.procedural.head import ProceduralHead
+    if not _built:
+        from models.procedural.head import ProceduralHead
 
-    return ProceduralHead.build()
+        _built.append(ProceduralHead.build())
+    return _built[0]
+
+
+def map_items(
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    order: Order,
+    *,
+    cost: float,
+    label: str,
+) -> list[Result]:
+    """Apply ``function`` to every item in order; workers get this process's head ready made.
+
+    Args:
+        function: Top-level callable or ``functools.partial`` of one.
+        items: Work items.
+        order: Says how maps run.
+        cost: Photographs and scans per item.
+        label: For the log.
+    """
+    return map_ordered(
+        functools.partial(_with_head, head(), function),
+        items,
+        compute=order.compute,
+        seconds_per_item=cost * order.sizes.seconds_per_item,
+        label=label,
+    )
+
+
+def _with_head(built: "ProceduralHead", function: Callable[[Item], Result], item: Item) -> Result:
+    if not _built:
+        _built.append(built)
+    return function(item)
 
 
 @lru_cache(maxsize=1)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from stages.compute import item_rng, map_ordered
+from stages.compute import item_rng
 from stages.corpus import studio
 from stages.corpus.files import jpeg_bytes, truncated, write
 from stages.corpus.order import Order
@@ -110,11 +110,13 @@ def point_table(rows: list[Row]) -> str:
 
 def build(order: Order) -> None:
     """Write VGGFace2."""
-    made = map_ordered(
-        functools.partial(make_identity, order=order), identities(order), compute=order.compute,
-        seconds_per_item=order.sizes.seconds_per_item * order.sizes.vggface2.photos,
+    made = studio.map_items(
+        functools.partial(make_identity, order=order),
+        identities(order),
+        order,
+        cost=order.sizes.vggface2.photos,
         label="VGGFace2",
-    )  # fmt: skip
+    )
     rows = [row for found, _ in made for row in found]
     for part in ("train", "test"):
         chosen = [row for row in rows if row.identity.part == part]

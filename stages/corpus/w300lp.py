@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from stages.compute import item_rng, map_ordered
+from stages.compute import item_rng
 from stages.corpus import basel_source, studio, three_ddfa
 from stages.corpus.files import jpeg_bytes, truncated, write
 from stages.corpus.order import Order
@@ -149,7 +149,7 @@ def draw(
         who, None, scene, (SIZE_PX, SIZE_PX), rng,
         vertices=vertices_um / basel_source.UM + origin,
     )  # fmt: skip
-    key = model.anchors.flat(vertices_um)[basel_source.keypoints(model.anchors)]
+    key = model.anchors.flat(vertices_um)[model.keypoints]
     projected = project(key, pose)
     solid = np.hstack([matlab_points(projected, SIZE_PX), projected[:, 2:]])
     visible = solid[:, :2].copy()
@@ -191,9 +191,8 @@ def mirrored_coefficients(
     return shape, scale * expression
 
 
-def make_face(face: Face, order: Order) -> list[PhotoTruth]:
+def make_face(face: Face, model: basel_source.Model, order: Order) -> list[PhotoTruth]:
     """Write every view of one source photograph."""
-    model = three_ddfa.source_model(order.sizes.morphable, order.seed)
     who = person(order.seed, SOURCE, face.name)
     pose_rng = item_rng(order.seed, f"300w_lp/pose/{face.name}")
     views = order.sizes.faces_300w.views if not face.broken else 1
@@ -230,9 +229,8 @@ def make_face(face: Face, order: Order) -> list[PhotoTruth]:
     return truth
 
 
-def make_aflw(number: int, order: Order) -> list[PhotoTruth]:
+def make_aflw(number: int, model: basel_source.Model, order: Order) -> list[PhotoTruth]:
     """Write one AFLW2000-3D sample; every fifth has no expression."""
-    model = three_ddfa.source_model(order.sizes.morphable, order.seed)
     name = f"image{number:05d}"
     who = person(order.seed, SOURCE, name)
     rng = item_rng(order.seed, f"300w_lp/AFLW2000/{name}")
@@ -261,14 +259,14 @@ def build(order: Order) -> None:
     todo = faces(order)
     rng = item_rng(order.seed, "300w_lp/aflw")
     numbers = gapped_numbers(order.sizes.faces_300w.aflw, AFLW_LAST, rng)
-    cost = order.sizes.seconds_per_item
-    rows = map_ordered(
-        functools.partial(make_face, order=order), todo, compute=order.compute,
-        seconds_per_item=cost * order.sizes.faces_300w.views, label="300W-LP",
+    model = three_ddfa.source_model(order.sizes.morphable, order.seed)
+    rows = studio.map_items(
+        functools.partial(make_face, model=model, order=order), todo, order,
+        cost=order.sizes.faces_300w.views, label="300W-LP",
     )  # fmt: skip
-    rows += map_ordered(
-        functools.partial(make_aflw, order=order), numbers, compute=order.compute,
-        seconds_per_item=cost, label="AFLW2000-3D",
+    rows += studio.map_items(
+        functools.partial(make_aflw, model=model, order=order), numbers, order,
+        cost=1.0, label="AFLW2000-3D",
     )  # fmt: skip
     write_photo_truth([row for part in rows for row in part], order.truth / "images.parquet")
     names = [face.name for face in todo] + [f"image{number:05d}" for number in numbers]
