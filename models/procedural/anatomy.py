@@ -56,7 +56,7 @@ def soft_maximum(
 def _smooth_minimum(
     a: Float[np.ndarray, "..."], b: Float[np.ndarray, "..."], width: float
 ) -> Float[np.ndarray, "..."]:
-    h = np.maximum(width - np.abs(a - b), 0.0) / width
+    h = np.maximum(width - np.abs(a - b), 0.0) / width  # a may be infinite
     return np.minimum(a, b) - 0.25 * width * h * h
 
 
@@ -64,13 +64,13 @@ def nose_distance(points: Float[np.ndarray, "... 3"]) -> Float[np.ndarray, "..."
     """Approximate signed distance (mm, negative inside) to the mean nose's solid."""
     q = points.copy()
     q[..., 0] = np.abs(q[..., 0])
-    distance: Float[np.ndarray, "..."] | None = None
+    distance = np.full(points.shape[:-1], np.inf)
     for start, end, radius_start, radius_end in _CAPSULES:
         a, b = np.array(start), np.array(end)
         t = np.clip(((q - a) @ (b - a)) / ((b - a) @ (b - a)), 0.0, 1.0)
         part = np.linalg.norm(q - a - t[..., None] * (b - a), axis=-1)
         part -= radius_start + (radius_end - radius_start) * t
-        distance = part if distance is None else _smooth_minimum(distance, part, _NOSE_BLEND_MM)
+        distance = _smooth_minimum(distance, part, _NOSE_BLEND_MM)
     for centre, radii in _ELLIPSOIDS:
         scaled = (q - np.array(centre)) / np.array(radii)
         length = np.linalg.norm(scaled, axis=-1)
@@ -175,6 +175,7 @@ def eye_rings(
     """Rings of the left eye from the orbit inward to the lid margin, its inner edge and the cup.
 
     Args:
+        cage: The surface that the lids grow out of.
         outer_xy: The orbit ring on the (x, y) domain plane (mm), counter-clockwise from +x.
         fractions: How far each lid ring is on its way from the orbit (0) to the margin (1).
     """

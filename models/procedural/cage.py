@@ -135,6 +135,7 @@ class Cage:
 
         Args:
             axes: The two coordinate indices that are given, e.g. ``(0, 1)`` for x and y.
+            targets: Their values (mm).
             side: ``"front"`` searches |phi| < 90 deg, ``"left"`` 20 to 160 deg.
         """
         phi = self._table[:, 1]

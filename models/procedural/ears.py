@@ -67,9 +67,8 @@ def ear_plane(count: int) -> Float[np.ndarray, "r k 2"]:
     return np.stack([y, z], axis=-1)
 
 
-def ear_rings(cage: Cage, root: Float[np.ndarray, "k 3"]) -> Float[np.ndarray, "m 3"]:
-    """Rings inside the root ring, then the closing point in the concha (mm)."""
-    count = len(root)
+def ear_rings(cage: Cage, count: int) -> Float[np.ndarray, "m 3"]:
+    """Rings of ``count`` points inside the root ring, then the closing point in the concha."""
     angle = 2.0 * np.pi * np.arange(count) / count
     plane = ear_plane(count)
     height = _around(_HEIGHT * _LIFT, angle)

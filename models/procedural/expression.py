@@ -60,7 +60,9 @@ def _pucker(p: Place) -> Float[np.ndarray, "n 3"]:
     window = _lips(p, 30.0, 19.0)
     centre = _lips(p, 17.0, 12.0)
     # the red of both lips swells and turns outward
-    swell = np.sign(p.lip) * smoothstep(np.abs(p.lip), 0.3, 9.0) * smoothstep(np.abs(p.lip), 24.0, 9.0)
+    swell = (
+        np.sign(p.lip) * smoothstep(np.abs(p.lip), 0.3, 9.0) * smoothstep(np.abs(p.lip), 24.0, 9.0)
+    )
     side = 0.8 * p.bell("x", 15.0, 7.0) * smoothstep(p.z, 62.0, 78.0)
     return p.vector(
         -0.46 * p.far * window, 2.8 * swell * (centre + side), 8.5 * centre - 1.0 * window
@@ -132,45 +134,105 @@ _MOVEMENTS: dict[str, tuple[MovementField, bool]] = {
     "jaw_forward": (lambda p: p.vector(0.0, 0.0, 5.0 * jaw_weight(p)), False),
     "jaw_lateral": (lambda p: np.stack([6.0 * jaw_weight(p), 0.0 * p.x, 0.0 * p.x], axis=1), False),
     "smile": (_smile, True),
-    "frown": (lambda p: p.vector(
-        1.5 * p.ball((27, -67, 84), (11, 12, 20)),
-        -7.5 * p.ball((27, -67, 84), (11, 12, 20)) * smoothstep(p.far, 4.0, 24.0),
-        -1.0 * p.ball((27, -67, 84), (11, 12, 20))), True),
-    "stretch": (lambda p: p.vector(
-        8.0 * p.ball((28, -66, 84), (16, 14, 24)) * smoothstep(p.far, 0.0, 24.0),
-        -1.5 * p.ball((28, -70, 84), (16, 12, 24)),
-        -5.0 * p.ball((28, -66, 84), (14, 13, 24)) * smoothstep(p.far, 0.0, 24.0)), True),
-    "dimple": (lambda p: p.vector(
-        2.0 * p.ball((30, -65, 80), (8, 9, 16)), 0.0, -3.0 * p.ball((30, -65, 80), (8, 9, 16))), True),
+    "frown": (
+        lambda p: p.vector(
+            1.5 * p.ball((27, -67, 84), (11, 12, 20)),
+            -7.5 * p.ball((27, -67, 84), (11, 12, 20)) * smoothstep(p.far, 4.0, 24.0),
+            -1.0 * p.ball((27, -67, 84), (11, 12, 20)),
+        ),
+        True,
+    ),
+    "stretch": (
+        lambda p: p.vector(
+            8.0 * p.ball((28, -66, 84), (16, 14, 24)) * smoothstep(p.far, 0.0, 24.0),
+            -1.5 * p.ball((28, -70, 84), (16, 12, 24)),
+            -5.0 * p.ball((28, -66, 84), (14, 13, 24)) * smoothstep(p.far, 0.0, 24.0),
+        ),
+        True,
+    ),
+    "dimple": (
+        lambda p: p.vector(
+            2.0 * p.ball((30, -65, 80), (8, 9, 16)), 0.0, -3.0 * p.ball((30, -65, 80), (8, 9, 16))
+        ),
+        True,
+    ),
     "lip_raise": (_lip_raise, True),
     "lip_lower": (_lip_lower, True),
     "pucker": (_pucker, False),
     "funnel": (_funnel, False),
     "lip_press": (_press, False),
-    "lip_roll_upper": (lambda p: p.vector(0.0, 0.0, -2.6 * p.bell("lip", 3.0, 4.0) * p.mouth_taper
-        * smoothstep(p.z, 84.0, 92.0) * _upper(p)), False),
-    "lip_roll_lower": (lambda p: p.vector(0.0, 0.0, -2.8 * p.bell("lip", -3.5, 4.5) * p.mouth_taper
-        * smoothstep(p.z, 84.0, 92.0) * _lower(p)), False),
-    "mouth_lateral": (lambda p: np.stack(
-        [7.0 * _lips(p, 28.0, 15.0), 0.0 * p.x, 0.0 * p.x], axis=1), False),
-    "chin_raise": (lambda p: p.vector(0.0, 3.4 * _lips(p, 20.0, 14.0) + 2.5 * p.ball((0, -92, 92), (18, 9, 16)),
-        1.8 * p.ball((0, -74, 94), (16, 7, 14)) + 1.5 * p.ball((0, -96, 92), (14, 8, 14))), False),
+    "lip_roll_upper": (
+        lambda p: p.vector(
+            0.0,
+            0.0,
+            -2.6
+            * p.bell("lip", 3.0, 4.0)
+            * p.mouth_taper
+            * smoothstep(p.z, 84.0, 92.0)
+            * _upper(p),
+        ),
+        False,
+    ),
+    "lip_roll_lower": (
+        lambda p: p.vector(
+            0.0,
+            0.0,
+            -2.8
+            * p.bell("lip", -3.5, 4.5)
+            * p.mouth_taper
+            * smoothstep(p.z, 84.0, 92.0)
+            * _lower(p),
+        ),
+        False,
+    ),
+    "mouth_lateral": (
+        lambda p: np.stack([7.0 * _lips(p, 28.0, 15.0), 0.0 * p.x, 0.0 * p.x], axis=1),
+        False,
+    ),
+    "chin_raise": (
+        lambda p: p.vector(
+            0.0,
+            3.4 * _lips(p, 20.0, 14.0) + 2.5 * p.ball((0, -92, 92), (18, 9, 16)),
+            1.8 * p.ball((0, -74, 94), (16, 7, 14)) + 1.5 * p.ball((0, -96, 92), (14, 8, 14)),
+        ),
+        False,
+    ),
     "cheek_puff": (_puff, True),
     "cheek_suck": (lambda p: -0.6 * _puff(p), False),
-    "cheek_raise": (lambda p: p.vector(
-        1.0 * p.ball((44, -22, 72), (15, 11, 22)), 4.2 * p.ball((43, -21, 74), (16, 11, 22)),
-        2.4 * p.ball((43, -21, 74), (15, 9, 22))), True),
-    "brow_raise_inner": (lambda p: p.vector(0.0, 7.0 * _brow(p, 12.0, 11.0), 0.8 * _brow(p, 12.0, 11.0)), False),
+    "cheek_raise": (
+        lambda p: p.vector(
+            1.0 * p.ball((44, -22, 72), (15, 11, 22)),
+            4.2 * p.ball((43, -21, 74), (16, 11, 22)),
+            2.4 * p.ball((43, -21, 74), (15, 9, 22)),
+        ),
+        True,
+    ),
+    "brow_raise_inner": (
+        lambda p: p.vector(0.0, 7.0 * _brow(p, 12.0, 11.0), 0.8 * _brow(p, 12.0, 11.0)),
+        False,
+    ),
     "brow_raise_outer": (lambda p: p.vector(0.0, 7.5 * _brow(p, 36.0, 14.0), 0.0), True),
     "brow_lower": (_brow_lower, True),
     "squint": (_squint, True),
     "nose_wrinkle": (_wrinkle, True),
-    "nostril_flare": (lambda p: p.vector(2.4 * p.ball((14, -39, 96), (7, 7, 12)),
-        0.6 * p.ball((14, -39, 96), (7, 7, 12))), False),
-    "lip_tighten": (lambda p: p.vector(-0.16 * p.far * _lips(p, 26.0, 12.0), 0.0,
-        -0.8 * _lips(p, 22.0, 8.0)), False),
-    "neck_tighten": (lambda p: p.vector(3.0 * p.ball((38, -128, 22), (13, 26, 26)), 0.0,
-        2.5 * p.ball((24, -132, 34), (14, 24, 22))), False),
+    "nostril_flare": (
+        lambda p: p.vector(
+            2.4 * p.ball((14, -39, 96), (7, 7, 12)), 0.6 * p.ball((14, -39, 96), (7, 7, 12))
+        ),
+        False,
+    ),
+    "lip_tighten": (
+        lambda p: p.vector(-0.16 * p.far * _lips(p, 26.0, 12.0), 0.0, -0.8 * _lips(p, 22.0, 8.0)),
+        False,
+    ),
+    "neck_tighten": (
+        lambda p: p.vector(
+            3.0 * p.ball((38, -128, 22), (13, 26, 26)),
+            0.0,
+            2.5 * p.ball((24, -132, 34), (14, 24, 22)),
+        ),
+        False,
+    ),
 }
 # Movements that are not a fixed displacement: rotations about the eye and about the jaw's hinge.
 _ROTATIONS = ("jaw_open", "blink_left", "blink_right", "eye_wide_left", "eye_wide_right")
@@ -186,22 +248,81 @@ SIGNED = ("jaw_lateral", "mouth_lateral", "jaw_forward")
 
 PROTOTYPES: dict[str, dict[str, float]] = {
     "neutral": {},
-    "smile": {"smile": 1.0, "cheek_raise": 0.7, "squint": 0.5, "lip_raise": 0.25, "lip_lower": 0.12, "jaw_open": 0.06},
+    "smile": {
+        "smile": 1.0,
+        "cheek_raise": 0.7,
+        "squint": 0.5,
+        "lip_raise": 0.25,
+        "lip_lower": 0.12,
+        "jaw_open": 0.06,
+    },
     "smile_closed": {"smile": 0.75, "cheek_raise": 0.5, "squint": 0.3, "dimple": 0.3},
-    "laugh": {"smile": 0.9, "cheek_raise": 1.0, "squint": 0.8, "lip_raise": 0.6, "lip_lower": 0.4, "jaw_open": 0.5},
+    "laugh": {
+        "smile": 0.9,
+        "cheek_raise": 1.0,
+        "squint": 0.8,
+        "lip_raise": 0.6,
+        "lip_lower": 0.4,
+        "jaw_open": 0.5,
+    },
     "mouth_open": {"jaw_open": 0.8, "lip_tighten": 0.35},
-    "surprise": {"jaw_open": 0.75, "brow_raise_inner": 1.0, "brow_raise_outer": 1.0, "eye_wide": 0.9, "funnel": 0.25, "lip_tighten": 0.3},
-    "anger": {"brow_lower": 1.0, "squint": 0.5, "lip_press": 0.7, "nostril_flare": 0.7, "chin_raise": 0.35, "lip_tighten": 0.5},
-    "sadness": {"brow_raise_inner": 0.9, "frown": 1.0, "chin_raise": 0.45, "blink": 0.22, "brow_lower": 0.25},
-    "disgust": {"nose_wrinkle": 1.0, "lip_raise": 0.8, "brow_lower": 0.6, "squint": 0.6, "frown": 0.3},
-    "fear": {"brow_raise_inner": 0.9, "brow_raise_outer": 0.5, "eye_wide": 0.9, "stretch": 0.8, "jaw_open": 0.3, "neck_tighten": 0.6},
+    "surprise": {
+        "jaw_open": 0.75,
+        "brow_raise_inner": 1.0,
+        "brow_raise_outer": 1.0,
+        "eye_wide": 0.9,
+        "funnel": 0.25,
+        "lip_tighten": 0.3,
+    },
+    "anger": {
+        "brow_lower": 1.0,
+        "squint": 0.5,
+        "lip_press": 0.7,
+        "nostril_flare": 0.7,
+        "chin_raise": 0.35,
+        "lip_tighten": 0.5,
+    },
+    "sadness": {
+        "brow_raise_inner": 0.9,
+        "frown": 1.0,
+        "chin_raise": 0.45,
+        "blink": 0.22,
+        "brow_lower": 0.25,
+    },
+    "disgust": {
+        "nose_wrinkle": 1.0,
+        "lip_raise": 0.8,
+        "brow_lower": 0.6,
+        "squint": 0.6,
+        "frown": 0.3,
+    },
+    "fear": {
+        "brow_raise_inner": 0.9,
+        "brow_raise_outer": 0.5,
+        "eye_wide": 0.9,
+        "stretch": 0.8,
+        "jaw_open": 0.3,
+        "neck_tighten": 0.6,
+    },
     "kiss": {"pucker": 1.0, "lip_tighten": 0.3},
     "funnel": {"funnel": 1.0, "jaw_open": 0.2},
     "blink": {"blink": 1.0},
     "cheek_puff": {"cheek_puff": 1.0, "lip_press": 0.3},
-    "sneer_left": {"nose_wrinkle_left": 0.8, "lip_raise_left": 0.9, "squint_left": 0.5, "brow_lower_left": 0.4},
+    "sneer_left": {
+        "nose_wrinkle_left": 0.8,
+        "lip_raise_left": 0.9,
+        "squint_left": 0.5,
+        "brow_lower_left": 0.4,
+    },
     "jaw_left": {"jaw_lateral": 0.9, "jaw_open": 0.15},
-    "shout": {"jaw_open": 1.0, "lip_raise": 0.4, "lip_lower": 0.5, "brow_lower": 0.6, "nose_wrinkle": 0.4, "squint": 0.5},
+    "shout": {
+        "jaw_open": 1.0,
+        "lip_raise": 0.4,
+        "lip_lower": 0.5,
+        "brow_lower": 0.6,
+        "nose_wrinkle": 0.4,
+        "squint": 0.5,
+    },
 }
 
 
@@ -271,6 +392,7 @@ def limited(weights: Float[np.ndarray, "u"]) -> Expression:
     for name in SIGNED:
         index = UNITS.index(name)
         w[index] = np.clip(weights[index], -1.0, 1.0)
+    w[UNITS.index("jaw_forward")] = max(w[UNITS.index("jaw_forward")], -0.3)
 
     def at(name: str) -> int:
         return UNITS.index(name)

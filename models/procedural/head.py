@@ -23,7 +23,7 @@ from models.procedural.regions import build_regions
 from models.procedural.teeth import OralMesh, build_oral
 from models.procedural.traits import Place
 
-# T_flame_from_canonical: metres = 0.001 * (millimetres + offset)
+# Added to canonical millimetres before they become metres in FLAME's frame.
 CANONICAL_TO_FLAME_MM = np.array([0.0, 21.4, -45.1])
 JOINTS = ("global", "neck", "jaw", "left_eye", "right_eye")
 _JAW_HINGE_MM = np.array([0.0, -18.0, 2.0])
@@ -156,8 +156,11 @@ class ProceduralHead:
             weights = expression.weights[len(UNITS) - len(LINEAR_UNITS) :].astype(np.float32)
             if weights.any():
                 points += (weights @ self.movement_mm).reshape(-1, 3)
+                self._keep_lids_off_balls(points, neutral, joints)
             for side, joint in (("left", 3), ("right", 4)):
-                close = expression.weight(f"blink_{side}") - 0.28 * expression.weight(f"eye_wide_{side}")
+                close = expression.weight(f"blink_{side}") - 0.28 * expression.weight(
+                    f"eye_wide_{side}"
+                )
                 if close != 0.0:
                     self._close_lid(points, joints[joint], side, close)
             angle = np.radians(JAW_OPEN_DEG) * expression.weight("jaw_open")
@@ -201,7 +204,13 @@ class ProceduralHead:
             points[which] = offset * np.array([width, 1.0, 1.0]) + now.mean(axis=0)
         joints = self.joints(neutral)
         if expression is not None:
-            shift = np.array([6.0 * expression.weight("jaw_lateral"), 0.0, 5.0 * expression.weight("jaw_forward")])
+            shift = np.array(
+                [
+                    6.0 * expression.weight("jaw_lateral"),
+                    0.0,
+                    5.0 * expression.weight("jaw_forward"),
+                ]
+            )
             points[oral.lower] += shift
             angle = np.radians(JAW_OPEN_DEG) * expression.weight("jaw_open")
             points = rotate_about_x(points, joints[2], angle * oral.lower)
@@ -216,7 +225,10 @@ class ProceduralHead:
         return smoothstep(p[:, 1] + 0.25 * (p[:, 2] + 20.0), -178.0, -92.0)
 
     def _turn_neck(
-        self, points: Float[np.ndarray, "v 3"], centre: Float[np.ndarray, "3"], turn: Float[np.ndarray, "3"]
+        self,
+        points: Float[np.ndarray, "v 3"],
+        centre: Float[np.ndarray, "3"],
+        turn: Float[np.ndarray, "3"],
     ) -> Float[np.ndarray, "v 3"]:
         offset = points - centre
         angle = np.linalg.norm(turn)
@@ -226,8 +238,26 @@ class ProceduralHead:
         moved = along + np.cos(each) * (offset - along) + np.sin(each) * np.cross(axis, offset)
         return moved + centre
 
+    def _keep_lids_off_balls(
+        self,
+        points: Float[np.ndarray, "v 3"],
+        neutral: Float[np.ndarray, "v 3"],
+        joints: Float[np.ndarray, "5 3"],
+    ) -> None:
+        """Push lid vertices back out to their neutral distance from the eye's centre, in place."""
+        for side, joint in (("left", 3), ("right", 4)):
+            lid = self.mesh.patches[f"eye_{side}"][2 : _MARGIN_RING + 2]
+            offset = points[lid] - joints[joint]
+            wanted = np.linalg.norm(neutral[lid] - joints[joint], axis=-1)
+            length = np.linalg.norm(offset, axis=-1)
+            points[lid] = joints[joint] + offset * np.maximum(1.0, wanted / length)[..., None]
+
     def _close_lid(
-        self, points: Float[np.ndarray, "v 3"], centre: Float[np.ndarray, "3"], side: str, close: float
+        self,
+        points: Float[np.ndarray, "v 3"],
+        centre: Float[np.ndarray, "3"],
+        side: str,
+        close: float,
     ) -> None:
         """Rotate the lid rings of one eye about its transverse axis, in place.
 
@@ -241,13 +271,17 @@ class ProceduralHead:
         lid = points[rings]
         # near the corners the margin lies beside the ball: there the lid slides, not rotates
         depth = lid[_MARGIN_RING, :, 2] - centre[2]
+        depth = 0.5 * (depth + depth[opposite])
         on_ball = smoothstep(depth, 1.5, 5.5)
-        elevation = np.arctan2(lid[_MARGIN_RING, :, 1] - centre[1], np.maximum(depth, 1.5))
+        elevation = np.arctan2(
+            lid[_MARGIN_RING, :, 1] - centre[1],
+            np.maximum(lid[_MARGIN_RING, :, 2] - centre[2], 1.5),
+        )
         gap = elevation - elevation[opposite]  # positive on the upper lid
-        meet = elevation[opposite] + 0.10 * gap + 0.012
-        turn = np.where(upper, meet - elevation, -0.10 * gap - 0.012)
+        meet = elevation[opposite] + 0.10 * gap + 0.02
+        turn = np.where(upper, meet - elevation, -0.10 * gap)
         drop = lid[_MARGIN_RING][opposite] - lid[_MARGIN_RING]
-        slide = np.where(upper, 0.90, 0.10)[:, None] * drop
+        slide = np.where(upper, 0.86, 0.07)[:, None] * drop
         corner = np.abs(np.sin(2.0 * np.pi * column / count)) < 1e-9
         turn[corner], slide[corner] = 0.0, 0.0
         for ring, share in enumerate(_LID_SHARE):

@@ -75,11 +75,23 @@ def _age_shift(age_years: float) -> Float[np.ndarray, "t"]:
     """Mean change of the traits with age, sigma units (zero at 35 years)."""
     decades = (age_years - 35.0) / 10.0
     per_decade = {
-        "nasolabial_fold": 0.30, "jowl": 0.30, "submental_fullness": 0.18, "under_eye_fullness": 0.2,
-        "ear_length": 0.22, "ear_lobe": 0.2, "upper_vermilion": -0.22, "lower_vermilion": -0.16,
-        "upper_lid_opening": -0.16, "upper_lid_fold": 0.2, "nose_length": 0.12,
-        "nose_tip_upturn": -0.18, "mouth_corner_height": -0.18, "upper_lip_height": 0.2,
-        "brow_height": -0.12, "temple_fullness": -0.16, "cheek_fullness": -0.06,
+        "nasolabial_fold": 0.30,
+        "jowl": 0.30,
+        "submental_fullness": 0.18,
+        "under_eye_fullness": 0.2,
+        "ear_length": 0.22,
+        "ear_lobe": 0.2,
+        "upper_vermilion": -0.22,
+        "lower_vermilion": -0.16,
+        "upper_lid_opening": -0.16,
+        "upper_lid_fold": 0.2,
+        "nose_length": 0.12,
+        "nose_tip_upturn": -0.18,
+        "mouth_corner_height": -0.18,
+        "upper_lip_height": 0.2,
+        "brow_height": -0.12,
+        "temple_fullness": -0.16,
+        "cheek_fullness": -0.06,
     }
     return np.array([per_decade.get(trait.name, 0.0) for trait in TRAITS]) * decades
 
@@ -141,7 +153,9 @@ def residual_field(points_mm: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "r 
     return np.sqrt(0.5) * (np.sqrt(0.75) * even + np.sqrt(0.25) * odd)
 
 
-def identity_basis(points_mm: Float[np.ndarray, "n 3"], *, rigid_eyes: bool = True) -> Float[np.ndarray, "k n 3"]:
+def identity_basis(
+    points_mm: Float[np.ndarray, "n 3"], *, rigid_eyes: bool = True
+) -> Float[np.ndarray, "k n 3"]:
     """Displacement (mm) per sigma of every shape coefficient at canonical points.
 
     Around the eyes all fields that are not about the eye become one translation per eye, so

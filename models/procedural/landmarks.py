@@ -62,14 +62,18 @@ class _Surface:
         bary[corners.index(b)] += t
         return face, bary
 
-    def on_ring(self, ring: Int[np.ndarray, "k"], columns: Int[np.ndarray, "m"], x: float) -> tuple[int, Float[np.ndarray, "3"]]:
+    def on_ring(
+        self, ring: Int[np.ndarray, "k"], columns: Int[np.ndarray, "m"], x: float
+    ) -> tuple[int, Float[np.ndarray, "3"]]:
         """The point of a ring at ``x`` between consecutive ``columns``."""
         at = self.mesh.vertices_mm[ring[columns], 0]
         for left, right, a, b in zip(at[:-1], at[1:], columns[:-1], columns[1:], strict=True):
             if min(left, right) - 1e-9 <= x <= max(left, right) + 1e-9:
                 t = 0.0 if left == right else float((x - left) / (right - left))
                 return self.on_edge(int(ring[a]), int(ring[b]), t)
-        raise ValueError(f"x = {x} mm is outside the ring, whose columns span {at.min()}..{at.max()}")
+        raise ValueError(
+            f"x = {x} mm is outside the ring, whose columns span {at.min()}..{at.max()}"
+        )
 
     def in_front(self, x: float, y: float) -> tuple[int, Float[np.ndarray, "3"]]:
         """The foremost exterior point at (x, y)."""
@@ -78,20 +82,31 @@ class _Surface:
         a, b, c = p[:, 0, :2], p[:, 1, :2], p[:, 2, :2]
         target = np.array([x, y])
 
-        def cross(u: Float[np.ndarray, "n 2"], v: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n"]:
+        def cross(
+            u: Float[np.ndarray, "n 2"], v: Float[np.ndarray, "n 2"]
+        ) -> Float[np.ndarray, "n"]:
             return u[:, 0] * v[:, 1] - u[:, 1] * v[:, 0]
 
         area = cross(b - a, c - a)
         with np.errstate(divide="ignore", invalid="ignore"):
-            bary = np.stack(
-                [cross(b - target, c - target), cross(c - target, a - target), cross(a - target, b - target)],
-                axis=1,
-            ) / area[:, None]
+            bary = (
+                np.stack(
+                    [
+                        cross(b - target, c - target),
+                        cross(c - target, a - target),
+                        cross(a - target, b - target),
+                    ],
+                    axis=1,
+                )
+                / area[:, None]
+            )
         inside = (bary >= -1e-9).all(axis=1) & (area > 1e-12)
         depth = np.where(inside, np.einsum("fk,fk->f", np.nan_to_num(bary), p[:, :, 2]), -np.inf)
         best = int(np.argmax(depth))
         if not inside[best]:
-            raise ValueError(f"no skin in front of ({x}, {y}) mm; the landmark table is off the face")
+            raise ValueError(
+                f"no skin in front of ({x}, {y}) mm; the landmark table is off the face"
+            )
         weights = np.clip(bary[best], 0.0, None)
         return int(self.face_ids[best]), weights / weights.sum()
 
@@ -112,7 +127,10 @@ def _static(surface: _Surface) -> list[tuple[int, Float[np.ndarray, "3"]]]:
     upper = np.arange(0, count // 2 + 1)
     lower = np.arange(count // 2, count + 1) % count
     left, right = patches["eye_left"][margin], patches["eye_right"][margin]
-    outer, inner = surface.mesh.vertices_mm[left[0], 0], surface.mesh.vertices_mm[left[count // 2], 0]
+    outer, inner = (
+        surface.mesh.vertices_mm[left[0], 0],
+        surface.mesh.vertices_mm[left[count // 2], 0],
+    )
     third, two_thirds = outer + 0.32 * (inner - outer), outer + 0.68 * (inner - outer)
     for ring, sign in ((right, -1.0), (left, 1.0)):
         # right eye: outer corner, lid outer and inner, inner corner, lower lid inner and outer;
@@ -152,8 +170,34 @@ def _outline_faces(mesh: Mesh) -> Int[np.ndarray, "f"]:
     return np.flatnonzero(fit[mesh.faces].all(axis=1))
 
 
+class _Border:
+    """Edges that can lie on the outline: between a seen and a hidden triangle, or at the rim."""
+
+    def __init__(self, mesh: Mesh) -> None:
+        faces = _outline_faces(mesh)
+        corners = mesh.faces[faces]
+        a, b, c = (mesh.vertices_mm[corners[:, k]] for k in range(3))
+        self.normals = np.cross(b - a, c - a)
+        edges = np.concatenate([corners[:, [0, 1]], corners[:, [1, 2]], corners[:, [2, 0]]])
+        local = np.tile(np.arange(len(faces)), 3)
+        self.edges, first, inverse = np.unique(
+            np.sort(edges, axis=1), axis=0, return_index=True, return_inverse=True
+        )
+        one = local[first]
+        other = np.full(len(self.edges), -1)
+        other[inverse] = local  # the last triangle of each edge
+        self.one, self.other = one, other
+        self.owner = faces[one]
+
+    def seen(self, yaw: float) -> tuple[Int[np.ndarray, "e 2"], Int[np.ndarray, "e"]]:
+        """Outline edges and a triangle of each, for a turn about +y (rad)."""
+        facing = self.normals @ np.array([-np.sin(yaw), 0.0, np.cos(yaw)]) > 0.0
+        keep = (self.one == self.other) | (facing[self.one] != facing[self.other])
+        return self.edges[keep], self.owner[keep]
+
+
 def _contour(
-    mesh: Mesh, edges: Int[np.ndarray, "e 2"], owner: Int[np.ndarray, "e"], yaw_deg: float
+    mesh: Mesh, border: "_Border", yaw_deg: float
 ) -> tuple[Int[np.ndarray, "17"], Float[np.ndarray, "17 3"]]:
     """Trace the outline of the face turned by ``yaw_deg`` about +y and space 17 points on it."""
     yaw = np.radians(yaw_deg)
@@ -162,6 +206,7 @@ def _contour(
     chin = np.array([0.0, -108.0, 88.0])
     chin_x = np.cos(yaw) * chin[0] + np.sin(yaw) * chin[2]
     centre = np.array([0.6 * chin_x, _CONTOUR_CENTRE_MM[1]])
+    edges, owner = border.seen(yaw)
     start, end = image[edges[:, 0]] - centre, image[edges[:, 1]] - centre
     # rays from the top right of the face (subject's right) under the chin to the top left
     angles = np.linspace(np.radians(140.0), np.radians(400.0), _RAYS)
@@ -182,13 +227,17 @@ def _contour(
     last = middle + int(np.argmin(below[middle:])) - 1
     picks: list[int] = []
     for low, high, number in ((first, middle, 8), (middle, last, 9)):
-        length = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(outline[low : high + 1], axis=0), axis=1))])
+        length = np.concatenate(
+            [[0.0], np.cumsum(np.linalg.norm(np.diff(outline[low : high + 1], axis=0), axis=1))]
+        )
         steps = np.arange(number) / 8.0 * length[-1]
         picks += [low + int(np.argmin(np.abs(length - step))) for step in steps]
     chosen = np.array(picks)
     ids = owner[found_edge[chosen]]
     bary = np.zeros((17, 3))
-    for row, (face, edge, t) in enumerate(zip(ids, found_edge[chosen], found_t[chosen], strict=True)):
+    for row, (face, edge, t) in enumerate(
+        zip(ids, found_edge[chosen], found_t[chosen], strict=True)
+    ):
         corners = mesh.faces[face].tolist()
         bary[row, corners.index(int(edges[edge, 0]))] += 1.0 - t
         bary[row, corners.index(int(edges[edge, 1]))] += t
@@ -200,13 +249,9 @@ def build_embeddings(mesh: Mesh) -> Embeddings:
     static = _static(_Surface(mesh))
     static_faces = np.array([face for face, _ in static], dtype=np.int64)
     static_bary = np.stack([bary for _, bary in static])
-    candidates = _outline_faces(mesh)
-    sides = mesh.faces[candidates]
-    sides = np.sort(np.concatenate([sides[:, [0, 1]], sides[:, [1, 2]], sides[:, [2, 0]]]), axis=1)
-    edges, first = np.unique(sides, axis=0, return_index=True)
-    owner = np.tile(candidates, 3)[first]
+    border = _Border(mesh)
     yaws = [*range(MAX_YAW_DEG + 1), *(-a for a in range(1, MAX_YAW_DEG + 1))]
-    rows = [_contour(mesh, edges, owner, float(yaw)) for yaw in yaws]
+    rows = [_contour(mesh, border, float(yaw)) for yaw in yaws]
     dynamic_faces = np.stack([faces for faces, _ in rows]).astype(np.int64)
     dynamic_bary = np.stack([bary for _, bary in rows])
     return Embeddings(

@@ -74,7 +74,7 @@ def build_regions(mesh: Mesh) -> dict[str, Int[np.ndarray, "n"]]:
         left = np.where(p[:, 0] > 0.0, score, np.inf) + never
         return np.sort(np.argsort(left, kind="stable")[:count]).astype(np.int64)
 
-    regions: dict[str, Int[np.ndarray, "n"]] = {}
+    regions: dict[str, np.ndarray] = {}
     ear = np.hypot((y - EAR_CENTRE_MM[0]) / 33.0, (z - EAR_CENTRE_MM[1]) / 21.0)
     ear = np.where(part["ear"], -1.0, ear + 10.0 * (x < 50.0))
     regions["left_ear"] = one_sided(ear, REGION_COUNTS["left_ear"])
@@ -89,8 +89,12 @@ def build_regions(mesh: Mesh) -> dict[str, Int[np.ndarray, "n"]]:
         regions[f"right_{name}"] = np.sort(mesh.mirror[regions[f"left_{name}"]])
     ball = every[~skin]
     regions["left_eyeball"], regions["right_eyeball"] = np.split(ball, 2)
-    brow = np.where(eye < 0.0, eye, np.hypot(np.maximum(x - 46.0, 0.0), (y - 7.0) * 1.3) + 30.0 * (z < 45.0))
-    in_eyes = np.isin(every, regions["left_eye_region"]) | np.isin(every, regions["right_eye_region"])
+    brow = np.where(
+        eye < 0.0, eye, np.hypot(np.maximum(x - 46.0, 0.0), (y - 7.0) * 1.3) + 30.0 * (z < 45.0)
+    )
+    in_eyes = np.isin(every, regions["left_eye_region"]) | np.isin(
+        every, regions["right_eye_region"]
+    )
     brow = np.where(in_eyes, -99.0, brow)
     inner = part["mouth"] | part["nostril"]
     free = np.where(in_ear, np.inf, never)
@@ -99,9 +103,16 @@ def build_regions(mesh: Mesh) -> dict[str, Int[np.ndarray, "n"]]:
         regions[name] = _nearest(score, mesh.mirror, REGION_COUNTS[name])
 
     region("eye_region", brow + free + np.where(inner, np.inf, 0.0))
-    region("lips", np.where(part["mouth"], mesh.ring.astype(float), 50.0 + np.abs(y - line(p[:, 0])[:, 0])) + free)
+    region(
+        "lips",
+        np.where(part["mouth"], mesh.ring.astype(float), 50.0 + np.abs(y - line(p[:, 0])[:, 0]))
+        + free,
+    )
     nose = np.hypot(x / 1.0, np.maximum(np.abs(y + 20.0) - 22.0, 0.0) * 1.4) + 40.0 * (z < 70.0)
-    region("nose", np.where(part["nostril"], -1.0, nose) + np.where(part["mouth"] | part["eye"], np.inf, free))
+    region(
+        "nose",
+        np.where(part["nostril"], -1.0, nose) + np.where(part["mouth"] | part["eye"], np.inf, free),
+    )
     front = np.hypot(x / 52.0, (y - 48.0) / 26.0) + 5.0 * (y < 20.0) + 5.0 * (z < 40.0)
     region("forehead", front + free)
     # the face: everything named so far, then outward from its middle over the skin

@@ -1,11 +1,11 @@
 """FLAME's arrays from the procedural head: PCA bases, joints, skinning and pose correctives."""
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from models.flame import FlameArrays
 from models.procedural.anatomy import smoothstep
-from models.procedural.expression import UNITS, limited, movement_basis, sample_expression
+from models.procedural.expression import UNITS, limited, sample_expression
 from models.procedural.head import JOINTS, ProceduralHead, to_flame
 from models.procedural.identity import Identity, shape_moments
 from models.procedural.topology import SKIN_VERTICES
@@ -88,7 +88,7 @@ def identity_modes(
 def beta_of(identity: Identity, projector: Float[np.ndarray, "k n"]) -> Float[np.ndarray, "n"]:
     """The coefficients whose head is nearest to an identity's neutral head."""
     mean_shape, _ = shape_moments()
-    beta: Float[np.ndarray, "n"] = (identity.shape - mean_shape) @ projector
+    beta: np.ndarray = (identity.shape - mean_shape) @ projector
     return beta
 
 
@@ -97,7 +97,11 @@ def _last(rows: Float[np.ndarray, "n v3"]) -> Float[np.ndarray, "v 3 n"]:
 
 
 def expression_modes(
-    head: ProceduralHead, mean_mm: Float[np.ndarray, "v 3"], count: int, rng: np.random.Generator, samples: int
+    head: ProceduralHead,
+    mean_mm: Float[np.ndarray, "v 3"],
+    count: int,
+    rng: np.random.Generator,
+    samples: int,
 ) -> Float[np.ndarray, "v 3 n"]:
     """PCA directions (m per sigma) of sampled expressions about neutral, jaw rotation excluded.
 
@@ -126,7 +130,9 @@ def expression_modes(
 def _ripples(head: ProceduralHead, rng: np.random.Generator) -> Float[np.ndarray, "r v3"]:
     points = head.canonical_mm
     heading = rng.standard_normal((_RIPPLES, 3))
-    heading *= (2.0 * np.pi / rng.uniform(35.0, 80.0, _RIPPLES) / np.linalg.norm(heading, axis=1))[:, None]
+    heading *= (2.0 * np.pi / rng.uniform(35.0, 80.0, _RIPPLES) / np.linalg.norm(heading, axis=1))[
+        :, None
+    ]
     direction = rng.standard_normal((_RIPPLES, 3)) / np.sqrt(3.0)
     phase = rng.uniform(0.0, 2.0 * np.pi, _RIPPLES)
     wave = np.cos(heading @ points.T + phase[:, None])[:, :, None] * direction[:, None, :]
@@ -183,8 +189,12 @@ def pose_correctives(
             targets.append((rest - mean_mm[moving]).ravel())
         design = np.stack(features)
         ridge = 1e-4 * np.trace(design.T @ design) / 9.0
-        solution = np.linalg.solve(design.T @ design + ridge * np.eye(9), design.T @ np.stack(targets))
-        result[moving, :, 9 * slot : 9 * slot + 9] = np.moveaxis(solution.reshape(9, -1, 3), 0, 2) * 1e-3
+        solution = np.linalg.solve(
+            design.T @ design + ridge * np.eye(9), design.T @ np.stack(targets)
+        )
+        result[moving, :, 9 * slot : 9 * slot + 9] = (
+            np.moveaxis(solution.reshape(9, -1, 3), 0, 2) * 1e-3
+        )
     return result
 
 
@@ -194,6 +204,7 @@ def true_pose_mm(
     """The head's own articulation for FLAME's theta: what skinning with correctives imitates.
 
     Args:
+        head: The head whose joints and weights articulate.
         neutral: Rest vertices (mm).
         theta: Axis-angle of global, neck, jaw, left and right eye (rad).
     """
@@ -216,7 +227,8 @@ def build_flame(
 
     Args:
         seed: Of the expression samples and ripples.
-        n_identity, n_expression: Modes to keep.
+        n_identity: Identity modes to keep.
+        n_expression: Expression modes to keep.
         samples: Expressions that the expression modes are fitted to.
 
     Returns:

@@ -35,7 +35,9 @@ class OralMesh:
     lower: Int[np.ndarray, "v"]
 
 
-def _arch(length: Float[np.ndarray, "n"], widen: float) -> tuple[Float[np.ndarray, "n 2"], Float[np.ndarray, "n 2"]]:
+def _arch(
+    length: Float[np.ndarray, "n"], widen: float
+) -> tuple[Float[np.ndarray, "n 2"], Float[np.ndarray, "n 2"]]:
     """Points (x, z) at arc lengths from the middle of the dental arch, and outward normals."""
     x = np.linspace(0.0, 26.0, 600)
     z = -9.2 * (x / (18.2 * widen)) ** 2.3
@@ -52,7 +54,9 @@ def _capsule(around: int, across: int) -> tuple[Float[np.ndarray, "n 2"], Int[np
     """Angles of a closed sphere grid (turn, tilt) and its triangles."""
     turn = 2.0 * np.pi * np.arange(around) / around
     tilt = np.linspace(-np.pi / 2, np.pi / 2, across + 2)[1:-1]
-    grid = np.stack([part.ravel() for part in np.meshgrid(tilt, turn, indexing="ij")], axis=1)[:, ::-1]
+    grid = np.stack([part.ravel() for part in np.meshgrid(tilt, turn, indexing="ij")], axis=1)[
+        :, ::-1
+    ]
     angles = np.concatenate([grid, [[0.0, -np.pi / 2], [0.0, np.pi / 2]]])
     faces = []
     for row in range(across - 1):
@@ -67,13 +71,17 @@ def _capsule(around: int, across: int) -> tuple[Float[np.ndarray, "n 2"], Int[np
     return angles, np.array(faces, dtype=np.int64)
 
 
-def _rounded(angle: Float[np.ndarray, "n"], power: float) -> tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n"]]:
+def _rounded(
+    angle: Float[np.ndarray, "n"], power: float
+) -> tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n"]]:
     """Cosine and sine pushed toward a square of rounded corners."""
     cosine, sine = np.cos(angle), np.sin(angle)
     return np.sign(cosine) * np.abs(cosine) ** power, np.sign(sine) * np.abs(sine) ** power
 
 
-def _row(widths: tuple[float, ...], heights: tuple[float, ...], *, upper: bool) -> list[tuple[Float[np.ndarray, "n 3"], Int[np.ndarray, "f 3"]]]:
+def _row(
+    widths: tuple[float, ...], heights: tuple[float, ...], *, upper: bool
+) -> list[tuple[Float[np.ndarray, "n 3"], Int[np.ndarray, "f 3"]]]:
     """Each tooth of one row as a rounded block."""
     angles, faces = _capsule(_AROUND, _ACROSS)
     parts = []
@@ -138,7 +146,9 @@ def _tongue() -> tuple[Float[np.ndarray, "n 3"], Int[np.ndarray, "f 3"]]:
     return points, faces
 
 
-def _outward(points: Float[np.ndarray, "n 3"], faces: Int[np.ndarray, "f 3"]) -> Int[np.ndarray, "f 3"]:
+def _outward(
+    points: Float[np.ndarray, "n 3"], faces: Int[np.ndarray, "f 3"]
+) -> Int[np.ndarray, "f 3"]:
     a, b, c = (points[faces[:, k]] for k in range(3))
     volume = np.einsum("ij,ij->i", a, np.cross(b, c)).sum()
     return faces if volume > 0.0 else faces[:, [0, 2, 1]]
@@ -149,7 +159,11 @@ def build_oral() -> OralMesh:
     """Teeth, gums and tongue of the mean head in canonical millimetres."""
     blocks = [(part, TOOTH, False) for part in _row(_UPPER_WIDTHS, _UPPER_HEIGHTS, upper=True)]
     blocks += [(part, TOOTH, True) for part in _row(_LOWER_WIDTHS, _LOWER_HEIGHTS, upper=False)]
-    blocks += [(_gum(upper=True), GUM, False), (_gum(upper=False), GUM, True), (_tongue(), TONGUE, True)]
+    blocks += [
+        (_gum(upper=True), GUM, False),
+        (_gum(upper=False), GUM, True),
+        (_tongue(), TONGUE, True),
+    ]
     vertices, faces, tissue, lower = [], [], [], []
     count = 0
     for (points, triangles), kind, follows in blocks:
@@ -161,5 +175,8 @@ def build_oral() -> OralMesh:
         lower.append(np.full(len(points), follows))
         count += len(points)
     return OralMesh(
-        np.concatenate(vertices), np.concatenate(faces), np.concatenate(tissue), np.concatenate(lower)
+        np.concatenate(vertices),
+        np.concatenate(faces),
+        np.concatenate(tissue),
+        np.concatenate(lower),
     )

@@ -6,6 +6,7 @@ hull of the directions. Eyes, mouth, nostrils and ears are strips of rings insid
 """
 
 import dataclasses
+import itertools
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -30,6 +31,7 @@ MIDLINE_FREE = 70
 
 _LLOYD_ROUNDS = 30
 _SAMPLES_PER_VERTEX = 40
+_FLIP = np.array([-1.0, 1.0, 1.0])
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -114,7 +116,7 @@ def _in_ring(
 
 
 class _Layout:
-    """Directions of the exterior vertices: midline, left half, and the five left or central rings."""
+    """Directions of the exterior vertices: midline, left half, rings of the left and middle."""
 
     def __init__(self, cage: Cage) -> None:
         self.cage = cage
@@ -231,9 +233,9 @@ class _Layout:
             keep &= ~_in_ring(direction, self.ring_directions[name])
         mass = np.where(keep, area / edge**2, 0.0)
         # Sort of a blue-noise resample: every other row is read backward so runs stay local.
-        order = np.arange(rows * columns).reshape(rows, columns)
-        order[1::2] = order[1::2, ::-1]
-        order = order.ravel()
+        grid = np.arange(rows * columns).reshape(rows, columns)
+        grid[1::2] = grid[1::2, ::-1]
+        order = grid.ravel()
         cumulative = np.cumsum(mass[order])
         wanted = count * _SAMPLES_PER_VERTEX
         picks = order[
@@ -246,7 +248,6 @@ class _Layout:
         weight = (area / sphere_area / edge**2)[picks]
         rng = np.random.default_rng(20)
         free = samples[np.sort(rng.choice(wanted, count, replace=False))]
-        flip = np.array([-1.0, 1.0, 1.0])
         middle = self.midline_directions()
         ring_middle = np.concatenate(
             [
@@ -255,9 +256,9 @@ class _Layout:
             ]
         )
         left = self.fixed_left()
-        fixed = np.concatenate([left, left * flip, middle, ring_middle])
+        fixed = np.concatenate([left, left * _FLIP, middle, ring_middle])
         for _ in range(_LLOYD_ROUNDS):
-            generators = np.concatenate([free, free * flip, fixed])
+            generators = np.concatenate([free, free * _FLIP, fixed])
             owner = cKDTree(generators).query(samples)[1]
             mine = owner < count
             total = np.bincount(owner[mine], weight[mine], minlength=count)
@@ -277,7 +278,7 @@ class _Layout:
 def _strips(rings: list[Int[np.ndarray, "k"]], pole: int | None) -> list[tuple[int, int, int]]:
     """Triangles of nested closed rings (outermost first), closed by an optional pole."""
     faces: list[tuple[int, int, int]] = []
-    for outer, inner in zip(rings[:-1], rings[1:], strict=True):
+    for outer, inner in itertools.pairwise(rings):
         for k in range(len(outer)):
             nxt = (k + 1) % len(outer)
             faces.append((outer[k], outer[nxt], inner[nxt]))
@@ -318,6 +319,7 @@ def eyeball(
     """One eyeball of 546 vertices and 1,088 triangles, its pole at the pupil, cornea bulged.
 
     Args:
+        centre_mm: Where the eye turns.
         outward: +1 for the left eye, -1 for the right one, so that the two are mirror images.
     """
     rings, around = 17, 32
@@ -353,133 +355,139 @@ def eyeball(
     return centre_mm + radius[:, None] * unit, triangles
 
 
-def build_mesh(cage: Cage) -> Mesh:
-    """The mean head: 5,023 vertices, 9,976 triangles, mirror-exact."""
-    layout = _Layout(cage)
-    flip = np.array([-1.0, 1.0, 1.0])
-    positions: list[Float[np.ndarray, "n 3"]] = []
-    mirror_parts: list[Int[np.ndarray, "n"]] = []
-    count = 0
+class _Assembler:
+    """Collects vertex blocks with their mirror images, labels and triangles."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.blocks: list[np.ndarray] = []
+        self.mirrors: list[np.ndarray] = []
+        self.parts: list[np.ndarray] = []
+        self.rings: list[np.ndarray] = []
+        self.lips: list[np.ndarray] = []
+        self.faces: list[np.ndarray] = []
+        self.patches: dict[str, np.ndarray] = {}
+
+    @property
+    def mirror(self) -> Int[np.ndarray, "n"]:
+        """Mirror image of every vertex so far."""
+        return np.concatenate(self.mirrors)
+
+    def rows(self, index: Int[np.ndarray, "k"]) -> Float[np.ndarray, "k 3"]:
+        """Positions of vertices added so far (mm)."""
+        return np.concatenate(self.blocks)[index]
 
     def add(
+        self,
         block: Float[np.ndarray, "n 3"],
         mirror_of: Int[np.ndarray, "n"],
         part: str,
-        ring: Int[np.ndarray, "n"] | int,
+        ring: Int[np.ndarray, "n"] | int = 0,
         lip: Float[np.ndarray, "n"] | float = 0.0,
     ) -> Int[np.ndarray, "n"]:
-        nonlocal count
-        index = np.arange(count, count + len(block))
-        positions.append(block)
-        mirror_parts.append(mirror_of)
-        part_label.append(np.full(len(block), PARTS.index(part)))
-        ring_label.append(np.broadcast_to(np.asarray(ring), (len(block),)).copy())
-        lip_label.append(np.broadcast_to(np.asarray(lip, dtype=float), (len(block),)).copy())
-        count += len(block)
+        """Append vertices whose mirror images are ``mirror_of`` (absolute); return their ids."""
+        n = len(block)
+        index = np.arange(self.count, self.count + n)
+        self.blocks.append(block)
+        self.mirrors.append(mirror_of)
+        self.parts.append(np.full(n, PARTS.index(part)))
+        self.rings.append(np.broadcast_to(np.asarray(ring), (n,)))
+        self.lips.append(np.broadcast_to(np.asarray(lip, dtype=float), (n,)))
+        self.count += n
         return index
 
     def add_pair(
-        block: Float[np.ndarray, "n 3"], part: str, ring: Int[np.ndarray, "n"] | int
+        self, block: Float[np.ndarray, "n 3"], part: str, ring: Int[np.ndarray, "n"] | int = 0
     ) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "n"]]:
+        """Append a left block and its mirror image; return both blocks' ids."""
         n = len(block)
-        left = add(block, np.arange(count + n, count + 2 * n), part, ring)
-        right = add(block * flip, left, part, ring)
+        left = self.add(block, np.arange(self.count + n, self.count + 2 * n), part, ring)
+        right = self.add(block * _FLIP, left, part, ring)
         return left, right
 
-    part_label: list[Int[np.ndarray, "n"]] = []
-    ring_label: list[Int[np.ndarray, "n"]] = []
-    lip_label: list[Float[np.ndarray, "n"]] = []
-    patches: dict[str, Int[np.ndarray, "r k"]] = {}
+    def add_faces(self, left: Int[np.ndarray, "f 3"]) -> None:
+        """Append triangles of the left half and their mirror images."""
+        self.faces += [left, self.mirror[left][:, [0, 2, 1]]]
 
-    # exterior: midline, free halves, rings
-    def surface(direction: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
-        return anatomy.exterior(cage, cage.parameters(direction))
-
-    directions: list[Float[np.ndarray, "n 3"]] = []
-    middle = layout.midline_directions()
-    block = anatomy.exterior(cage, layout.midline)
-    block[:, 0] = 0.0
-    add(block, np.arange(len(middle)), "exterior", 0)
-    directions.append(middle)
-    add_pair(surface(layout.free), "exterior", 0)
-    directions += [layout.free, layout.free * flip]
-    ring_index: dict[str, Int[np.ndarray, "k"]] = {}
-    for name in ("eye", "nostril", "ear"):
-        block = anatomy.exterior(cage, layout.rings[name])
-        left, right = add_pair(block, "exterior", 0)
-        ring_index[name], ring_index[f"{name}_right"] = left, right
-        directions += [layout.ring_directions[name], layout.ring_directions[name] * flip]
-    for name in ("mouth", "neck"):
-        block = anatomy.exterior(cage, layout.rings[name])
-        n = len(block)
-        k = np.arange(n)
-        partner = (n // 2 - k) % n if name == "mouth" else (-k) % n
-        block = 0.5 * (block + block[partner] * flip)
-        ring_index[name] = add(block, count + partner, "exterior", 0)
-        ring_direction = layout.ring_directions[name]
-        directions.append(0.5 * (ring_direction + ring_direction[partner] * flip))
-    all_directions = np.concatenate(directions)
-    outer = _hull_faces(all_directions, ring_index, np.concatenate(mirror_parts))
-    faces = [outer]
-
-    def close(block: Float[np.ndarray, "n 3"], name: str, points: int) -> None:
+    def close(self, rim: Int[np.ndarray, "k"], block: Float[np.ndarray, "n 3"], name: str) -> None:
+        """Fill a left hole and its mirror image with rings and a closing point."""
+        points = len(rim)
         rings = (len(block) - 1) // points
         number = np.append(np.repeat(np.arange(1, rings + 1), points), rings + 1)
-        left, right = add_pair(block, name, number)
-        split = [ring_index[name], *np.split(left[:-1], rings)]
-        patches[f"{name}_left"] = np.stack(split)
-        patches[f"{name}_right"] = np.concatenate(mirror_parts)[patches[f"{name}_left"]]
-        triangles = np.array(_strips(split, int(left[-1])))
-        faces.append(triangles)
-        faces.append(np.concatenate(mirror_parts)[triangles][:, [0, 2, 1]])
+        left, _ = self.add_pair(block, name, number)
+        split = [rim, *np.split(left[:-1], rings)]
+        self.patches[f"{name}_left"] = np.stack(split)
+        self.patches[f"{name}_right"] = self.mirror[self.patches[f"{name}_left"]]
+        self.add_faces(np.array(_strips(split, int(left[-1]))))
 
-    close(anatomy.eye_rings(cage, layout.eye_xy, EYE_FRACTIONS), "eye", EYE_POINTS)
-    nostril_rim = positions_of(positions, ring_index["nostril"])
-    close(anatomy.nostril_rings(nostril_rim, NOSTRIL_RINGS), "nostril", NOSTRIL_POINTS)
-    close(ears.ear_rings(cage, positions_of(positions, ring_index["ear"])), "ear", EAR_POINTS)
+    def close_mouth(self, rim: Int[np.ndarray, "k"], skin: Float[np.ndarray, "k 3"]) -> None:
+        """Fill the mouth's hole with lips and bag; ``skin`` is the second skin ring."""
+        block, lip = mouth.mouth_rings((self.rows(rim), skin), MOUTH_POINTS)
+        rings = (len(block) - 1) // MOUTH_POINTS
+        partner = (MOUTH_POINTS // 2 - np.arange(MOUTH_POINTS)) % MOUTH_POINTS
+        partners = np.concatenate(
+            [partner + r * MOUTH_POINTS for r in range(rings)] + [[len(block) - 1]]
+        )
+        block = 0.5 * (block + block[partners] * _FLIP)
+        number = np.append(np.repeat(np.arange(1, rings + 1), MOUTH_POINTS), rings + 1)
+        index = self.add(block, self.count + partners, "mouth", number, lip)
+        split = [rim, *np.split(index[:-1], rings)]
+        self.patches["mouth"] = np.stack(split)
+        triangles = np.array(_strips(split, int(index[-1])))
+        left = self.rows(triangles.ravel())[:, 0].reshape(-1, 3).sum(axis=1) > 0.0
+        self.add_faces(triangles[left])
 
-    inner = anatomy.exterior(cage, cage.locate((0, 1), layout.mouth_inner_xy, "front"))
-    rim = positions_of(positions, ring_index["mouth"])
-    block, lip = mouth.mouth_rings((rim, inner), MOUTH_POINTS)
-    rings = (len(block) - 1) // MOUTH_POINTS
-    k = np.arange(MOUTH_POINTS)
-    partner = (MOUTH_POINTS // 2 - k) % MOUTH_POINTS
-    partners = np.concatenate(
-        [partner + r * MOUTH_POINTS for r in range(rings)] + [[len(block) - 1]]
-    )
-    block = 0.5 * (block + block[partners] * flip)
-    number = np.append(np.repeat(np.arange(1, rings + 1), MOUTH_POINTS), rings + 1)
-    index = add(block, count + partners, "mouth", number, lip)
-    split = [ring_index["mouth"], *np.split(index[:-1], rings)]
-    patches["mouth"] = np.stack(split)
-    triangles = np.array(_strips(split, int(index[-1])))
-    everywhere = np.concatenate(positions)
-    left_side = everywhere[triangles][:, :, 0].sum(axis=1) > 0.0
-    mirrored = np.concatenate(mirror_parts)
-    faces.append(triangles[left_side])
-    faces.append(mirrored[triangles[left_side]][:, [0, 2, 1]])
-    if count != SKIN_VERTICES:
-        raise ValueError(f"expected {SKIN_VERTICES} skin vertices, got {count}")
+    def add_exterior(self, cage: Cage, layout: _Layout) -> dict[str, Int[np.ndarray, "k"]]:
+        """Append midline, free vertices and rings with the hull's triangles; return the rings."""
+        middle = layout.midline_directions()
+        block = anatomy.exterior(cage, layout.midline)
+        block[:, 0] = 0.0
+        self.add(block, np.arange(len(middle)), "exterior")
+        self.add_pair(anatomy.exterior(cage, cage.parameters(layout.free)), "exterior")
+        directions = [middle, layout.free, layout.free * _FLIP]
+        rims: dict[str, np.ndarray] = {}
+        for name in ("eye", "nostril", "ear"):
+            pair = self.add_pair(anatomy.exterior(cage, layout.rings[name]), "exterior")
+            rims[name], rims[f"{name}_right"] = pair
+            directions += [layout.ring_directions[name], layout.ring_directions[name] * _FLIP]
+        for name in ("mouth", "neck"):
+            block = anatomy.exterior(cage, layout.rings[name])
+            k = np.arange(len(block))
+            partner = (len(block) // 2 - k if name == "mouth" else -k) % len(block)
+            block = 0.5 * (block + block[partner] * _FLIP)
+            rims[name] = self.add(block, self.count + partner, "exterior")
+            ring = layout.ring_directions[name]
+            directions.append(0.5 * (ring + ring[partner] * _FLIP))
+        self.faces.append(_hull_faces(np.concatenate(directions), rims, self.mirror))
+        return rims
 
+
+def build_mesh(cage: Cage) -> Mesh:
+    """The mean head: 5,023 vertices, 9,976 triangles, mirror-exact."""
+    layout = _Layout(cage)
+    head = _Assembler()
+    rims = head.add_exterior(cage, layout)
+    head.close(rims["eye"], anatomy.eye_rings(cage, layout.eye_xy, EYE_FRACTIONS), "eye")
+    nostril = anatomy.nostril_rings(head.rows(rims["nostril"]), NOSTRIL_RINGS)
+    head.close(rims["nostril"], nostril, "nostril")
+    head.close(rims["ear"], ears.ear_rings(cage, EAR_POINTS), "ear")
+    skin = cage.locate((0, 1), layout.mouth_inner_xy, "front")
+    head.close_mouth(rims["mouth"], anatomy.exterior(cage, skin))
+    if head.count != SKIN_VERTICES:
+        raise ValueError(f"expected {SKIN_VERTICES} skin vertices, got {head.count}")
     for outward in (1.0, -1.0):
-        block, triangles = eyeball(anatomy.EYE_CENTRE_MM * np.array([outward, 1.0, 1.0]), outward)
-        offset = count
-        other = np.arange(EYEBALL_VERTICES) + offset + int(outward) * EYEBALL_VERTICES
-        add(block, other, "eyeball", 0)
-        faces.append(triangles + offset)
+        centre = anatomy.EYE_CENTRE_MM * np.array([outward, 1.0, 1.0])
+        block, triangles = eyeball(centre, outward)
+        start = head.count
+        partner = np.arange(EYEBALL_VERTICES) + start + int(outward) * EYEBALL_VERTICES
+        head.add(block, partner, "eyeball")
+        head.faces.append(triangles + start)
     return Mesh(
-        vertices_mm=np.concatenate(positions),
-        faces=np.concatenate(faces).astype(np.int64),
-        mirror=np.concatenate(mirror_parts),
-        part=np.concatenate(part_label),
-        ring=np.concatenate(ring_label),
-        lip=np.concatenate(lip_label),
-        patches=patches,
+        vertices_mm=np.concatenate(head.blocks),
+        faces=np.concatenate(head.faces).astype(np.int64),
+        mirror=head.mirror,
+        part=np.concatenate(head.parts),
+        ring=np.concatenate(head.rings),
+        lip=np.concatenate(head.lips),
+        patches=head.patches,
     )
-
-
-def positions_of(
-    blocks: list[Float[np.ndarray, "n 3"]], index: Int[np.ndarray, "k"]
-) -> Float[np.ndarray, "k 3"]:
-    """Rows ``index`` of a list of blocks seen as one array."""
-    return np.concatenate(blocks)[index]
