@@ -47,7 +47,7 @@ def row_of(dataset: str, root: Path, ref: ItemRef) -> dict[str, Any]:
         "subject_id": ref.subject_id,
         "status": "ok",
         "reason": "",
-        "source_path": ref.path,
+        "source_path": _text(ref.path),
         "source_sha256": "",
         "split": ref.split,
         "attributes": attributes_json(ref.attributes),
@@ -76,7 +76,12 @@ def _reason(error: BaseException, root: Path) -> str:
         text = f"{type(error).__name__}: {text}"
     for prefix in (f"{root.resolve()}/", f"{root}/"):
         text = text.replace(prefix, "")
-    return " ".join(text.split())
+    return _text(" ".join(text.split()))
+
+
+def _text(name: str) -> str:
+    """``name`` as valid UTF-8: file names may hold any bytes."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _flat(values: Any, dtype: str) -> Any:  # noqa: ANN401 - arrays or None

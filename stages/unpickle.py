@@ -55,6 +55,9 @@ _DAMAGE = (
 )
 
 
+_PLAIN = (str, bytes, bytearray, int, float, complex, type(None), np.ndarray, np.generic, np.dtype)
+
+
 class PickleReadError(ValueError):
     """The bytes are not a pickle this reader can turn into data."""
 
@@ -303,20 +306,20 @@ class _Resolver:
 
     def __init__(self, source: str) -> None:
         self.source = source
-        self.done: dict[int, Any] = {}
+        self.done: dict[int, tuple[Any, Any]] = {}  # node kept alive beside its value
         self.open: set[int] = set()
 
     def value(self, node: Any) -> Any:  # noqa: ANN401 - any plain value
-        if isinstance(node, str | bytes | bytearray | int | float | complex | None):
+        if isinstance(node, _PLAIN):
             return node
         if id(node) in self.done:
-            return self.done[id(node)]
+            return self.done[id(node)][1]
         if isinstance(node, list):
-            self.done[id(node)] = node
+            self.done[id(node)] = (node, node)
             node[:] = [self.value(item) for item in node]
             return node
         if isinstance(node, dict):
-            self.done[id(node)] = node
+            self.done[id(node)] = (node, node)
             items = [(self.value(key), self.value(item)) for key, item in node.items()]
             node.clear()
             node.update(items)
@@ -325,7 +328,8 @@ class _Resolver:
             raise PickleReadError(f"{self.source} holds an object that contains itself")
         self.open.add(id(node))
         try:
-            self.done[id(node)] = result = self._fresh(node)
+            result = self._fresh(node)
+            self.done[id(node)] = (node, result)
         finally:
             self.open.discard(id(node))
         return result

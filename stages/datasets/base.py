@@ -5,12 +5,12 @@ one row, independently of every other. An item that cannot be read raises one of
 with a message for its row; nothing is substituted.
 """
 
-import itertools
 import json
+import struct
 import zlib
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Literal
@@ -21,7 +21,17 @@ from jaxtyping import Float, Int, UInt8
 from stages.datasets.problems import Expected, Problem, missing
 
 Kind = Literal["image", "scan"]
-READ_ERRORS = (ValueError, OSError, LookupError, TypeError, ArithmeticError, zlib.error)
+READ_ERRORS = (
+    ValueError,
+    OSError,
+    LookupError,
+    TypeError,
+    ArithmeticError,
+    RecursionError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+)
 
 
 class ItemError(ValueError):
@@ -175,30 +185,24 @@ def relative(root: Path, path: Path) -> str:
 
 
 def ordered(refs: Sequence[ItemRef]) -> list[ItemRef]:
-    """References sorted by id; those that share one get ``@folder`` appended.
+    """References sorted by id; those that share one get ``@folder``, then ``@path``, appended.
 
     Ids become file names later: parts that climb (``..``) or are empty turn into ``_``.
-
-    Raises:
-        ValueError: Two references share an id and a folder.
     """
-    refs = [
+    tamed = [
         replace(ref, item_id=_tame(ref.item_id), subject_id=_tame(ref.subject_id)) for ref in refs
     ]
+    by_folder = _told_apart(tamed, lambda ref: PurePosixPath(ref.path).parent.name)
+    by_path = _told_apart(by_folder, lambda ref: _tame(ref.path))
+    return sorted(by_path, key=lambda ref: ref.item_id)
+
+
+def _told_apart(refs: Sequence[ItemRef], mark: Callable[[ItemRef], str]) -> list[ItemRef]:
     counts = Counter(ref.item_id for ref in refs)
-    told = [
-        replace(ref, item_id=f"{ref.item_id}@{PurePosixPath(ref.path).parent.name}")
-        if counts[ref.item_id] > 1
-        else ref
+    return [
+        replace(ref, item_id=f"{ref.item_id}@{mark(ref)}") if counts[ref.item_id] > 1 else ref
         for ref in refs
     ]
-    out = sorted(told, key=lambda ref: ref.item_id)
-    for before, after in itertools.pairwise(out):
-        if before.item_id == after.item_id:
-            raise ValueError(
-                f"two inputs share the id {after.item_id}: {before.path} and {after.path}"
-            )
-    return out
 
 
 def _tame(name: str) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +192,15 @@ def test_links_out_of_the_folder_are_failed_rows(tmp_path: Path) -> None:
     assert found["F1009/F1009_N"]["status"] == "failed"
     assert "leads outside" in found["F1009/F1009_N"]["reason"]
     assert found["F1009/F1009_N"]["source_sha256"] == ""
+
+
+def test_file_names_of_any_bytes(tmp_path: Path) -> None:
+    raw = raw_trees.vggface2(tmp_path / "raw")
+    strange = os.fsencode(raw / "train" / "n000003") + b"/\xff\xfe.jpg"
+    Path(os.fsdecode(strange)).write_bytes(raw_trees.picture())
+    found = [row for row in rows(pack("vggface2", raw, tmp_path / "o"), "images")]
+    (row,) = [row for row in found if "\\udcff" in row["source_path"]]
+    assert (row["item_id"], row["status"]) == ("n000003/__", "ok")
 
 
 def test_the_synthetic_label_is_recorded(tmp_path: Path) -> None:

@@ -394,11 +394,23 @@ def test_paths_stay_inside_the_root(tmp_path: Path) -> None:
         inside(root, "b.txt")
 
 
-def test_equal_ids_are_told_apart_by_folder_or_refused() -> None:
-    refs = [ItemRef("a", "D/a", "image", f"{folder}/a.jpg") for folder in ("x", "y")]
-    assert [ref.item_id for ref in ordered(refs)] == ["a@x", "a@y"]
-    with pytest.raises(ValueError, match="share the id"):
-        ordered([refs[0], refs[0]])
+def test_equal_ids_are_told_apart() -> None:
+    def ids(*paths: str) -> list[str]:
+        refs = [ItemRef("a", "D/a", "image", path) for path in paths]
+        return [ref.item_id for ref in ordered(refs)]
+
+    assert ids("x/a.jpg") == ["a"]
+    assert ids("y/a.jpg", "x/a.jpg") == ["a@x", "a@y"]
+    assert ids("x/a.jpg", "x/a.JPG", "y/a.png") == ["a@x@x/a.JPG", "a@x@x/a.jpg", "a@y"]
+
+
+def test_ids_lead_nowhere_as_paths() -> None:
+    refs = [
+        ItemRef(name, "D/../x", "image", f"{k}.jpg")
+        for k, name in enumerate(("../../etc/a", "/b", "c//d", "e\\..\n", "f\udcff"))
+    ]
+    assert [ref.item_id for ref in ordered(refs)] == ["_/_/etc/a", "_/b", "c/_/d", "e_.._", "f_"]
+    assert {ref.subject_id for ref in ordered(refs)} == {"D/_/x"}
 
 
 def test_number_rows(tmp_path: Path) -> None:
