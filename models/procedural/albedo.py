@@ -117,7 +117,7 @@ def vermilion(x: float, y: float, height: float) -> float:
     if t >= 1.0:
         return -0.6 - 1.5 * (abs(x) - 26.5)
     upper = 7.2 * height * (1.0 - t**1.7) * (1.0 - 0.2 * bell(x * x / 10.0))
-    lower = 9.0 * height * (1.0 - t**2.2)
+    lower = 8.6 * height * (1.0 - t**2.2)
     d = y + 65.0
     return min(upper - d, d + lower)
 
@@ -170,7 +170,7 @@ def brow_cover(x: float, y: float, z: float, p: np.ndarray, table: np.ndarray) -
     ax = abs(x)
     inner = p[BROW_INNER]
     s = (ax - inner) / (53.0 - inner)
-    if s < -0.12 or s > 1.05 or y < 4.0 or y > 36.0:
+    if s < -0.08 or s > 1.05 or y < 4.0 or y > 36.0:
         return 0.0
     rise = 1.0 - ((s - 0.6) / 0.6) ** 2 if s < 0.6 else 1.0 - 1.25 * ((s - 0.6) / 0.4) ** 2
     centre = 16.5 + p[BROW_HEIGHT] + (2.6 + p[BROW_ARCH]) * rise
@@ -189,7 +189,7 @@ def brow_cover(x: float, y: float, z: float, p: np.ndarray, table: np.ndarray) -
     coarse = lattice_noise(table, ax * 0.35 + side, y * 0.35, p[SHIFT_Z])
     edge = abs(d) + 0.42 * strand + 0.2 * coarse
     cover = 1.0 - smooth_step(0.45, 1.25, edge)
-    cover *= smooth_step(-0.12, 0.1, s + 0.03 * strand) * (1.0 - smooth_step(0.88, 1.03, s))
+    cover *= smooth_step(-0.05, 0.12, s + 0.03 * strand) * (1.0 - smooth_step(0.88, 1.03, s))
     return min(1.0, cover * (0.75 + 0.35 * strand + 0.25) * p[BROW_DENSITY])
 
 

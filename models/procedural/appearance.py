@@ -393,7 +393,7 @@ def _sample_skin(woman: bool, age: float, melanin: float, rng: np.random.Generat
         roughness=float(rng.uniform(0.34, 0.5)),
         lip=lip,
         lip_gloss=lip_gloss,
-        lip_height=float(rng.normal(1.0, 0.1)) + (0.08 if woman else -0.06),
+        lip_height=float(rng.normal(1.0, 0.07)) + (0.06 if woman else -0.06),
     )
 
 
@@ -425,7 +425,7 @@ def sample_appearance(identity: Person, rng: np.random.Generator) -> Appearance:
         thickness_mm=float(rng.normal(2.6, 0.45) if woman else rng.normal(3.7, 0.6)),
         arch_mm=float(rng.normal(2.2, 1.0) if woman else rng.normal(0.8, 0.9)),
         height_mm=float(rng.normal(1.0, 0.9) if woman else rng.normal(-0.5, 0.9)),
-        inner_mm=float(rng.normal(11.0, 1.4)),
+        inner_mm=float(np.clip(rng.normal(11.5, 1.2), 9.5, 14.5)),
         density=float(rng.uniform(0.6, 1.0)),
     )
     clothing = np.clip(np.exp(rng.normal(-1.9, 0.8)) * np.exp(rng.normal(0, 0.45, 3)), 0.01, 0.85)

@@ -104,11 +104,11 @@ def _tuck_neck(
 ) -> Float[np.ndarray, "v 3"]:
     """Draw the neck in below the collar, so that it stays under the garment."""
     low = np.flatnonzero(canonical_mm[:, 1] < -135.0)
-    below = collar_height(canonical_mm[low], neckline) - 3.0 - canonical_mm[low, 1]
+    below = collar_height(canonical_mm[low], neckline) - 6.0 - canonical_mm[low, 1]
     share = np.clip(below / 22.0, 0.0, 1.0)
     axis = vertices[low].mean(axis=0)
     tucked = vertices.copy()
-    tucked[low] += (0.42 * share * (3.0 - 2.0 * share) * share)[:, None] * (
+    tucked[low] += (0.36 * share * (3.0 - 2.0 * share) * share)[:, None] * (
         (axis - vertices[low]) * [1.0, 0.0, 1.0]
     )
     return tucked
@@ -149,9 +149,20 @@ def _rigid(
 
 
 def teeth_surface(
-    head: "ProceduralHead", vertices: Float[np.ndarray, "v 3"], camera: Camera
+    head: "ProceduralHead",
+    vertices: Float[np.ndarray, "v 3"],
+    camera: Camera,
+    placed: Float[np.ndarray, "n 3"] | None,
 ) -> Surface | None:
-    """Teeth, gums and tongue where the mouth's bag is; None behind closed lips."""
+    """Teeth, gums and tongue; None behind closed lips.
+
+    Args:
+        head: The procedural head.
+        vertices: Head-frame vertices, m.
+        camera: Where from.
+        placed: Head-frame vertices of the mouth's inside, or None to stand them rigidly in the
+            upper and the lower half of the mouth's bag.
+    """
     rings = head.mesh.patches["mouth"]
     edge = rings[1 + len(LIP_PROFILE)]
     side = head.mesh.lip[edge]
@@ -159,15 +170,16 @@ def teeth_surface(
     if gap < 0.0008:
         return None
     oral = build_oral()
-    deep = rings[-3:].ravel()
-    lip = head.mesh.lip[deep]
-    points = np.empty_like(oral.vertices)
-    for lower in (False, True):
-        chosen = deep[lip < 0 if lower else lip > 0]
-        rotation, shift = _rigid(head.canonical_mm[chosen] * 1e-3, vertices[chosen])
-        which = oral.lower == lower
-        points[which] = oral.vertices[which] * 1e-3 @ rotation.T + shift
-    positions = camera.in_camera(points)
+    if placed is None:
+        deep = rings[-3:].ravel()
+        lip = head.mesh.lip[deep]
+        placed = np.empty_like(oral.vertices)
+        for lower in (False, True):
+            chosen = deep[lip < 0 if lower else lip > 0]
+            rotation, shift = _rigid(head.canonical_mm[chosen] * 1e-3, vertices[chosen])
+            which = oral.lower == lower
+            placed[which] = oral.vertices[which] * 1e-3 @ rotation.T + shift
+    positions = camera.in_camera(placed)
     depth = 82.0 - oral.vertices[:, 2]
     extra = np.zeros((len(positions), 4))
     extra[:, 0] = 0.10 + 0.85 * np.exp(-((np.maximum(depth, 0.0) / 9.0) ** 2))

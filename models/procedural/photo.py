@@ -281,7 +281,8 @@ def photograph(
         head_surface(head, vertices, fine, appearance.neckline),
         body_surface(appearance, warp, fine),
     ]
-    teeth = teeth_surface(head, vertices, fine)
+    oral = head.teeth(identity, expression).vertices if vertices_m is None else None
+    teeth = teeth_surface(head, vertices, fine, oral)
     if teeth is not None:
         surfaces.append(teeth)
     hides: float | None = None

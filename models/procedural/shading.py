@@ -408,7 +408,7 @@ def cover_hair(
             facing = a[3] * a[0] + a[4] * a[1] + a[5] * (a[2] - camera_z)
             facing = abs(facing) / (length * distance)
             edge = a[9] + 0.30 * strand + 0.26 * clump
-            edge -= (0.45 + 0.25 * strand) * (1.0 - smooth_step(0.02, 0.24, facing))
+            edge -= (0.22 + 0.25 * strand) * (1.0 - smooth_step(0.0, 0.14, facing))
             cover[row, column] = smooth_step(0.30, 0.62, edge)
 
 
