@@ -180,10 +180,12 @@ def run(
         PackError: More than the allowed fraction of items is unreadable.
     """
     adapter = DATASETS[dataset]
-    if not raw.is_dir():
+    problems = [problem for problem in adapter.validate(raw) if problem.required]
+    if problems:
+        listing = "\n".join(f"  {problem}" for problem in problems)
         raise FileNotFoundError(
-            f"{adapter.title}: expected its folder at {raw}; set datasets.{dataset}.root in "
-            f"params.yaml. Its owner gives it at {adapter.homepage}"
+            f"{adapter.title}: set datasets.{dataset}.root in params.yaml to your copy "
+            f"({adapter.homepage}). Missing:\n{listing}"
         )
     raw = raw.resolve()  # workers may run in another folder
     withdrawn = set(takedown)

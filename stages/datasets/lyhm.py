@@ -24,7 +24,7 @@ from stages.datasets.images import image_size
 from stages.datasets.meshes import read_mesh
 from stages.datasets.problems import Expected
 
-_WHERE = "www-users.cs.york.ac.uk/~nep/research/Headspace (signed agreement, academics)"
+_WHERE = "www-users.york.ac.uk/~np7/research/Headspace (signed agreement, academics)"
 _COLOUR_VIEWS = ("1C", "2C")
 
 

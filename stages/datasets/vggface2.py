@@ -35,9 +35,6 @@ class VggFace2(Adapter):
             _WHERE,
             required=False,
         ),
-        Expected(
-            ("train_annotated_torch7",), "68 points of the RingNet lists", "RingNet", required=False
-        ),
     )
 
     def discover(self, root: Path) -> list[ItemRef]:

@@ -177,8 +177,14 @@ def test_too_many_failures_stop_the_stage_and_keep_the_old_output(tmp_path: Path
 
 
 def test_missing_folder_and_nothing_left(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"datasets\.now\.root in params\.yaml"):
+    with pytest.raises(
+        FileNotFoundError, match=r"(?s)datasets\.now\.root in params\.yaml.*no such"
+    ):
         pack("now", tmp_path / "nowhere", tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    told = r"(?s)iphone_pictures \(required\): missing; for the photographs.*now\.is\.tue\.mpg\.de"
+    with pytest.raises(FileNotFoundError, match=told):
+        pack("now", tmp_path / "empty", tmp_path / "out")
     raw = raw_trees.facewarehouse(tmp_path / "raw")
     with pytest.raises(PackError, match="no item is left"):
         pack("facewarehouse", raw, tmp_path / "out", takedown=["FACEWAREHOUSE/Tester_1"])
