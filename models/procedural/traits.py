@@ -321,7 +321,7 @@ TRAITS: tuple[Trait, ...] = (
         (29.4, 1.3),
         (0.2, 0.0, 0.0, 0.0),
         lambda p: p.vector(
-            (p.far - 31.2) / 29.0 * p.ball((31, 0, 78), (13, 11, 14)) * np.sign(p.far)
+            (p.far - 31.2) / 15.5 * p.ball((31, 0, 78), (13, 11, 14)) * np.sign(p.far)
         ),
         eye=True,
     ),
