@@ -34,6 +34,8 @@ from stages.reporting.markup import (
 )
 from stages.reporting.pictures import from_file
 
+UNIT_SIGNS = {"um": "µm"}
+
 
 def data_section(data: Path, packed: Sequence[Packed]) -> Section:
     """What was packed, failures with reasons, the unified training sets, the face models."""
@@ -96,8 +98,10 @@ def registration_section(data: Path, section: ReportParams) -> Section:
     for folder in folders:
         title = DATASET_TITLES.get(folder.name, folder.name)
         rows.append(_registration_row(title, folder))
+        verdicts = _verdicts(folder)
         paths = sorted((folder / "qa").glob("*.png"))[: section.qa_pictures]
-        pictures += _pictures(paths, 3 * section.picture_px, title)
+        labels = [f"{title}: {verdicts.get(path.stem, path.stem)}" for path in paths]
+        pictures += _pictures(paths, labels, 3 * section.picture_px)
     body = [
         paragraph(
             "Head scans brought into FLAME's topology: shape, expression and pose are fitted, then "
@@ -177,7 +181,7 @@ def landmark_section(data: Path) -> Section:
 def render_section(data: Path, section: ReportParams) -> Section:
     """Previews of the correspondence ground truth."""
     paths = sorted((data / "rendered").glob("*/preview/*.png"))[: section.pncc_pictures]
-    pictures = _pictures(paths, 3 * section.picture_px, "")
+    pictures = _pictures(paths, [path.stem for path in paths], 3 * section.picture_px)
     if not pictures:
         return Section("renders", "Ground truth", missing("data/rendered/*/preview", "render"))
     body = [
@@ -315,7 +319,7 @@ def _model_table(data: Path) -> str:
                 [
                     name(meta.get("title") or meta.get("kind") or path.parent.name),
                     Cell(source(synthetic=meta.get("synthetic"))),
-                    Cell(text(meta.get("unit") or NONE)),
+                    Cell(text(UNIT_SIGNS.get(meta.get("unit"), meta.get("unit") or NONE))),
                     Cell(text(meta.get("licence") or NONE)),
                 ]
             )
@@ -385,12 +389,22 @@ def _left_out(folder: Path) -> list[list[Cell]]:
     ]
 
 
-def _pictures(paths: Sequence[Path], longest_px: int, title: str) -> list[str]:
+def _verdicts(folder: Path) -> dict[str, str]:
+    """What became of every scan, by the name of its picture."""
+    found = read_table(folder / "registrations.parquet", ["item_id", "status"]).to_pylist()
+    words = {"ok": "accepted", "rejected": "rejected", "failed": "failed"}
+    return {
+        row["item_id"].replace("/", "_"): f"{row['item_id']}, {words[row['status']]}"
+        for row in found
+        if row["item_id"]
+    }
+
+
+def _pictures(paths: Sequence[Path], labels: Sequence[str], longest_px: int) -> list[str]:
     parts = []
-    for path in paths:
+    for path, label in zip(paths, labels, strict=True):
         picture = from_file(path, longest_px)
         if picture is not None:
-            label = f"{title}: {path.stem}" if title else path.stem
             shown = image(picture.png, label, picture.width, picture.height)
             parts.append(figure(shown, text(label)))
     return parts

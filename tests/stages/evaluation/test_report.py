@@ -80,7 +80,7 @@ def data(tmp_path_factory, kit):
         table_of(rows, "registrations"), folder / "registered" / "lyhm" / "registrations.parquet"
     )
     picture = cv2.imencode(".png", np.full((40, 60, 3), 99, np.uint8))[1].tobytes()
-    for place in ("registered/lyhm/qa/sheet.png", "rendered/300w_lp/preview/one.png"):
+    for place in ("registered/lyhm/qa/rejected9.0.png", "rendered/300w_lp/preview/one.png"):
         (folder / place).parent.mkdir(parents=True)
         (folder / place).write_bytes(picture)
     measured = {
@@ -147,7 +147,7 @@ def test_scores_and_failures_are_shown(written, data):
     assert "1,211" in written.document
     assert "FLAME 2020" in written.document
     assert "FaMoS_002</text>" in written.document  # by person
-    assert "rejected9.0" in written.document  # a scan that was not accepted, by its name
+    assert "LYHM / Headspace: rejected9.0, rejected" in written.document
     assert ">0.200<" in written.document  # median of the accepted scans' residuals
 
 
