@@ -319,7 +319,7 @@ def _model_table(data: Path) -> str:
                 [
                     name(meta.get("title") or meta.get("kind") or path.parent.name),
                     Cell(source(synthetic=meta.get("synthetic"))),
-                    Cell(text(UNIT_SIGNS.get(meta.get("unit"), meta.get("unit") or NONE))),
+                    Cell(text(_unit(meta))),
                     Cell(text(meta.get("licence") or NONE)),
                 ]
             )
@@ -327,6 +327,11 @@ def _model_table(data: Path) -> str:
         return missing("data/models", "convert")
     head = [Cell("Model"), Cell("Source"), Cell("Unit"), Cell("Licence of the owner's files")]
     return "<h3>Face models</h3>" + table(head, rows)
+
+
+def _unit(meta: Mapping[str, Any]) -> str:
+    unit = str(meta.get("unit") or NONE)
+    return UNIT_SIGNS.get(unit, unit)
 
 
 def _landmark_model(metrics: Mapping[str, Any]) -> str:
