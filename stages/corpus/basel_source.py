@@ -23,6 +23,7 @@ from stages.corpus.w300lp_files import MIRROR_68
 
 UM = 1e6
 PUPIL_UM = np.array([0.0, 29_000.0, 92_000.0])  # where the middle between the pupils lies
+MOUTH_OPEN = 0.6  # how far, when keypoints are told apart
 RIPPLE_MM = 0.03  # smooth noise on expressions, so that every published component exists
 
 
@@ -243,16 +244,24 @@ def texture(
 def keypoints(anchors: Anchors) -> Int[np.ndarray, "68"]:
     """Return the layout's vertices next to the 68 landmarks of the mean head.
 
-    The left ones are the mirror images of the right ones.
+    Next to them with the mouth shut and open: the lips touch when it is shut, and a vertex of the
+    upper lip must not stand for a landmark of the lower one. The left ones are the mirror images of
+    the right ones.
     """
     from scipy.spatial import cKDTree
 
-    mean = studio.mean_vertices()
-    points = anchors.flat(mean)
+    from models.procedural.expression import Expression
+    from models.procedural.identity import Identity
+
+    head = studio.head()
+    opened = np.asarray(head.vertices(Identity.mean(), Expression.of(jaw_open=MOUTH_OPEN)))
+    states = (studio.mean_vertices(), opened)
+    points = np.hstack([anchors.flat(vertices) for vertices in states])
+    landmarks = np.hstack([np.asarray(head.landmarks(vertices)) for vertices in states])
     tree = cKDTree(points)
-    found = np.asarray(tree.query(np.asarray(studio.head().landmarks(mean)))[1], dtype=np.int64)
+    found = np.asarray(tree.query(landmarks)[1], dtype=np.int64)
     left = np.flatnonzero(np.arange(68) > MIRROR_68)
-    images = points[found[MIRROR_68[left]]] * np.array([-1.0, 1.0, 1.0])
+    images = points[found[MIRROR_68[left]]] * np.array([-1.0, 1.0, 1.0, -1.0, 1.0, 1.0])
     found[left] = tree.query(images)[1]
     return found
 

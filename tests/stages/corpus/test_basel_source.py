@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from models.procedural.expression import Expression
+from models.procedural.identity import Identity
 from stages.corpus import basel_source, studio
 from stages.corpus.surface import Anchors
 
@@ -78,6 +80,17 @@ def test_basel_frame_and_keypoints(anchors: Anchors) -> None:
     assert regions.sum(axis=1).min() == 1
     assert regions.sum(axis=1).max() == 1
     assert (regions.sum(axis=0) > 500).all()
+
+
+def test_keypoints_follow_the_opening_mouth(anchors: Anchors) -> None:
+    """The lips touch when the mouth is shut: a keypoint of one must not sit on the other."""
+    keys = basel_source.keypoints(anchors)
+    for opening in (0.0, 0.5, 1.0):
+        expression = Expression.of(jaw_open=opening)
+        vertices = np.asarray(studio.head().vertices(Identity.mean(), expression))
+        landmarks = np.asarray(studio.head().landmarks(vertices))
+        distance = np.linalg.norm(anchors.flat(vertices)[keys] - landmarks, axis=1)
+        assert distance[48:].max() < 0.005  # metres; 0.025 when the lips are confused
 
 
 def test_texture_basis_is_orthonormal(anchors: Anchors) -> None:
