@@ -6,6 +6,7 @@ One thread trains, because dlib's sums over several threads come in any order.
 """
 
 import argparse
+import itertools
 import logging
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from models.landmarks import MIRROR_68, canonical_box, moved_box, relative_error
+from models.landmarks import MIRROR_68, canonical_box, moved_box, outer_eye_distance, relative_error
 from stages.artifacts import atomic_directory, read_json, read_table, shard_of, write_json
 from stages.compute import item_rng
 from stages.datasets.images import ImageError, decode_rgb
@@ -30,7 +31,17 @@ from stages.params import LandmarkModelParams, load
 logger = logging.getLogger(__name__)
 
 BUCKETS = 1000
-COLUMNS = ["item_id", "subject_id", "status", "split", "image", "landmarks_px", "landmark_order"]
+COLUMNS = [
+    "item_id",
+    "subject_id",
+    "status",
+    "split",
+    "image",
+    "landmarks_px",
+    "landmark_order",
+    "pose_para",
+]
+YAW_BINS_DEG = (0, 15, 30, 45, 60, 91)
 
 
 def held_out(subject_id: str, fraction: float) -> bool:
@@ -69,6 +80,25 @@ def _grey(row: dict[str, Any]) -> UInt8[np.ndarray, "h w"] | None:
     except ImageError as error:
         logger.warning("%s is left out: %s", row["item_id"], error)
         return None
+
+
+def yaw_deg(row: dict[str, Any]) -> float:
+    """How far the face is turned sideways, 0 where the data set does not say."""
+    return abs(float(np.degrees(row["pose_para"][1]))) if row["pose_para"] else 0.0
+
+
+def turned(
+    image: UInt8[np.ndarray, "h w"], points: Float[np.ndarray, "68 2"], angle_deg: float
+) -> tuple[UInt8[np.ndarray, "h w"], Float[np.ndarray, "68 2"]]:
+    """A photograph and its landmarks rotated in the image about the landmarks' middle."""
+    import cv2
+
+    centre = points.mean(axis=0)
+    matrix = cv2.getRotationMatrix2D((float(centre[0]) - 0.5, float(centre[1]) - 0.5), angle_deg, 1)
+    height, width = image.shape
+    rotated = cv2.warpAffine(image, matrix, (width, height), borderMode=cv2.BORDER_REPLICATE)
+    moved = (points - 0.5) @ matrix[:, :2].T + matrix[:, 2] + 0.5
+    return np.asarray(rotated, dtype=np.uint8), moved
 
 
 def spread_over(rows: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
@@ -119,21 +149,26 @@ def train(rows: list[dict[str, Any]], p: LandmarkModelParams, *, seed: int, out:
     import dlib
 
     images, annotations = [], []
+    photographs = 0
     for row in rows:
-        image = _grey(row)
-        if image is None:
+        original = _grey(row)
+        if original is None:
             continue
-        points = np.array(row["landmarks_px"], dtype=np.float64).reshape(68, 2)
-        crop = crop_face(image, canonical_box(points))
+        image = original
         rng = item_rng(seed, row["item_id"])
-        for seen, at in ((crop.image, points), mirrored(crop, points)):
-            boxes = [jittered(at, p, rng) for _ in range(p.boxes_per_image)]
-            images.append(seen)
-            annotations.append([_annotation(crop, at, box) for box in boxes])
-    if len(images) < 20:
+        upright = np.array(row["landmarks_px"], dtype=np.float64).reshape(68, 2)
+        for copy in range(p.copies):
+            points = upright
+            if copy:
+                image, points = turned(original, upright, float(rng.normal(0.0, p.copy_turn_deg)))
+            crop = crop_face(image, canonical_box(points))
+            for seen, at in ((crop.image, points), mirrored(crop, points)):
+                images.append(seen)
+                annotations.append([_annotation(crop, at, jittered(at, p, rng))])
+        photographs += 1
+    if photographs < 10:
         raise ValueError(
-            "expected at least 10 photographs with 68 landmarks to train on, got "
-            f"{len(images) // 2}"
+            f"expected at least 10 photographs with 68 landmarks to train on, got {photographs}"
         )
     options = dlib.shape_predictor_training_options()
     options.be_verbose = False
@@ -147,14 +182,18 @@ def train(rows: list[dict[str, Any]], p: LandmarkModelParams, *, seed: int, out:
     options.feature_pool_size = p.feature_pool
     options.num_test_splits = p.test_splits
     dlib.train_shape_predictor(images, annotations, options).save(str(out))
-    return len(images) // 2
+    return photographs
 
 
 def measure(
     rows: list[dict[str, Any]], predictor: LandmarkPredictor, p: LandmarkModelParams, *, seed: int
-) -> dict[str, float]:
-    """Errors on held-out photographs from jittered boxes, percent of the outer-eye distance."""
-    errors, turned, starts = [], [], []
+) -> dict[str, Any]:
+    """Errors on held-out photographs from jittered boxes.
+
+    In percent of the outer-eye distance up to ``measured_yaw_deg`` (beyond, the outer eyes fall
+    together) and, for every pose, of the face's larger extent.
+    """
+    errors, sizes, yaws, scores = [], [], [], []
     for row in rows:
         image = _grey(row)
         if image is None:
@@ -163,25 +202,32 @@ def measure(
         box = jittered(points, p, item_rng(seed + 1, row["item_id"]))
         answer = predictor(image, box)
         error = float(relative_error(answer.points, points))
-        errors.append(error)
-        starts.append(answer.score)
-        # The eyes of a face turned far away come close; such faces are told apart.
-        right, left = points[36:42].mean(axis=0), points[42:48].mean(axis=0)
-        nose = points[30]
-        near, far = np.linalg.norm(nose - right), np.linalg.norm(nose - left)
-        turned.append(max(near, far) > 1.8 * min(near, far))
-    if not errors:
+        errors.append(100.0 * error)
+        sizes.append(100.0 * error * float(outer_eye_distance(points)) / np.ptp(points, 0).max())
+        yaws.append(yaw_deg(row))
+        scores.append(answer.score)
+    values, yaw = np.array(errors), np.array(yaws)
+    judged = values[yaw <= p.measured_yaw_deg]
+    if not len(judged):
         return {"held_out_images": 0}
-    values = 100.0 * np.array(errors)
-    front = values[~np.array(turned)]
+    bins = {
+        f"{low}-{high}": {
+            "images": int(inside.sum()),
+            "percent_of_size": round(float(np.array(sizes)[inside].mean()), 4),
+            "percent_of_eyes": round(float(values[inside].mean()), 4),
+        }
+        for low, high in itertools.pairwise(YAW_BINS_DEG)
+        if (inside := (yaw >= low) & (yaw < high)).any()
+    }
     return {
-        "held_out_images": len(values),
-        "mean_error_percent": round(float(values.mean()), 4),
-        "median_error_percent": round(float(np.median(values)), 4),
-        "q95_error_percent": round(float(np.quantile(values, 0.95)), 4),
-        "mean_error_percent_frontal": round(float(front.mean()), 4) if len(front) else 0.0,
-        "frontal_images": len(front),
-        "mean_score": round(float(np.mean(starts)), 4),
+        "held_out_images": len(judged),
+        "measured_yaw_deg": p.measured_yaw_deg,
+        "mean_error_percent": round(float(judged.mean()), 4),
+        "median_error_percent": round(float(np.median(judged)), 4),
+        "q95_error_percent": round(float(np.quantile(judged, 0.95)), 4),
+        "mean_error_percent_of_size": round(float(np.mean(sizes)), 4),
+        "by_yaw_deg": bins,
+        "mean_score": round(float(np.mean(scores)), 4),
     }
 
 
@@ -201,7 +247,7 @@ def run(p: LandmarkModelParams, *, seed: int, packed: Path, out: Path) -> None:
     rows = training_rows(packed)
     kept = [row for row in rows if held_out(row["subject_id"], p.holdout)]
     shown = [row for row in rows if not held_out(row["subject_id"], p.holdout)]
-    used = spread_over(shown, p.max_images)
+    used = spread_over([row for row in shown if yaw_deg(row) <= p.max_yaw_deg], p.max_images)
     meta = read_json(packed / "meta.json") if (packed / "meta.json").is_file() else {}
     with atomic_directory(out) as scratch:
         trained = train(used, p, seed=seed, out=scratch / FILE_NAME)
