@@ -364,7 +364,7 @@ def skin_colour(
         r += grown * (p[BEARD_R] * shade - r)
         g += grown * (p[BEARD_G] * shade - g)
         b += grown * (p[BEARD_B] * shade - b)
-        specular *= 1.0 - 0.65 * grown
+        specular *= 1.0 - 0.35 * grown
 
     # Brows.
     brow = brow_cover(x, y, z, p, table) * front

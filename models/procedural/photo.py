@@ -312,7 +312,7 @@ def photograph(
     )
     linear = cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA)
     luminance = float(appearance.skin.tone @ np.array([0.2126, 0.7152, 0.0722]))
-    adapted = (0.30 / max(luminance, 0.03)) ** 0.25
+    adapted = (0.30 / max(luminance, 0.03)) ** 0.33
     image = _finish(linear, finish or Finish(), adapted, rng)
     seen, fixed = landmarks_of(head, vertices, camera)
     box = np.concatenate([seen.min(axis=0), seen.max(axis=0)])
