@@ -15,7 +15,8 @@ from models.geometry.alignment import Similarity
 from models.geometry.template import RegistrationModel
 
 POINTS, STEPS = 400, 25
-FIRST_POINTS, FIRST_STEPS, FIRST_KEPT = 160, 12, 8
+FIRST_POINTS, FIRST_STEPS, FIRST_KEPT = 160, 12, 4
+NODS_DEG = (0.0, -30.0, 30.0)
 TRIM = 0.65
 FACING = 0.4
 REACH_MM = 8.0
@@ -85,7 +86,13 @@ def place_by_shape(
     rough = [settle((turn, middle - turn @ home), first, FIRST_STEPS) for turn in cube_rotations()]
     rough.sort(key=lambda c: c[0])
     every = np.arange(len(points))
-    candidates = [settle((turn, shift), every, STEPS) for _, turn, shift in rough[:FIRST_KEPT]]
+    candidates = []
+    for _, turn, shift in rough[:FIRST_KEPT]:
+        # A cranium slides in its own surface: nod it, and let the face decide.
+        for nod_deg in NODS_DEG:
+            nodded = turn @ Rotation.from_euler("x", nod_deg, degrees=True).as_matrix()
+            start = shift + (turn - nodded) @ home
+            candidates.append(settle((nodded, start), every, STEPS))
     candidates.sort(key=lambda c: c[0])
     kept: list[_Candidate] = []
     for candidate in candidates:

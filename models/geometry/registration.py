@@ -25,7 +25,7 @@ REGION_REACH_MM = 15.0
 REGION_FACING = 0.3
 COVER_MM = 2.0
 HEAD_EXTENT_MM = (120.0, 900.0)
-SHAPE_CANDIDATES = 4
+SHAPE_CANDIDATES = 5
 
 
 class RegistrationError(ValueError):
@@ -130,9 +130,7 @@ def register(
         marks = np.full((len(model.landmark_faces), 3), np.nan)
         placements, flags = _placed_by_shape(scan, vertices, faces, normals, model)
         outward = float(_flux(vertices, faces))
-        settings = replace(
-            settings, icp_steps=2 * settings.icp_steps, robust_start_mm=2 * settings.robust_start_mm
-        )
+        settings = _patient(settings)
     else:
         marks = inner_landmarks(landmarks)
         placed, flags = place_scan(scan.unit, marks, model)
@@ -157,6 +155,19 @@ def register(
     measured = _measure(model, refined, fitted, view)
     result = _result(model, state, placed, refined, posed, blend, measured, flags)
     return judge(result, limits)
+
+
+def _patient(settings: FitSettings) -> FitSettings:
+    """A schedule for a start without landmarks: longer, from further off, with a stiff neck.
+
+    Nothing but the prior then tells a turned head from a bent neck.
+    """
+    return replace(
+        settings,
+        icp_steps=4 * settings.icp_steps,
+        robust_start_mm=2 * settings.robust_start_mm,
+        pose_sigma_rad=settings.pose_sigma_rad / 4,
+    )
 
 
 @dataclass(frozen=True, slots=True)
