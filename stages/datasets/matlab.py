@@ -61,7 +61,7 @@ def read_mat(path: Path, names: Sequence[str] | None = None) -> dict[str, np.nda
             f"{path} is a MATLAB v7.3 (HDF5) file; expected v7 or older as its owner gives it"
         )
     try:
-        return dict(_variables(data, None if names is None else frozenset(names)))
+        return dict(_variables(memoryview(data), None if names is None else frozenset(names)))
     except (ValueError, struct.error, zlib.error, OverflowError, MemoryError) as error:
         raise MatError(f"{path} is not a readable .mat file ({error}); fetch it again") from error
 
@@ -85,10 +85,10 @@ def numeric(content: dict[str, np.ndarray], name: str, path: Path, size: int) ->
     return flat
 
 
-def _variables(data: bytes, wanted: frozenset[str] | None) -> Iterator[tuple[str, np.ndarray]]:
+def _variables(data: memoryview, wanted: frozenset[str] | None) -> Iterator[tuple[str, np.ndarray]]:
     if len(data) < _HEADER:
         raise ValueError(f"{len(data)} bytes, shorter than a header")
-    order = {b"IM": "<", b"MI": ">"}.get(data[126:128])
+    order = {b"IM": "<", b"MI": ">"}.get(bytes(data[126:128]))
     if order is None:
         raise ValueError("no MATLAB level 5 header")
     position = _HEADER
@@ -106,7 +106,7 @@ def _variables(data: bytes, wanted: frozenset[str] | None) -> Iterator[tuple[str
         position = following
 
 
-def _element(data: bytes, position: int, order: str) -> tuple[int, int, int, int]:
+def _element(data: memoryview, position: int, order: str) -> tuple[int, int, int, int]:
     """Type, first and last byte of the content, and the next element's place."""
     if position + 8 > len(data):
         raise ValueError(f"truncated at byte {position}")
@@ -123,15 +123,15 @@ def _element(data: bytes, position: int, order: str) -> tuple[int, int, int, int
 
 
 def _compressed(
-    data: bytes, order: str, wanted: frozenset[str] | None
+    data: memoryview, order: str, wanted: frozenset[str] | None
 ) -> tuple[str, np.ndarray] | None:
     if wanted is not None:
         peek = zlib.decompressobj().decompress(data, _PEEK)
-        name = _name(peek[8:], order)
+        name = _name(memoryview(peek)[8:], order)
         if name is not None and name not in wanted:
             return None
     machine = zlib.decompressobj()
-    content = machine.decompress(data, _MAX_BYTES)
+    content = memoryview(machine.decompress(data, _MAX_BYTES))
     if not machine.eof:
         raise ValueError("truncated inside a compressed variable")
     kind, start, stop, _ = _element(content, 0, order)
@@ -140,7 +140,7 @@ def _compressed(
     return _matrix(content[start:stop], order, wanted)
 
 
-def _name(data: bytes, order: str) -> str | None:
+def _name(data: memoryview, order: str) -> str | None:
     """The variable's name from the beginning of an array element; None where it is not reached."""
     try:
         position = 0
@@ -149,11 +149,11 @@ def _name(data: bytes, order: str) -> str | None:
         _, start, stop, _ = _element(data, position, order)
     except ValueError:
         return None
-    return data[start:stop].decode("latin1")
+    return bytes(data[start:stop]).decode("latin1")
 
 
 def _matrix(
-    data: bytes, order: str, wanted: frozenset[str] | None
+    data: memoryview, order: str, wanted: frozenset[str] | None
 ) -> tuple[str, np.ndarray] | None:
     kind, start, stop, position = _element(data, 0, order)
     if kind != _UINT32 or stop - start != 8:
@@ -166,7 +166,7 @@ def _matrix(
     kind, start, stop, position = _element(data, position, order)
     if kind != _INT8:
         raise ValueError("array without a name")
-    name = data[start:stop].decode("latin1")
+    name = bytes(data[start:stop]).decode("latin1")
     if (wanted is not None and name not in wanted) or flags & 0xFF not in _NUMERIC_CLASSES:
         return None
     if flags & _COMPLEX_FLAG:
