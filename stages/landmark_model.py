@@ -210,6 +210,7 @@ def measure(
     judged = values[yaw <= p.measured_yaw_deg]
     if not len(judged):
         return {"held_out_images": 0}
+    frontal = values[yaw < YAW_BINS_DEG[1]]
     bins = {
         f"{low}-{high}": {
             "images": int(inside.sum()),
@@ -225,6 +226,7 @@ def measure(
         "mean_error_percent": round(float(judged.mean()), 4),
         "median_error_percent": round(float(np.median(judged)), 4),
         "q95_error_percent": round(float(np.quantile(judged, 0.95)), 4),
+        "mean_error_percent_frontal": round(float((frontal if len(frontal) else judged).mean()), 4),
         "mean_error_percent_of_size": round(float(np.mean(sizes)), 4),
         "by_yaw_deg": bins,
         "mean_score": round(float(np.mean(scores)), 4),
