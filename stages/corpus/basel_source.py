@@ -48,9 +48,9 @@ class Basis:
         return np.asarray((values - self.mean).ravel() @ self.dual)
 
     def layout(self, anchors: Anchors) -> Float[np.ndarray, "m k"]:
-        """Return the basis on a layout, xyz interleaved."""
+        """Return the basis on a layout, xyz interleaved, in the files' single precision."""
         count = self.head.shape[1]
-        values = self.head.reshape(-1, 3 * count)
+        values = self.head.astype(np.float32).reshape(-1, 3 * count)
         return anchors.flat(values).reshape(-1, count)
 
 

@@ -70,9 +70,9 @@ def mat_bytes(variables: Mapping[str, Shaped[np.ndarray, "..."]], *, compress: b
 
     stream = io.BytesIO()
     savemat(stream, dict(variables), do_compression=compress)
-    data = bytearray(stream.getbuffer())
-    data[:_MAT_TEXT] = _MAT_HEADER.ljust(_MAT_TEXT)
-    return bytes(data)
+    stream.seek(0)
+    stream.write(_MAT_HEADER.ljust(_MAT_TEXT))
+    return stream.getvalue()
 
 
 def jpeg_bytes(image: UInt8[np.ndarray, "h w 3"], quality: int = 92) -> bytes:

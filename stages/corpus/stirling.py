@@ -57,6 +57,8 @@ def subjects(order: Order) -> list[Subject]:
         if not broken:
             if k % 11 == 5:
                 scans = [f"{stem}b_N"]
+            elif k % 11 == 2:
+                scans = [f"{stem}_2_N"]
             elif k % 11 == 7:
                 scans = [f"{stem}_NH"]
             elif k % 11 == 9:

@@ -27,7 +27,11 @@ class Anchors:
 
     def flat(self, values: Float[np.ndarray, "v c"]) -> Float[np.ndarray, "n c"]:
         """Interpolate vertex values linearly."""
-        return np.einsum("nk,nkc->nc", self.weights, values[self.triangles])
+        weights = self.weights.astype(values.dtype, copy=False)
+        total: np.ndarray = weights[:, :1] * values[self.triangles[:, 0]]
+        for corner in (1, 2):  # one at a time: bases are hundreds of columns wide
+            total += weights[:, corner, None] * values[self.triangles[:, corner]]
+        return total
 
     def curved(
         self, vertices: Float[np.ndarray, "v 3"], normals: Float[np.ndarray, "v 3"]
