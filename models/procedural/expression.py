@@ -369,7 +369,7 @@ class Expression:
 
 
 def sample_expression(rng: np.random.Generator, strength: float = 1.0) -> Expression:
-    """Draw a mixture of prototypes and single units.
+    """Draw a face: now and then nearly neutral, else a prototype with traces of another.
 
     Args:
         rng: The item's own generator.
@@ -377,10 +377,12 @@ def sample_expression(rng: np.random.Generator, strength: float = 1.0) -> Expres
     """
     weights = np.zeros(UNIT_COUNT)
     names = list(PROTOTYPES)
-    for name in rng.choice(len(names), size=2):
-        weights += Expression.prototype(names[name]).weights * rng.uniform(0.0, 0.75)
-    extra = rng.random(UNIT_COUNT) < 0.12
-    weights += np.where(extra, rng.uniform(0.0, 0.6, UNIT_COUNT), 0.0)
+    main, trace = rng.choice(len(names), size=2)
+    weights += Expression.prototype(names[main]).weights * rng.uniform(0.3, 1.0)
+    weights += Expression.prototype(names[trace]).weights * rng.uniform(0.0, 0.35)
+    extra = rng.random(UNIT_COUNT) < 0.08
+    weights += np.where(extra, rng.uniform(0.0, 0.5, UNIT_COUNT), 0.0)
+    weights *= 0.2 if rng.random() < 0.2 else 1.0
     for name in SIGNED:
         weights[UNITS.index(name)] = 0.5 * rng.standard_normal() * (rng.random() < 0.3)
     return limited(weights * strength)

@@ -12,7 +12,7 @@ from models.procedural.topology import SKIN_VERTICES
 from models.procedural.traits import Place
 
 PARENTS = np.array([-1, 0, 1, 1, 1], dtype=np.int64)
-_EXPRESSION_SAMPLES = 600
+_EXPRESSION_SAMPLES = 360
 _RIPPLES = 90
 _RIPPLE_RMS_MM = 0.25
 
