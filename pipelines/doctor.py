@@ -78,9 +78,10 @@ def _inputs(params_path: Path) -> list[Finding]:
         **{name: ("data set", entry.root) for name, entry in params.datasets.items()},
         **{name: ("model", entry.root) for name, entry in params.models.items()},
     }
-    sources = {**DATASETS, **MODEL_SOURCES}
+    validate = {name: source.validate for name, source in DATASETS.items()}
+    validate.update({name: source.validate for name, source in MODEL_SOURCES.items()})
     for name, (group, root) in roots.items():
-        problems = sources[name].validate(root)
+        problems = validate[name](root)
         label = " (synthetic)" if (root / "SYNTHETIC.txt").is_file() else ""
         if problems:
             findings += [Finding(group, name, False, str(problem)) for problem in problems]

@@ -1,0 +1,1 @@
+"""The procedural head: geometry from anthropometry, appearance, photographs of it."""

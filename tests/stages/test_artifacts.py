@@ -18,9 +18,14 @@ def test_a_failing_block_leaves_the_old_folder(tmp_path: Path) -> None:
     out = tmp_path / "out"
     with artifacts.atomic_directory(out) as folder:
         (folder / "a.txt").write_text("first")
-    with pytest.raises(ValueError, match="boom"), artifacts.atomic_directory(out) as folder:
-        (folder / "a.txt").write_text("second")
-        raise ValueError("boom")
+
+    def fail_midway() -> None:
+        with artifacts.atomic_directory(out) as folder:
+            (folder / "a.txt").write_text("second")
+            raise ValueError("boom")
+
+    with pytest.raises(ValueError, match="boom"):
+        fail_midway()
     assert (out / "a.txt").read_text() == "first"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
