@@ -330,7 +330,7 @@ def _sample_beard(
     warmth = np.exp(np.array([0.12, 0.0, -0.08]) * rng.uniform(0, 1))
     return Beard(
         style=style,
-        colour=np.maximum(hair * warmth * 0.85, [0.021, 0.017, 0.015]),
+        colour=np.maximum(hair * warmth * 0.85, [0.034, 0.027, 0.023]),
         density=float(rng.uniform(0.55, 1.0)),
         cheek_mm=float(rng.normal(0, 3.5)),
         shadow=shadow,

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from models.procedural.albedo import EYE_CENTRE_MM
+from models.procedural.anatomy import EYE_CENTRE_MM
 from models.procedural.cage import build_cage
 
 OccluderKind = Literal["glasses", "sunglasses", "cap", "latex_cap", "hand", "scarf", "bar"]

@@ -239,8 +239,8 @@ def sample_light(rng: np.random.Generator) -> Light:
     outdoor = rng.random() < 0.5
     key_kelvin = rng.uniform(4800, 6800) if outdoor else rng.uniform(3200, 5600)
     fill_kelvin = rng.uniform(6500, 9500) if outdoor else rng.uniform(3800, 7000)
-    key_colour = colour_of_temperature(0.5 * key_kelvin + 3250.0)
-    fill_colour = colour_of_temperature(0.5 * fill_kelvin + 3250.0)
+    key_colour = colour_of_temperature(0.4 * key_kelvin + 3900.0)
+    fill_colour = colour_of_temperature(0.4 * fill_kelvin + 3900.0)
     key_share = rng.uniform(0.30, 0.75)
     key = _direction(rng.uniform(-65, 65), rng.uniform(5, 60))
     directions = [key]

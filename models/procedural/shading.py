@@ -10,7 +10,7 @@ from typing import NamedTuple, no_type_check
 import numpy as np
 from jaxtyping import Float, Int
 
-from models.procedural.albedo import bell, eye_colour, skin_colour, smooth_step
+from models.procedural.features import bell, eye_colour, skin_colour, smooth_step
 from models.procedural.noise import lattice_noise
 from models.procedural.scene import Light
 from models.rendering.jit import kernel
@@ -226,6 +226,7 @@ def shade_solid(
     height, width = ids.shape
     a = np.empty(13)
     m = np.empty(6)
+    octaves = np.empty(4)
     lights = directions.shape[0]
     for row in range(height):
         for column in range(width):
@@ -251,7 +252,7 @@ def shade_solid(
             nv = n0 * v0 + n1 * v1 + n2 * v2
             wrap = 0.0
             if material == 0:
-                skin_colour(a[6], a[7], a[8], p, table, hairline, m)
+                skin_colour(a[6], a[7], a[8], p, table, hairline, octaves, m)
                 inner = a[9]
                 if inner > 0.0:
                     wet = smooth_step(0.25, 0.85, inner)

@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 
 from models.procedural.albedo import (
-    PACKED_SIZE,
     albedo_bytes,
-    bell,
     evaluate_albedo,
     hairline_table,
     pack_appearance,
 )
+from models.procedural.anatomy import lid_margin
 from models.procedural.appearance import Appearance, sample_appearance, skin_tone
+from models.procedural.features import PACKED_SIZE, bell, lid_heights, mouth_line
+from models.procedural.mouth import line
 from models.procedural.noise import lattice_noise, noise_table
 
 
@@ -211,3 +212,14 @@ def test_bell_is_close_to_a_gaussian() -> None:
     assert np.abs(values - np.exp(-square)).max() < 0.08
     assert values[0] == 1.0
     assert (values[square >= 4.0] == 0.0).all()
+
+
+def test_painted_lines_follow_the_geometry() -> None:
+    """Lash and mouth lines lie where lids and lips meet on the mean head."""
+    angle = 2.0 * np.pi * np.arange(64) / 64
+    for x, y in lid_margin(angle):
+        upper, lower = lid_heights((x - 31.2) / 14.5)
+        assert min(abs(y - upper), abs(y - lower)) < 0.45
+    across = np.linspace(-25.0, 25.0, 51)
+    painted = np.array([mouth_line(x) for x in across])
+    np.testing.assert_allclose(painted, line(across)[:, 0], atol=0.12)
