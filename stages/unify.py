@@ -169,9 +169,12 @@ def choose(
 
 
 def _why_none(candidates: list[Mapping[str, Any]], neutral: list[Mapping[str, Any]]) -> str:
-    if not neutral:
-        return f"none of {len(candidates)} scans is neutral"
+    """Why a subject contributes nothing: what befell its neutral scans, or else all of them."""
     said = [row["reason"] or "the scan's scale is not metric" for row in neutral]
+    if not said:
+        said = [row["reason"] for row in candidates if row["status"] == "failed"]
+    if not said:
+        return f"none of {len(candidates)} scans is neutral"
     return "; ".join(sorted(set(said)))
 
 

@@ -165,7 +165,7 @@ def _patient(settings: FitSettings) -> FitSettings:
     return replace(
         settings,
         icp_steps=4 * settings.icp_steps,
-        robust_start_mm=2 * settings.robust_start_mm,
+        robust_start_mm=3 * settings.robust_start_mm,
         pose_sigma_rad=settings.pose_sigma_rad / 4,
     )
 

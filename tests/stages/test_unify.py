@@ -246,6 +246,8 @@ def test_scale_that_is_not_metric_and_missing_neutrals_are_refused() -> None:
     assert [c.item_id for c in choices] == ["", ""]
     assert "not metric" in choices[0].reason
     assert "none of 1 scans is neutral" in choices[1].reason
+    unread = registration("c/x", "S/c", 0.1, status="failed", reason="the file is empty")
+    assert choose([unread], {})[0].reason == "the file is empty"
 
 
 def test_ties_go_to_the_lower_item() -> None:
