@@ -352,7 +352,7 @@ def _sample_eyes(woman: bool, melanin: float, rng: np.random.Generator) -> Eyes:
         outer=_linear(outer) * np.exp(rng.normal(0, 0.12)),
         iris_mm=float(rng.normal(5.9, 0.18)),
         pupil_mm=float(rng.uniform(1.6, 2.6)),
-        sclera=_linear((200, 190, 183)) * (1.0 - 0.12 * melanin) * np.exp(rng.normal(0, 0.05)),
+        sclera=_linear((200, 190, 183)) * (1.0 - 0.3 * melanin) * np.exp(rng.normal(0, 0.05)),
         lash=float(rng.uniform(0.7, 1.0) if woman else rng.uniform(0.35, 0.7)),
         liner=float(rng.uniform(0.3, 1.0)) if made_up else 0.0,
         shadow=np.exp(rng.normal(-0.35, 0.2, 3)),

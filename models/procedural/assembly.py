@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from models.procedural.appearance import Appearance
 from models.procedural.body import build_body, collar_height
 from models.procedural.hair import build_hair
+from models.procedural.head import to_canonical
 from models.procedural.mouth import LIP_PROFILE
 from models.procedural.occluders import OccluderMesh
 from models.procedural.scene import Camera, angles_of_rotation, rotation_from_angles
@@ -103,12 +104,13 @@ def _tuck_neck(
     vertices: Float[np.ndarray, "v 3"], canonical_mm: Float[np.ndarray, "v 3"], neckline: int
 ) -> Float[np.ndarray, "v 3"]:
     """Draw the neck in below the collar, so that it stays under the garment."""
-    low = np.flatnonzero(canonical_mm[:, 1] < -135.0)
-    below = collar_height(canonical_mm[low], neckline) - 6.0 - canonical_mm[low, 1]
-    share = np.clip(below / 22.0, 0.0, 1.0)
-    axis = vertices[low].mean(axis=0)
+    low = np.flatnonzero(canonical_mm[:, 1] < -95.0)
+    height = np.minimum(canonical_mm[low, 1], to_canonical(vertices[low])[:, 1])
+    below = collar_height(canonical_mm[low], neckline) - 3.0 - height
+    share = np.clip(below / 13.0, 0.0, 1.0)
+    axis = vertices[canonical_mm[:, 1] < -135.0].mean(axis=0)
     tucked = vertices.copy()
-    tucked[low] += (0.36 * share * (3.0 - 2.0 * share) * share)[:, None] * (
+    tucked[low] += (0.45 * share * (3.0 - 2.0 * share) * share)[:, None] * (
         (axis - vertices[low]) * [1.0, 0.0, 1.0]
     )
     return tucked

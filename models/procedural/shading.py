@@ -10,7 +10,7 @@ from typing import NamedTuple, no_type_check
 import numpy as np
 from jaxtyping import Float, Int
 
-from models.procedural.features import bell, eye_colour, skin_colour, smooth_step
+from models.procedural.features import bell, blend, eye_colour, skin_colour, smooth_step
 from models.procedural.noise import lattice_noise
 from models.procedural.scene import Light
 from models.rendering.jit import kernel
@@ -196,6 +196,70 @@ def tooth_colour(
 
 @kernel
 @no_type_check
+def ball_colour(
+    a: np.ndarray, p: np.ndarray, table: np.ndarray, gaze: np.ndarray, out: np.ndarray
+) -> None:
+    """Fill ``out`` for a point of an eyeball turned by its gaze, in the shade of the lids."""
+    side = 0 if a[6] > 0.0 else 1
+    centre = 31.2 if a[6] > 0.0 else -31.2
+    x = a[6] - centre
+    y = a[7]
+    z = a[8] - 70.5
+    eye_colour(
+        centre + gaze[side, 0, 0] * x + gaze[side, 0, 1] * y + gaze[side, 0, 2] * z,
+        gaze[side, 1, 0] * x + gaze[side, 1, 1] * y + gaze[side, 1, 2] * z,
+        70.5 + gaze[side, 2, 0] * x + gaze[side, 2, 1] * y + gaze[side, 2, 2] * z,
+        p, table, out,
+    )  # fmt: skip
+    lid = 0.62 * smooth_step(0.8, 5.2, y)
+    corner = 0.38 * smooth_step(6.0, 13.5, abs(x))
+    out[5] = 0.84 * (1.0 - lid) * (1.0 - corner)
+
+
+@kernel
+@no_type_check
+def surface_colour(
+    material: int, a: np.ndarray, p: np.ndarray, table: np.ndarray, hairline: np.ndarray,
+    palette: np.ndarray, gaze: np.ndarray, octaves: np.ndarray, out: np.ndarray,
+) -> float:  # fmt: skip
+    """Fill ``out`` (see ``features``) for one point; return how far light wraps under its skin.
+
+    ``a`` (13,): position, normal, canonical position, then 9: the inside of the mouth (skin) or
+    ambient light (teeth, cloth), 10: tissue of the mouth.
+    """
+    if material == 0:
+        skin_colour(a[6], a[7], a[8], p, table, hairline, octaves, out)
+        if a[9] > 0.0:
+            wet = smooth_step(0.25, 0.85, a[9])
+            blend(out, wet, 0.16, 0.028, 0.024)
+            out[3] *= 1.0 - 0.6 * wet
+            out[5] *= 1.0 - 0.72 * wet
+        return 1.0
+    if material == 1:
+        ball_colour(a, p, table, gaze, out)
+        return 0.6
+    if material == 2:
+        tooth_colour(a[6], a[7], a[8], a[10], table, out)
+        out[5] = a[9]
+        return 0.8
+    row = max(0, material - 4)
+    grain = 1.0 + palette[row, 5] * lattice_noise(table, a[6] * 0.5, a[7] * 0.5, a[8] * 0.5)
+    out[5] = 1.0
+    if material == 3:
+        weave = lattice_noise(table, a[6] * 0.9, a[7] * 0.9, a[8] * 0.9)
+        folds = lattice_noise(table, a[6] * 0.03, a[7] * 0.015, a[8] * 0.03)
+        grain = 1.0 + 0.10 * weave + 0.25 * folds
+        out[5] = a[9]
+    out[0] = palette[row, 0] * grain
+    out[1] = palette[row, 1] * grain
+    out[2] = palette[row, 2] * grain
+    out[3] = palette[row, 3]
+    out[4] = palette[row, 4]
+    return 0.0
+
+
+@kernel
+@no_type_check
 def shade_solid(
     ids: np.ndarray,
     bary: np.ndarray,
@@ -250,57 +314,7 @@ def shade_solid(
             v1 /= length
             v2 /= length
             nv = n0 * v0 + n1 * v1 + n2 * v2
-            wrap = 0.0
-            if material == 0:
-                skin_colour(a[6], a[7], a[8], p, table, hairline, octaves, m)
-                inner = a[9]
-                if inner > 0.0:
-                    wet = smooth_step(0.25, 0.85, inner)
-                    m[0] += wet * (0.16 - m[0])
-                    m[1] += wet * (0.028 - m[1])
-                    m[2] += wet * (0.024 - m[2])
-                    m[3] *= 1.0 - 0.6 * wet
-                    m[5] *= 1.0 - 0.72 * wet
-                wrap = 1.0
-            elif material == 1:
-                side = 0 if a[6] > 0.0 else 1
-                cx = 31.2 if a[6] > 0.0 else -31.2
-                e0 = a[6] - cx
-                e1 = a[7]
-                e2 = a[8] - 70.5
-                lid = smooth_step(0.8, 5.2, e1) * 0.62
-                corner = smooth_step(6.0, 13.5, abs(e0)) * 0.38
-                g0 = gaze[side, 0, 0] * e0 + gaze[side, 0, 1] * e1 + gaze[side, 0, 2] * e2
-                g1 = gaze[side, 1, 0] * e0 + gaze[side, 1, 1] * e1 + gaze[side, 1, 2] * e2
-                g2 = gaze[side, 2, 0] * e0 + gaze[side, 2, 1] * e1 + gaze[side, 2, 2] * e2
-                eye_colour(g0 + cx, g1, g2 + 70.5, p, table, m)
-                m[5] = (1.0 - lid) * (1.0 - corner) * 0.84
-                wrap = 0.6
-            elif material == 2:
-                tooth_colour(a[6], a[7], a[8], a[10], table, m)
-                m[5] = a[9]
-                wrap = 0.8
-            elif material == 3:
-                weave = lattice_noise(table, a[6] * 0.9, a[7] * 0.9, a[8] * 0.9)
-                folds = lattice_noise(table, a[6] * 0.03, a[7] * 0.015, a[8] * 0.03)
-                tone = 1.0 + 0.10 * weave + 0.25 * folds
-                m[0] = palette[0, 0] * tone
-                m[1] = palette[0, 1] * tone
-                m[2] = palette[0, 2] * tone
-                m[3] = 0.05
-                m[4] = 0.6
-                m[5] = a[9]
-            else:
-                k = material - 4
-                grain = 1.0 + palette[k, 5] * lattice_noise(
-                    table, a[6] * 0.5, a[7] * 0.5, a[8] * 0.5
-                )
-                m[0] = palette[k, 0] * grain
-                m[1] = palette[k, 1] * grain
-                m[2] = palette[k, 2] * grain
-                m[3] = palette[k, 3]
-                m[4] = palette[k, 4]
-                m[5] = 1.0
+            wrap = surface_colour(material, a, p, table, hairline, palette, gaze, octaves, m)
             if nv < 0.0:
                 if material == 0:
                     m[5] *= 0.35
@@ -408,8 +422,8 @@ def cover_hair(
             distance = np.sqrt(a[0] * a[0] + a[1] * a[1] + (a[2] - camera_z) ** 2)
             facing = a[3] * a[0] + a[4] * a[1] + a[5] * (a[2] - camera_z)
             facing = abs(facing) / (length * distance)
-            edge = a[9] + 0.30 * strand + 0.26 * clump
-            edge -= (0.22 + 0.25 * strand) * (1.0 - smooth_step(0.0, 0.14, facing))
+            edge = 1.25 * a[9] + 0.30 * strand + 0.26 * clump
+            edge -= (0.15 + 0.45 * strand) * (1.0 - smooth_step(0.0, 0.12, facing))
             cover[row, column] = smooth_step(0.30, 0.62, edge)
 
 
