@@ -41,7 +41,7 @@ def line_chart(
     *,
     x_range: tuple[float, float] | None = None,
     y_range: tuple[float, float] | None = None,
-    legend: str = "bottom right",
+    legend: str = "inside",
 ) -> str:
     """A chart of one or more lines.
 
@@ -55,7 +55,7 @@ def line_chart(
         y_label: With unit.
         x_range: None takes it from the data.
         y_range: None takes it from the data.
-        legend: ``bottom right`` or ``top right``.
+        legend: ``inside`` at the bottom right, or ``above`` the plot; a single line has none.
     """
     xs = np.concatenate([np.asarray(line.x, np.float64) for line in lines])
     ys = np.concatenate([np.asarray(line.y, np.float64) for line in lines])
@@ -65,6 +65,8 @@ def line_chart(
     logarithmic = y_range is None and bool(ys.min() > 0 and ys.max() > 20 * ys.min())
     low_y, high_y = y_range or _span(ys, logarithmic=logarithmic)
 
+    top = _TOP + 22 if legend == "above" and len(lines) > 1 else _TOP
+
     def column(value: float) -> float:
         return _LEFT + (value - low_x) / (high_x - low_x) * (WIDTH - _LEFT - _RIGHT)
 
@@ -73,7 +75,7 @@ def line_chart(
             share = math.log(value / low_y) / math.log(high_y / low_y)
         else:
             share = (value - low_y) / (high_y - low_y)
-        return HEIGHT - _BOTTOM - share * (HEIGHT - _TOP - _BOTTOM)
+        return HEIGHT - _BOTTOM - share * (HEIGHT - top - _BOTTOM)
 
     bottom = HEIGHT - _BOTTOM
     parts = [
@@ -98,7 +100,7 @@ def line_chart(
         f'<line class="axis" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{bottom}" y2="{bottom}"/>'
         f'<text class="label" x="{(_LEFT + WIDTH - _RIGHT) / 2:.1f}" y="{HEIGHT - 8}" '
         f'text-anchor="middle">{text(x_label)}</text>'
-        f'<text class="label" transform="translate(13 {(_TOP + bottom) / 2:.1f}) rotate(-90)" '
+        f'<text class="label" transform="translate(13 {(top + bottom) / 2:.1f}) rotate(-90)" '
         f'text-anchor="middle">{text(y_label)}</text>'
     )
     for line in lines:
@@ -108,10 +110,11 @@ def line_chart(
             if low_x <= x <= high_x
         ]
         parts.append(_stroke(points, line.style))
-        step = max(1, len(points) // _MARKERS)
-        offset = (line.style * step) // 4
+        step = max(1, len(points) // _MARKERS) if len(points) > 2 * _MARKERS else 1
+        offset = (line.style * step) // 4 % step
         parts += [_marker(x, y, line.style) for x, y in points[offset::step]]
-    parts.append(_legend(lines, legend))
+    if len(lines) > 1:
+        parts.append(_legend(lines, legend))
     parts.append("</svg>")
     return "".join(parts)
 
@@ -197,16 +200,21 @@ def _marker(x: float, y: float, style: int) -> str:
 
 def _legend(lines: Sequence[Line], place: str) -> str:
     longest = max(len(line.label) for line in lines)
-    left = WIDTH - _RIGHT - 52 - 7.2 * longest
-    first = _TOP + 14 if place.startswith("top") else HEIGHT - _BOTTOM - 14 - 19 * (len(lines) - 1)
+    x, y = WIDTH - _RIGHT - 52 - 7.2 * longest, float(HEIGHT - _BOTTOM - 14)
+    y -= 19.0 * (len(lines) - 1)
+    if place == "above":
+        x, y = float(_LEFT), 36.0
     parts = []
-    for index, line in enumerate(lines):
-        y = float(first + 19 * index)
+    for line in lines:
         parts.append(
-            _stroke([(left, y), (left + 34, y)], line.style)
-            + _marker(left + 17, y, line.style)
-            + f'<text class="name" x="{left + 42:.1f}" y="{y + 4.5:.1f}">{text(line.label)}</text>'
+            _stroke([(x, y), (x + 34, y)], line.style)
+            + _marker(x + 17, y, line.style)
+            + f'<text class="name" x="{x + 42:.1f}" y="{y + 4.5:.1f}">{text(line.label)}</text>'
         )
+        if place == "above":
+            x += 60 + 7.2 * len(line.label)
+        else:
+            y += 19
     return "".join(parts)
 
 
@@ -223,8 +231,8 @@ def _span(values: np.ndarray, *, logarithmic: bool) -> tuple[float, float]:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Four to eight round numbers within the range."""
-    raw = (high - low) / 5
+    """Three to seven round numbers within the range."""
+    raw = (high - low) / 6
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= raw * 0.999)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)

@@ -211,14 +211,14 @@ def training_section(data: Path) -> Section:
             title = f"Recogniser {folder.name}"
         metrics = json_or_none(folder / "metrics.json")
         known = metrics if isinstance(metrics, Mapping) else {}
-        lines = history_lines(json_or_none(folder / "history.json") or known)
-        if lines:
-            chart = line_chart(title, lines, "step", "loss", legend="top right")
+        for part, label, lines in history_lines(json_or_none(folder / "history.json") or known):
+            heading = f"{title}, {part}"
+            chart = line_chart(heading, lines, "step", label, legend="above")
             charts.append(f"<div>{chart}</div>")
         rows.append(
             [
-                name(title),
-                Cell(text(weights_in_words(known.get("weights"), folder.name))),
+                Cell(text(title), "steady", header=True),
+                Cell(text(weights_in_words(known.get("weights"), folder.name)), "steady"),
                 number(known.get("parameters"), 0),
                 number(known.get("step"), 0),
                 Cell(_pairs(known.get("train"))),
@@ -238,44 +238,62 @@ def training_section(data: Path) -> Section:
         body.append(
             figure(
                 f'<div class="beside">{"".join(charts)}</div>',
-                "Mean training loss since the last report, and the figure watched on held-out "
-                "subjects where there is one. Scales differ; an axis that spans more than a "
-                "factor of 20 is logarithmic.",
+                "Mean training loss since the last report, and what was measured on held-out "
+                "subjects at that step. Scales differ; an axis that spans more than a factor of "
+                "20 is logarithmic.",
             )
         )
     body.append(details("Everything recorded about each training", "".join(facts)))
     return Section("training", "Training", "\n".join(body))
 
 
-def history_lines(history: object) -> list[Line]:
-    """Loss curves of a training history.
+def history_lines(history: object) -> list[tuple[str, str, list[Line]]]:
+    """What to draw of a training history.
 
     Args:
         history: Rows of ``step``, ``train`` and perhaps ``validation``, the latter two mapping
             terms to values; or the same under a key ``history``.
 
     Returns:
-        One line for training and one for validation, each the term ``loss`` or ``total``, or else
-        its first; empty where there is nothing to draw.
+        Part, label of the vertical axis, lines: the training loss, then the held-out measures in
+        millimetres, or where there are none the others. Empty where there is nothing to draw.
     """
     rows = history.get("history") if isinstance(history, Mapping) else history
     if not isinstance(rows, list):
         return []
-    lines = []
-    for style, (part, label) in enumerate((("train", "training"), ("validation", "held out"))):
-        points = [
-            (row["step"], row[part])
-            for row in rows
-            if isinstance(row, Mapping) and "step" in row and isinstance(row.get(part), Mapping)
+    rows = [row for row in rows if isinstance(row, Mapping) and "step" in row]
+    train, held_out = _series(rows, "train"), _series(rows, "validation")
+    parts = []
+    loss = next((term for term in ("loss", "total", *train) if term in train), None)
+    if loss is not None:
+        lines = [Line("training", *train[loss], 3)]
+        if loss in held_out:
+            lines.append(Line("held out", *held_out.pop(loss), 4))
+        parts.append(("training", "loss", lines))
+    lengths = [term for term in held_out if term.endswith("_mm")]
+    shown = (lengths or list(held_out))[:4]
+    if shown:
+        lines = [
+            Line(term.removesuffix("_mm").replace("_", " "), *held_out[term], (4 + at) % 6)
+            for at, term in enumerate(shown)
         ]
-        names = sorted({term for _, terms in points for term in terms})
-        term = next((word for word in ("loss", "total", *names) if word in names), None)
-        if term is None:
-            continue
-        known = [(float(at), float(terms[term])) for at, terms in points if term in terms]
-        shown = label if term in ("loss", "total") else f"{label}: {term}"
-        lines.append(Line(shown, [x for x, _ in known], [y for _, y in known], style + 3))
-    return lines
+        parts.append(("held out", "mm" if lengths else "share", lines))
+    return parts
+
+
+def _series(
+    rows: Sequence[Mapping[str, Any]], part: str
+) -> dict[str, tuple[list[float], list[float]]]:
+    """Steps and values of every term of one part, terms in order."""
+    points = [(row["step"], row[part]) for row in rows if isinstance(row.get(part), Mapping)]
+    terms = sorted({term for _, values in points for term in values})
+    return {
+        term: (
+            [float(step) for step, values in points if term in values],
+            [float(values[term]) for _, values in points if term in values],
+        )
+        for term in terms
+    }
 
 
 def _unified_table(data: Path) -> str:

@@ -47,8 +47,9 @@ def lede(evaluations: Sequence[Evaluation]) -> str:
     median, best = trained[0]
     facts = best.protocols[protocol]
     where = "synthetic " if best.synthetic else ""
+    people = [p for p in facts.get("subjects", {}).values() if p.get("median_mm") is not None]
     sentence = (
-        f"On {facts['images']} {where}photographs of {len(facts.get('subjects', {}))} people, "
+        f"On {facts['scored']} {where}photographs of {len(people)} people, "
         f"{text(best.title)} reconstructs faces with a median error of "
         f"{median:.2f}&nbsp;mm in true size (NoW-metric)"
     )

@@ -66,7 +66,7 @@ thead tr.group th.span span { display: block; border-bottom: 1px solid var(--rul
 tbody tr + tr td, tbody tr + tr th { border-top: 1px solid var(--rule); }
 tbody th { font-weight: 400; }
 .num { text-align: right; white-space: nowrap; }
-th.steady { white-space: nowrap; }
+th.steady, td.steady { white-space: nowrap; }
 td.best { font-weight: 700; }
 .quiet, .quiet td, .quiet th { color: var(--soft); }
 .tag { font: 600 .75rem/1 var(--sans); border: 1px solid var(--warn-rule); color: var(--warn-ink);

@@ -161,13 +161,25 @@ def test_examples_cover_people_and_end_with_the_worst():
 
 def test_histories_become_lines():
     rows = [
-        {"step": k, "train": {"loss": 1 / k, "z": 0}, "validation": {"face": k}} for k in (1, 2)
+        {"step": k, "train": {"loss": 1 / k, "z": 0}, "validation": {"face_mm": k, "auc": 0.5}}
+        for k in (1, 2)
     ]
     training, held_out = history_lines(rows)
-    assert (training.label, list(training.x), list(training.y)) == ("training", [1, 2], [1, 0.5])
-    assert held_out.label == "held out: face"
+    assert training[:2] == ("training", "loss")
+    assert [(line.label, line.x, line.y) for line in training[2]] == [
+        ("training", [1.0, 2.0], [1.0, 0.5])
+    ]
+    assert held_out[:2] == ("held out", "mm")
+    assert [(line.label, line.y) for line in held_out[2]] == [("face", [1.0, 2.0])]
     assert history_lines({"history": rows}) == history_lines(rows)
     assert history_lines(None) == history_lines([]) == history_lines([{"step": 1}]) == []
+
+
+def test_held_out_losses_share_the_chart_and_shares_have_their_own():
+    rows = [{"step": 1, "train": {"loss": 2.0}, "validation": {"loss": 3.0, "auc": 0.5}}]
+    (_, _, losses), (_, label, shares) = history_lines(rows)
+    assert [line.label for line in losses] == ["training", "held out"]
+    assert (label, shares[0].label) == ("share", "auc")
 
 
 def test_inputs_are_tolerant(tmp_path):
