@@ -251,6 +251,7 @@ class AugmentParams(Section):
     gain: float = Field(ge=0, description="largest relative change of a channel")
     noise: float = Field(ge=0, description="standard deviation of pixel noise, of 255")
     flip: bool
+    occlude: float = Field(ge=0, le=1, description="chance of a flat patch over the face")
 
 
 class RecognizerVariant(Section):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from models.encoders.augment import Augmentation, augment, jitter_matrix, relight
+from models.encoders.augment import Augmentation, augment, jitter_matrix, occlude, relight
 from models.encoders.square_crop import crop_image, crop_matrix, crop_planes, landmark_square
 
 
@@ -81,3 +81,15 @@ def test_relight_brightens_with_gain_and_keeps_black() -> None:
     lit = relight(image, Augmentation(gamma=1.0), np.random.default_rng(5))
     assert (lit[:4] == 0).all()
     assert len(np.unique(lit[4:])) == 1
+
+
+def test_occlusion_paints_one_colour_as_often_as_asked() -> None:
+    image = np.full((40, 40, 3), 7, np.uint8)
+    hidden = 0
+    for seed in range(100):
+        changed = occlude(image, Augmentation(occlude=0.3), np.random.default_rng(seed))
+        different = (changed != 7).any(axis=-1)
+        hidden += bool(different.any())
+        assert len(np.unique(changed[different].reshape(-1, 3), axis=0)) <= 1
+    assert 18 <= hidden <= 42
+    np.testing.assert_array_equal(occlude(image, Augmentation(), np.random.default_rng(0)), image)

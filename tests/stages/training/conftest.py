@@ -13,7 +13,10 @@ from stages.artifacts import write_json, write_table
 from stages.contracts import table_of
 from stages.params import AugmentParams, ComputeParams, EncoderParams, LoopParams, RecognizerVariant
 
-AUGMENT = {"shift": 0.02, "zoom": 0.02, "rotate_deg": 2, "gamma": 0.2, "gain": 0.05, "noise": 2}
+AUGMENT = {
+    "shift": 0.02, "zoom": 0.02, "rotate_deg": 2, "gamma": 0.2, "gain": 0.05, "noise": 2,
+    "occlude": 0.2,
+}  # fmt: skip
 ENCODER = {"layers": (1, 1, 1, 1), "widths": (4, 4, 6, 8), "embedding": 8, "input_px": 28}
 
 
