@@ -297,6 +297,8 @@ def register_scan_files(
     from stages.datasets.flame_files import load_flame, read_masks, read_static_embedding
     from stages.datasets.meshes import read_mesh, write_obj
 
+    if not scan.is_file():
+        raise FileNotFoundError(f"expected a scan in {scan}, got no such file")
     if embedding is None:
         embedding = model / "embeddings.npz"
         if not embedding.is_file():

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from models.flame import pose_vertices
+from models.geometry.settings import FitSettings, QualityLimits
 from stages import params
 from stages.artifacts import read_json, read_table, write_json, write_safetensors, write_table
 from stages.contracts import table_of
@@ -260,6 +262,18 @@ def test_one_bad_scan_leaves_its_reason(toy, flame, tmp_path) -> None:
     assert metrics["status"] == "failed"
     assert "mirror" in metrics["reason"]
     assert read_json(tmp_path / "out/metrics.json") == metrics
+
+
+def test_missing_scan_is_named(flame, tmp_path) -> None:
+    with pytest.raises(FileNotFoundError, match="expected a scan in .*none.obj"):
+        register_scan_files(tmp_path / "none.obj", tmp_path / "m.npy", None, flame, tmp_path / "o")
+
+
+def test_parameters_are_the_settings_and_no_more() -> None:
+    given = {*params.ScanFitParams.model_fields, *params.FitPreset.model_fields}
+    assert given == {field.name for field in fields(FitSettings)}
+    limits = set(params.QualityParams.model_fields)
+    assert limits == {field.name for field in fields(QualityLimits)}
 
 
 def test_no_embedding_is_never_guessed(toy, flame, tmp_path) -> None:
