@@ -423,8 +423,8 @@ def sample_appearance(identity: Person, rng: np.random.Generator) -> Appearance:
     brows = Brows(
         colour=np.minimum(hair.colour * darkening, 0.35 * skin.tone + 0.1 * hair.colour),
         thickness_mm=float(rng.normal(2.6, 0.45) if woman else rng.normal(3.7, 0.6)),
-        arch_mm=float(rng.normal(2.2, 1.0) if woman else rng.normal(0.8, 0.9)),
-        height_mm=float(rng.normal(1.0, 0.9) if woman else rng.normal(-0.5, 0.9)),
+        arch_mm=float(rng.normal(1.9, 0.7) if woman else rng.normal(0.9, 0.6)),
+        height_mm=float(rng.normal(0.4, 0.5) if woman else rng.normal(-0.3, 0.5)),
         inner_mm=float(np.clip(rng.normal(11.5, 1.2), 9.5, 14.5)),
         density=float(rng.uniform(0.6, 1.0)),
     )

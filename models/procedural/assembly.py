@@ -107,12 +107,13 @@ def _tuck_neck(
     low = np.flatnonzero(canonical_mm[:, 1] < -95.0)
     height = np.minimum(canonical_mm[low, 1], to_canonical(vertices[low])[:, 1])
     below = collar_height(canonical_mm[low], neckline) - 3.0 - height
-    share = np.clip(below / 13.0, 0.0, 1.0)
+    share = np.clip(below / 16.0, 0.0, 1.0)
     axis = vertices[canonical_mm[:, 1] < -135.0].mean(axis=0)
+    ahead = canonical_mm[low, 2] + 20.0
+    front = np.clip(ahead / (np.hypot(canonical_mm[low, 0], ahead) + 1e-9), 0.0, 1.0)
+    pull = (0.15 + 0.33 * front) * share * share * (3.0 - 2.0 * share)
     tucked = vertices.copy()
-    tucked[low] += (0.45 * share * (3.0 - 2.0 * share) * share)[:, None] * (
-        (axis - vertices[low]) * [1.0, 0.0, 1.0]
-    )
+    tucked[low] += pull[:, None] * ((axis - vertices[low]) * [1.0, 0.0, 1.0])
     return tucked
 
 

@@ -124,6 +124,14 @@ def beard_cover(x: float, y: float, z: float, kind: float, cheek: float) -> floa
 
 @kernel
 @no_type_check
+def brow_height(s: float, height: float, arch: float) -> float:
+    """Height (mm) of a brow's middle line, ``s`` 0 at its inner and 1 at its outer end."""
+    rise = 1.0 - ((s - 0.6) / 0.6) ** 2 if s < 0.6 else 1.0 - 2.1 * ((s - 0.6) / 0.4) ** 2
+    return 13.6 + height + (5.0 + arch) * rise
+
+
+@kernel
+@no_type_check
 def brow_cover(x: float, y: float, z: float, p: np.ndarray, table: np.ndarray) -> float:
     """0..1 density of eyebrow hair, with strands."""
     ax = abs(x)
@@ -131,8 +139,7 @@ def brow_cover(x: float, y: float, z: float, p: np.ndarray, table: np.ndarray) -
     s = (ax - inner) / (53.0 - inner)
     if s < -0.08 or s > 1.05 or y < 4.0 or y > 36.0:
         return 0.0
-    rise = 1.0 - ((s - 0.6) / 0.6) ** 2 if s < 0.6 else 1.0 - 1.25 * ((s - 0.6) / 0.4) ** 2
-    centre = 16.5 + p[BROW_HEIGHT] + (2.6 + p[BROW_ARCH]) * rise
+    centre = brow_height(s, p[BROW_HEIGHT], p[BROW_ARCH])
     taper = min(1.0, 0.72 + 1.4 * max(s, 0.0)) * (1.0 - smooth_step(0.35, 1.05, s) * 0.82)
     half = p[BROW_THICKNESS] * taper
     d = (y - centre) / half

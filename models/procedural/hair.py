@@ -225,6 +225,8 @@ def _hang(
     x = width * np.sign(np.sin(phi))[None] * side**0.75
     x = x * (1.0 - 0.24 * np.clip(np.cos(phi), 0.0, 1.0))[None]
     z = np.where(cosine > 0, -12.0 + (front + 12.0) * cosine * 1.5, -12.0 + (back + 12.0) * -cosine)
+    over_ear = np.exp(-(((y + 10.0) / 42.0) ** 2) - ((z + 8.0) / 28.0) ** 2)
+    x = x + 7.0 * over_ear * np.sign(x)
     blend = _smooth(0.0, 0.35, v)
     wave = hair.roughness * 5.0 * np.sin(0.05 * y + 3.0 * phi[None] + hair.seed % 7) * v
     hanging = np.stack(
@@ -272,8 +274,6 @@ def build_hair(appearance: Appearance) -> HairMesh | None:
     ear = ((flat[:, 2] + 8.0) / 20.0) ** 2 + ((flat[:, 1] + 12.0) / 33.0) ** 2
     clear = np.where((np.abs(flat[:, 0]) > 45.0) & (not loose), _smooth(1.0, 1.55, ear), 1.0)
     lift = _thickness(hair, flat, excess) * clear - 1.6
-    if loose:
-        lift += 19.0 * (1.0 - _smooth(0.5, 2.2, ear)) * (np.abs(flat[:, 0]) > 45.0)
     height = lift.reshape(SCALP_ROWS, COLUMNS)
     coverage = (_smooth(-7.0, 9.0, excess) * clear * hair.density).reshape(SCALP_ROWS, COLUMNS)
     if hair.style in ("buzz", "receding"):

@@ -13,7 +13,8 @@ from models.procedural.albedo import (
 )
 from models.procedural.anatomy import lid_margin
 from models.procedural.appearance import Appearance, sample_appearance, skin_tone
-from models.procedural.features import PACKED_SIZE, bell, lid_heights, mouth_line
+from models.procedural.features import PACKED_SIZE, bell, brow_height, lid_heights, mouth_line
+from models.procedural.head import ProceduralHead
 from models.procedural.mouth import line
 from models.procedural.noise import lattice_noise, noise_table
 
@@ -108,7 +109,7 @@ def test_skin_tone_is_monotone_and_checked() -> None:
 def test_features_are_where_they_belong() -> None:
     who = plain()
     cheek, lip, brow, chin = at(
-        who, (40, -30, 80), (0, -70, 95), (30, 19.5, 90), (0, -100, 92)
+        who, (40, -30, 80), (0, -70, 95), (32, 19.5, 90), (0, -100, 92)
     )  # fmt: skip
     assert luminance(brow) < 0.3 * luminance(cheek)
     assert lip[0] / lip[1] > 1.15 * cheek[0] / cheek[1]
@@ -215,11 +216,14 @@ def test_bell_is_close_to_a_gaussian() -> None:
 
 
 def test_painted_lines_follow_the_geometry() -> None:
-    """Lash and mouth lines lie where lids and lips meet on the mean head."""
+    """Brows, lash lines and mouth line lie where the mean head has their landmarks."""
     angle = 2.0 * np.pi * np.arange(64) / 64
     for x, y in lid_margin(angle):
         upper, lower = lid_heights((x - 31.2) / 14.5)
         assert min(abs(y - upper), abs(y - lower)) < 0.45
+    head = ProceduralHead.build()
+    for x, y in head.landmarks(head.canonical_mm)[22:27, :2]:
+        assert abs(brow_height((x - 11.5) / 41.5, 0.0, 1.4) - y) < 1.5
     across = np.linspace(-25.0, 25.0, 51)
     painted = np.array([mouth_line(x) for x in across])
     np.testing.assert_allclose(painted, line(across)[:, 0], atol=0.12)
