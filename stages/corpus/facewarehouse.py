@@ -22,6 +22,7 @@ VERTICES = 11510
 POLYGONS = 11540
 SHAPES = 47
 COLUMNS, ROWS, EXTRA = 110, 104, 70  # a ring grid and part of one more row: 11,510 vertices
+SLOPE_DEG = 2.0  # how much further a column may reach than its neighbour
 DM_PER_MM = 0.01
 BROKEN = ("image", "short_landmarks", "no_faces")
 POSES = (
@@ -60,7 +61,7 @@ def polygons() -> list[Int[np.ndarray, "f k"]]:
     start = np.arange(VERTICES)
     row, column = start // COLUMNS, start % COLUMNS
     right = row * COLUMNS + (column + 1) % COLUMNS
-    quads = np.stack([start, start + COLUMNS, right + COLUMNS, right], axis=1)
+    quads = np.stack([start, right, right + COLUMNS, start + COLUMNS], axis=1)
     quads = quads[(quads < VERTICES).all(axis=1)]
     quads = quads[(row[quads[:, 0]] < ROWS - 1) | (column[quads[:, 0]] < EXTRA - 1)]
     split = POLYGONS - len(quads)
@@ -87,11 +88,13 @@ def anchors() -> Anchors:
         directions = ray_directions(angle)
         return outer_anchors(shape.vertices_mm, shape.faces, shape.origin_mm, directions, 450.0)
 
-    steps = np.radians(np.arange(1.0, 161.0))
+    steps = np.radians(np.arange(1.0, 136.0))
     _, hit = cast(np.repeat(steps[:, None], COLUMNS, axis=1))
     open_to = np.logical_and.accumulate(hit.reshape(-1, COLUMNS), axis=0).sum(axis=0)
-    neighbours = [np.roll(open_to, shift) for shift in range(-3, 4)]
-    reach = np.radians(np.min(neighbours, axis=0) - 2.0)
+    reach = open_to - 2.0
+    for _ in range(COLUMNS):  # neighbouring columns end at nearly the same angle
+        reach = np.minimum(reach, np.minimum(np.roll(reach, 1), np.roll(reach, -1)) + SLOPE_DEG)
+    reach = np.radians(reach)
     fraction = (np.arange(ROWS + 1) + 1.0) / (ROWS + 1)
     found, hit = cast(fraction[:, None] ** 1.25 * reach)
     if not hit[:VERTICES].all():
@@ -192,7 +195,7 @@ def _write_pose(
     if pose >= sizes.meshes:
         return truth, None
     groups = polygons() if tester.broken != "no_faces" else []
-    points_mm = mesh_of(vertices) + rng.normal(0.0, 0.08, (VERTICES, 3))
+    points_mm = mesh_of(vertices) + rng.normal(0.0, 0.03, (VERTICES, 3))
     mesh = obj_text(frame.apply(points_mm), groups, texture_indices=bool(groups), decimals=6)
     write(path.with_suffix(".obj"), mesh)
     landmarks = frame.apply(studio.MM * np.asarray(studio.head().landmarks(vertices)))
