@@ -85,7 +85,7 @@ def _shell_hairline(hair: Hair, appearance: Appearance) -> Float[np.ndarray, "18
     if hair.style == "fringe":
         degrees = np.arange(181.0)
         front = 1.0 - _smooth(46.0, 62.0, degrees)
-        table[:, 0] += front * (31.0 - table[:, 0])
+        table[:, 0] += front * (35.0 - table[:, 0])
         table[:, 1] += front * (1.0 - table[:, 1])
     return table
 
