@@ -200,7 +200,8 @@ class LandmarkPredictor:
             doubts.append((moved + apart) / face_size(straight))
             if doubts[0] < TRUSTED_DOUBT:
                 break
-        return self._vote(image, boxes[_agreed(np.array(boxes), np.array(doubts))])
+        best = boxes[_agreed(np.array(boxes), np.array(doubts))]
+        return self._vote(image, canonical_box(self._vote(image, best).points))
 
     def _located(
         self, image: UInt8[np.ndarray, "h w"], box: Float[np.ndarray, "4"]

@@ -50,62 +50,102 @@ class Codes(NamedTuple):
 
 @kernel
 @no_type_check
-def _predict(plane: np.ndarray, mask: np.ndarray, row: int, column: int, last: int) -> int:
-    """Planar prediction where the three earlier neighbours are seen, else the nearest of them."""
-    has_left = column > 0 and mask[row, column - 1]
-    has_up = row > 0 and mask[row - 1, column]
-    if has_left and has_up and mask[row - 1, column - 1]:
-        return (
-            np.int64(plane[row, column - 1])
-            + np.int64(plane[row - 1, column])
-            - np.int64(plane[row - 1, column - 1])
-        )
-    if has_up:
-        return np.int64(plane[row - 1, column])
-    if has_left:
-        return np.int64(plane[row, column - 1])
+def _walk(mask: np.ndarray, at: np.ndarray, case: np.ndarray) -> None:
+    """Flat position and prediction rule of each visible pixel, row by row.
+
+    Rules: 0 planar from left, up and up-left; 1 up; 2 left; 3 the visible pixel before.
+    """
+    count = 0
+    columns = mask.shape[1]
+    for row in range(mask.shape[0]):
+        for column in range(columns):
+            if not mask[row, column]:
+                continue
+            left = column > 0 and mask[row, column - 1]
+            up = row > 0 and mask[row - 1, column]
+            rule = 3
+            if left and up and mask[row - 1, column - 1]:
+                rule = 0
+            elif up:
+                rule = 1
+            elif left:
+                rule = 2
+            at[count] = row * columns + column
+            case[count] = rule
+            count += 1
+
+
+@kernel
+@no_type_check
+def _predict(plane: np.ndarray, here: int, columns: int, rule: int, last: int) -> int:
+    """The expected code at flat position ``here``."""
+    if rule == 0:
+        left = np.int64(plane[np.uint32(here - 1)])
+        up = np.int64(plane[np.uint32(here - columns)])
+        return left + up - np.int64(plane[np.uint32(here - columns - 1)])
+    if rule == 1:
+        return np.int64(plane[np.uint32(here - columns)])
+    if rule == 2:
+        return np.int64(plane[np.uint32(here - 1)])
     return last
 
 
 @kernel
 @no_type_check
-def _fold(planes: np.ndarray, mask: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
+def _fold(
+    planes: np.ndarray,
+    columns: int,
+    at: np.ndarray,
+    case: np.ndarray,
+    low: np.ndarray,
+    high: np.ndarray,
+) -> None:
     """Write the folded differences of the visible pixels, plane after plane."""
-    at = 0
+    count = at.shape[0]
     for index in range(planes.shape[0]):
         plane = planes[index]
         last = np.int64(0)
-        for row in range(mask.shape[0]):
-            for column in range(mask.shape[1]):
-                if not mask[row, column]:
-                    continue
-                value = np.int64(plane[row, column])
-                difference = (value - _predict(plane, mask, row, column, last)) & 0xFFFF
-                signed = difference - 0x10000 if difference >= 0x8000 else difference
-                folded = -2 * signed - 1 if signed < 0 else 2 * signed
-                low[at] = folded & 0xFF
-                high[at] = folded >> 8
-                last = value
-                at += 1
+        for pixel in range(np.uint32(count)):
+            here = at[pixel]
+            value = np.int64(plane[here])
+            expected = _predict(plane, here, columns, case[pixel], last)
+            difference = (value - expected) & 0xFFFF
+            signed = difference - 0x10000 if difference >= 0x8000 else difference
+            folded = (signed << 1) ^ (signed >> 63)
+            low[index, pixel] = folded & 0xFF
+            high[index, pixel] = folded >> 8
+            last = value
 
 
 @kernel
 @no_type_check
-def _unfold(low: np.ndarray, high: np.ndarray, mask: np.ndarray, planes: np.ndarray) -> None:
+def _unfold(
+    low: np.ndarray,
+    high: np.ndarray,
+    columns: int,
+    at: np.ndarray,
+    case: np.ndarray,
+    planes: np.ndarray,
+) -> None:
     """Undo ``_fold`` into zeroed planes."""
-    at = 0
+    count = at.shape[0]
     for index in range(planes.shape[0]):
         plane = planes[index]
         last = np.int64(0)
-        for row in range(mask.shape[0]):
-            for column in range(mask.shape[1]):
-                if not mask[row, column]:
-                    continue
-                folded = np.int64(low[at]) | (np.int64(high[at]) << 8)
-                difference = -((folded + 1) >> 1) if folded & 1 else folded >> 1
-                last = (_predict(plane, mask, row, column, last) + difference) & 0xFFFF
-                plane[row, column] = last
-                at += 1
+        for pixel in range(np.uint32(count)):
+            here = at[pixel]
+            folded = np.int64(low[index, pixel]) | (np.int64(high[index, pixel]) << 8)
+            difference = (folded >> 1) ^ -(folded & 1)
+            last = (_predict(plane, here, columns, case[pixel], last) + difference) & 0xFFFF
+            plane[here] = last
+
+
+def _visible(mask: Bool[np.ndarray, "h w"]) -> tuple[np.ndarray, np.ndarray]:
+    """Flat positions and prediction rules of the visible pixels."""
+    count = int(mask.sum())
+    at, case = np.empty(count, dtype=np.uint32), np.empty(count, dtype=np.uint8)
+    _walk(mask, at, case)
+    return at, case
 
 
 def origin_of(mean_mm: Float[np.ndarray, "V 3"]) -> tuple[float, ...]:
@@ -169,12 +209,13 @@ def pack(codes: Codes) -> bytes:
     """One record of ``codes``; the same codes always give the same bytes."""
     import zstandard
 
-    count = int(codes.mask.sum()) * PLANES
-    low, high = np.empty(count, dtype=np.uint8), np.empty(count, dtype=np.uint8)
-    _fold(codes.values, codes.mask, low, high)
+    at, case = _visible(codes.mask)
+    low, high = np.empty((2, PLANES, len(at)), dtype=np.uint8)
+    columns = codes.mask.shape[1]
+    _fold(codes.values.reshape(PLANES, -1), columns, at, case, low, high)
     payload = np.packbits(codes.mask, axis=1).tobytes() + low.tobytes() + high.tobytes()
     frame = zstandard.ZstdCompressor(level=LEVEL).compress(payload)
-    rows, columns = codes.mask.shape
+    rows = codes.mask.shape[0]
     header = _HEADER.pack(
         MAGIC,
         codes.height,
@@ -222,7 +263,9 @@ def unpack(record: bytes) -> Codes:
     low = np.frombuffer(payload, dtype=np.uint8, count=count, offset=rows * bits)
     high = np.frombuffer(payload, dtype=np.uint8, count=count, offset=rows * bits + count)
     values = np.zeros((PLANES, rows, columns), dtype=np.uint16)
-    _unfold(low, high, mask, values)
+    at, case = _visible(mask)
+    flat = values.reshape(PLANES, -1)
+    _unfold(low.reshape(PLANES, -1), high.reshape(PLANES, -1), columns, at, case, flat)
     return Codes(values, mask, top, left, height, width, origin)
 
 
