@@ -36,46 +36,51 @@ class Fragments(NamedTuple):
 
 @kernel
 @no_type_check
+def _screen(clip: np.ndarray, height: int, width: int, place: np.ndarray) -> None:
+    """Column and row of each vertex, pixel centres at integers; NaN where w <= 0."""
+    for vertex in range(clip.shape[0]):
+        w = np.float64(clip[vertex, 3])
+        if w > 0.0:
+            place[vertex, 0] = (clip[vertex, 0] / w + 1.0) * (0.5 * width) - 0.5
+            place[vertex, 1] = (1.0 - clip[vertex, 1] / w) * (0.5 * height) - 0.5
+        else:
+            place[vertex, 0] = np.nan
+            place[vertex, 1] = np.nan
+
+
+@kernel
+@no_type_check
 def _visible(
-    clip: np.ndarray, faces: np.ndarray, cull: bool, ids: np.ndarray, depth: np.ndarray
+    clip: np.ndarray,
+    place: np.ndarray,
+    faces: np.ndarray,
+    cull: bool,
+    ids: np.ndarray,
+    depth: np.ndarray,
 ) -> None:
     """Fill ``ids`` and ``depth`` (H, W) of one image; equal depths go to the later triangle."""
     height, width = ids.shape
-    half_width = 0.5 * width
-    half_height = 0.5 * height
     step_x = 2.0 / width
     step_y = 2.0 / height
     for face in range(np.uint32(faces.shape[0])):
         i0 = np.uint32(faces[face, 0])
         i1 = np.uint32(faces[face, 1])
         i2 = np.uint32(faces[face, 2])
-        w0 = np.float64(clip[i0, 3])
-        w1 = np.float64(clip[i1, 3])
-        w2 = np.float64(clip[i2, 3])
-        if w0 <= 0.0 and w1 <= 0.0 and w2 <= 0.0:
-            continue
-        x0 = np.float64(clip[i0, 0])
-        x1 = np.float64(clip[i1, 0])
-        x2 = np.float64(clip[i2, 0])
-        y0 = np.float64(clip[i0, 1])
-        y1 = np.float64(clip[i1, 1])
-        y2 = np.float64(clip[i2, 1])
-        # Columns of the bounding box, in pixel index space (centres are integers here).
+        u0 = place[i0, 0]
+        u1 = place[i1, 0]
+        u2 = place[i2, 0]
         left = 0
         right = width - 1
         top = 0
         bottom = height - 1
-        if w0 > 0.0 and w1 > 0.0 and w2 > 0.0:
-            u0 = x0 / w0
-            u1 = x1 / w1
-            u2 = x2 / w2
-            v0 = y0 / w0
-            v1 = y1 / w1
-            v2 = y2 / w2
-            low_u = (min(u0, u1, u2) + 1.0) * half_width - 0.5 - 1e-7
-            high_u = (max(u0, u1, u2) + 1.0) * half_width - 0.5 + 1e-7
-            low_v = (1.0 - max(v0, v1, v2)) * half_height - 0.5 - 1e-7
-            high_v = (1.0 - min(v0, v1, v2)) * half_height - 0.5 + 1e-7
+        if u0 == u0 and u1 == u1 and u2 == u2:
+            v0 = place[i0, 1]
+            v1 = place[i1, 1]
+            v2 = place[i2, 1]
+            low_u = min(u0, u1, u2) - 1e-7
+            high_u = max(u0, u1, u2) + 1e-7
+            low_v = min(v0, v1, v2) - 1e-7
+            high_v = max(v0, v1, v2) + 1e-7
             if not (low_u <= right and high_u >= 0.0 and low_v <= bottom and high_v >= 0.0):
                 continue
             if low_u > 0.0:
@@ -88,6 +93,17 @@ def _visible(
                 bottom = int(np.floor(high_v))
             if left > right or top > bottom:
                 continue
+        w0 = np.float64(clip[i0, 3])
+        w1 = np.float64(clip[i1, 3])
+        w2 = np.float64(clip[i2, 3])
+        if w0 <= 0.0 and w1 <= 0.0 and w2 <= 0.0:
+            continue
+        x0 = np.float64(clip[i0, 0])
+        x1 = np.float64(clip[i1, 0])
+        x2 = np.float64(clip[i2, 0])
+        y0 = np.float64(clip[i0, 1])
+        y1 = np.float64(clip[i1, 1])
+        y2 = np.float64(clip[i2, 1])
         # Rows of adj(M): edge i = a_i px + b_i py + c_i.
         a0 = y1 * w2 - y2 * w1
         a1 = y2 * w0 - y0 * w2
@@ -313,8 +329,10 @@ def rasterize_numba(
     ids = np.full((count, height, width), -1, dtype=np.int32)
     depth = np.full((count, height, width), 1.0, dtype=np.float64)
     bary = np.zeros((count, height, width, 3), dtype=clip.dtype)
+    place = np.empty((clip.shape[1], 2), dtype=np.float64)
     for image in range(count):
-        _visible(clip[image], indices, cull, ids[image], depth[image])
+        _screen(clip[image], height, width, place)
+        _visible(clip[image], place, indices, cull, ids[image], depth[image])
         _barycentrics(clip[image], indices, ids[image], bary[image])
     return Fragments(ids, bary, depth.astype(clip.dtype, copy=False))
 
