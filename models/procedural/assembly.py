@@ -232,10 +232,18 @@ def occluder_surface(mesh: OccluderMesh, warp: HeadWarp, camera: Camera, first_r
 
 
 def hair_surface(
-    appearance: Appearance, warp: HeadWarp, camera: Camera, hides_above_mm: float | None
+    head: "ProceduralHead",
+    vertices: Float[np.ndarray, "v 3"],
+    appearance: Appearance,
+    warp: HeadWarp,
+    camera: Camera,
+    hides_above_mm: float | None,
 ) -> Surface | None:
     """The person's hair, less what lies higher than ``hides_above_mm``."""
-    mesh = build_hair(appearance)
+    ear = head.mesh.part == PARTS.index("ear")
+    expected = np.abs(warp(head.canonical_mm[ear])[:, 0])
+    prominence = 1e3 * float((np.abs(vertices[ear, 0]) - expected).max())
+    mesh = build_hair(appearance, ear_mm=7.0 + min(max(prominence, 0.0), 18.0))
     if mesh is None:
         return None
     placed = warp(mesh.points, mesh.roots)

@@ -205,7 +205,11 @@ def _gathered(hair: Hair) -> HairMesh:
 
 
 def _hang(
-    hair: Hair, points: Float[np.ndarray, "r c 3"], phi: Float[np.ndarray, "c"], front_deg: float
+    hair: Hair,
+    points: Float[np.ndarray, "r c 3"],
+    phi: Float[np.ndarray, "c"],
+    front_deg: float,
+    ear_mm: float,
 ) -> tuple[Float[np.ndarray, "r c 3"], Float[np.ndarray, "r c"]]:
     """Extra rows below the scalp rows: hair that falls, and its coverage."""
     start = points[-1]
@@ -225,13 +229,13 @@ def _hang(
     x = width * np.sign(np.sin(phi))[None] * side**0.75
     x = x * (1.0 - 0.24 * np.clip(np.cos(phi), 0.0, 1.0))[None]
     z = np.where(cosine > 0, -12.0 + (front + 12.0) * cosine * 1.5, -12.0 + (back + 12.0) * -cosine)
-    over_ear = np.exp(-(((y + 10.0) / 42.0) ** 2) - ((z + 8.0) / 28.0) ** 2)
-    x = x + 7.0 * over_ear * np.sign(x)
+    over_ear = np.exp(-(((y + 3.0) / 40.0) ** 2) - ((z + 8.0) / 28.0) ** 2)
+    bow = ear_mm * over_ear * _smooth(0.0, 0.12, v) * np.sign(x)
     blend = _smooth(0.0, 0.35, v)
     wave = hair.roughness * 5.0 * np.sin(0.05 * y + 3.0 * phi[None] + hair.seed % 7) * v
     hanging = np.stack(
         [
-            start[None, :, 0] + (x - start[None, :, 0]) * blend + wave * np.sign(x),
+            start[None, :, 0] + (x - start[None, :, 0]) * blend + wave * np.sign(x) + bow,
             y,
             start[None, :, 2] + (z - start[None, :, 2]) * blend,
         ],
@@ -243,11 +247,12 @@ def _hang(
     return hanging, present * (0.25 + 0.75 * tips)
 
 
-def build_hair(appearance: Appearance) -> HairMesh | None:
+def build_hair(appearance: Appearance, *, ear_mm: float = 7.0) -> HairMesh | None:
     """Hair of one person in canonical mm, or None when there is none.
 
     Args:
         appearance: The person; only ``hair`` matters.
+        ear_mm: How far loose hair bows out over the ears.
     """
     hair = appearance.hair
     if hair.style == "bald":
@@ -288,7 +293,7 @@ def build_hair(appearance: Appearance) -> HairMesh | None:
         points[..., 1] += 4.0 * lift
     flow, strand = _flow(hair, points, normals)
     if loose:
-        hanging, hanging_cover = _hang(hair, points, phi, front_deg)
+        hanging, hanging_cover = _hang(hair, points, phi, front_deg, ear_mm)
         along = strand[-1:, :, 1] + (points[-1:, :, 1] - hanging[..., 1])
         hanging_strand = np.stack([np.broadcast_to(strand[-1:, :, 0], along.shape), along], -1)
         points = np.concatenate([points, hanging])

@@ -301,7 +301,7 @@ def photograph(
     )
     _render(
         join_surfaces(surfaces),
-        hair_surface(appearance, warp, fine, hides),
+        hair_surface(head, vertices, appearance, warp, fine, hides),
         appearance,
         fine,
         light,
