@@ -159,7 +159,8 @@ def identity_basis(
     """Displacement (mm) per sigma of every shape coefficient at canonical points.
 
     Around the eyes all fields that are not about the eye become one translation per eye, so
-    that lids stay wrapped around a rigid eyeball.
+    that lids stay wrapped around a rigid eyeball. Widths of the skull leave the eyes' distance
+    alone: that is a measurement of its own, and summing both would double its deviation.
     """
     place = Place(points_mm)
     socket = Place(_EYE_POINT_MM)
@@ -174,10 +175,30 @@ def identity_basis(
             rigid = trait.field(socket)[which]
             field = field + weight[:, None] * (rigid - field)
         blocks.append(field * _pooled(index))
+    spacing = [trait.name for trait in TRAITS].index("interpupillary_distance")
+    spread = _eye_spread(socket)
+    for index in range(TRAIT_COUNT):
+        if index != spacing:
+            blocks[index] = blocks[index] - spread[index] / spread[spacing] * blocks[spacing]
     residual = residual_field(points_mm)
     rigid = residual_field(_EYE_POINT_MM)[:, which]
     residual += weight[None, :, None] * (rigid - residual)
     return np.concatenate([np.stack(blocks), residual])
+
+
+def _eye_spread(socket: Place) -> Float[np.ndarray, "t"]:
+    """How much each trait, per sigma, moves the eyes apart (mm, half the distance)."""
+    return np.array(
+        [
+            0.0
+            if trait.eye
+            else _pooled(index)
+            * np.ptp(trait.field(socket)[:, 0])
+            / 2.0
+            * np.sign(trait.field(socket)[0, 0])
+            for index, trait in enumerate(TRAITS)
+        ]
+    )
 
 
 def shape_moments() -> tuple[Float[np.ndarray, "k"], Float[np.ndarray, "k k"]]:
