@@ -11,7 +11,7 @@ from stages.artifacts import read_json, read_table, write_json, write_table
 from stages.contracts import schema, table_of
 from stages.landmark_model import held_out, spread_over, training_rows
 from stages.landmark_model import run as train_model
-from stages.landmark_predictor import FILE_NAME, LandmarkPredictor, crop_face
+from stages.landmark_predictor import FILE_NAME, LandmarkPredictor, _agreed, crop_face
 from stages.landmarks import run as locate
 from stages.params import (
     ComputeParams,
@@ -406,3 +406,22 @@ def landmark_providers_cache_clear():
     from stages import landmarks
 
     landmarks._provider.cache_clear()
+
+
+def test_a_box_that_holds_the_whole_head_still_finds_the_face(model):
+    predictor = LandmarkPredictor(model / FILE_NAME)
+    errors = []
+    for seed in range(310, 316):
+        image, points = toy_face(seed)
+        left, top, right, bottom = canonical_box(points)
+        side = right - left
+        head = np.array([left - 0.3 * side, top - 0.2 * side, right + 0.1 * side, bottom])
+        answer = predictor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), head)
+        errors.append(relative_error(answer.points, points))
+    assert np.mean(errors) < 0.08
+
+
+def test_the_least_doubtful_start_wins_unless_it_stands_alone():
+    together = np.array([[0.0, 0, 10, 10], [0.1, 0, 10, 10], [0, 0.1, 10, 10], [90.0, 90, 99, 99]])
+    assert _agreed(together, np.array([0.3, 0.1, 0.2, 0.3])) == 1
+    assert _agreed(together, np.array([0.3, 0.1, 0.2, 0.09])) == 1
