@@ -219,10 +219,19 @@ def _write_blendshapes(order: Order, tester: Tester, who: Person, frame: Placeme
 
 
 def landmark_vertices() -> Int[np.ndarray, "68"]:
-    """Return the mesh vertex nearest to each landmark of the mean head, 0-based."""
-    mean = studio.mean_vertices()
-    landmarks = studio.MM * np.asarray(studio.head().landmarks(mean))
-    away = np.linalg.norm(landmarks[:, None] - mesh_of(mean)[None], axis=2)
+    """Return the mesh vertex nearest to each landmark of the mean head, 0-based.
+
+    Nearest with the mouth shut and with it open, so that no point sits on the wrong lip.
+    """
+    from models.procedural.expression import Expression
+    from models.procedural.identity import Identity
+
+    head = studio.head()
+    away = np.zeros((68, VERTICES))
+    for face in (None, Expression.prototype("mouth_open")):
+        vertices = np.asarray(head.vertices(Identity.mean(), face))
+        landmarks = studio.MM * np.asarray(head.landmarks(vertices))
+        away += np.linalg.norm(landmarks[:, None] - mesh_of(vertices)[None], axis=2)
     return away.argmin(axis=1)
 
 
