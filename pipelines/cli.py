@@ -207,7 +207,9 @@ def _score(options: argparse.Namespace) -> int:
     if options.dataset is not None or options.submission is not None:
         if options.dataset is None or options.submission is None:
             raise ValueError("expected both --dataset and --submission, got one of them")
-        result = score_dataset(options.protocol, options.dataset, options.submission)
+        result = score_dataset(
+            options.protocol, options.dataset, options.submission, unit=options.unit
+        )
         return _finish(result, options)
     single = (
         options.scan,
@@ -225,7 +227,7 @@ def _score(options: argparse.Namespace) -> int:
 
 
 def _finish(result: dict[str, Any], options: argparse.Namespace, *, failed: bool = False) -> int:
-    """Print a flat result as JSON or as one line per entry; return the exit status."""
+    """Print a result as JSON, or its plain entries one per line; return the exit status."""
     if options.json:
         _emit(result)
     else:
@@ -233,6 +235,8 @@ def _finish(result: dict[str, Any], options: argparse.Namespace, *, failed: bool
 
         table = Table(show_header=False, box=None, pad_edge=False)
         for key, value in result.items():
+            if isinstance(value, dict):
+                continue  # details per challenge and subject: --json
             shown = f"{value:.4f}" if isinstance(value, float) else str(value)
             table.add_row(key.replace("_", " "), shown)
         _console().print(table)
