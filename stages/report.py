@@ -1,7 +1,8 @@
 """Stage `report`: everything the pipeline measured, on one self-contained page.
 
 Reads the artefacts of all other stages, each of which may be absent, and writes ``report.html``
-(no scripts, nothing fetched) and ``metrics.json`` (the scores by method and protocol).
+(no scripts, nothing fetched), ``metrics.json`` (the scores by method and protocol) and
+``overview.png``.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from stages.artifacts import atomic_directory, write_bytes, write_json
 from stages.reporting.faces import reconstruction_section
 from stages.reporting.inputs import Evaluation, Packed, load_evaluations, load_packed
 from stages.reporting.markup import page
+from stages.reporting.overview import overview_picture
 from stages.reporting.production import (
     data_section,
     landmark_section,
@@ -56,6 +58,9 @@ def run(section: params.ReportParams, *, data: Path, out: Path) -> None:
     with atomic_directory(out) as scratch:
         write_bytes(scratch / "report.html", document.encode("utf-8"))
         write_json(summary(evaluations), scratch / "metrics.json")
+        picture = overview_picture(data)
+        if picture is not None:
+            write_bytes(scratch / "overview.png", picture)
     logger.info("report: %s, %.1f MB", out / "report.html", len(document) / 1e6)
 
 
