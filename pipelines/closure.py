@@ -6,11 +6,14 @@ update it.
 """
 
 import argparse
+import io
 import logging
 import re
 import sys
 from functools import cache
 from pathlib import Path
+
+from stages.artifacts import write_bytes
 
 PACKAGES = ("models", "stages")
 METHODS = ("mica", "pix2face")
@@ -132,8 +135,9 @@ def write(path: Path = Path("dvc.yaml")) -> None:
         body = entry.get("do", entry)
         data = [dep for dep in body.get("deps", []) if not is_code(str(dep))]
         body["deps"] = [*data, *_templated(str(body["cmd"]))]
-    with path.open("w", encoding="utf-8") as file:
-        yaml.dump(document, file)
+    text = io.StringIO()
+    yaml.dump(document, text)
+    write_bytes(path, text.getvalue().encode())
 
 
 def main() -> int:

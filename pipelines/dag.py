@@ -18,8 +18,8 @@ class StageNode:
     Attributes:
         name: Address, for example ``pack@lyhm``.
         command: The resolved shell command.
-        deps: Paths that it reads, relative to the checkout.
-        outs: Paths that it writes, relative to the checkout.
+        deps: Paths that it reads, relative to the checkout; absolute outside it.
+        outs: Paths that it writes, likewise.
         retries: How often a failed run is repeated.
         timeout_s: Wall-clock limit of one run.
         tags: Free labels, for example ``ray`` or ``gpu``.
@@ -85,11 +85,17 @@ def _node(stage: Any, base: Path) -> StageNode:  # noqa: ANN401 - dvc.stage.Stag
 
 
 def _paths(entries: Iterable[Any], base: Path) -> tuple[str, ...]:
-    """Return the local paths of DVC dependencies or outputs, relative to ``base``."""
-    found = {
-        Path(entry.fs_path).resolve().relative_to(base.resolve()).as_posix()
+    """Return the local paths of DVC dependencies or outputs, relative to ``base`` if inside it.
+
+    Links are not followed: a licensed data set may lie elsewhere, linked or by absolute path.
+    """
+    paths = [
+        Path(os.path.abspath(entry.fs_path))  # noqa: PTH100 - resolve() follows links
         for entry in entries
         if entry.protocol in ("local", "") and not hasattr(entry, "params")
+    ]
+    found = {
+        (path.relative_to(base) if path.is_relative_to(base) else path).as_posix() for path in paths
     }
     return tuple(sorted(found))
 

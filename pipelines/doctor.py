@@ -43,7 +43,10 @@ class Finding:
 
 
 def examine(params_path: Path = Path("params.yaml")) -> list[Finding]:
-    """Look at packages, system libraries, raw data sets and raw models."""
+    """Look at packages, system libraries, raw data sets and raw models.
+
+    Relative roots count from the folder of ``params_path``.
+    """
     return [*_packages(), *_system(), *_inputs(params_path)]
 
 
@@ -80,7 +83,12 @@ def _inputs(params_path: Path) -> list[Finding]:
     }
     validate = {name: source.validate for name, source in DATASETS.items()}
     validate.update({name: source.validate for name, source in MODEL_SOURCES.items()})
-    for name, (group, root) in roots.items():
+    for name, (group, folder) in roots.items():
+        root = params_path.parent / folder
+        if name not in validate:
+            todo = f"unknown name in params.yaml; expected one of {', '.join(sorted(validate))}"
+            findings.append(Finding(group, name, False, todo))
+            continue
         problems = validate[name](root)
         label = " (synthetic)" if (root / "SYNTHETIC.txt").is_file() else ""
         if problems:

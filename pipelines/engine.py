@@ -1,11 +1,13 @@
 """Run the graph: stale stages only, in parallel where their edges allow, with nothing left behind.
 
 DVC owns state: every stage runs as ``dvc --wait-for-lock repro --single-item STAGE`` in a process
-group of its own. This module decides the order, enforces timeouts, repeats failures as ``meta.run``
-says and reports one state per stage.
+group of its own, on a leash: nothing survives the process that started it, however it ends. This
+module decides the order, enforces timeouts, repeats failures as ``meta.run`` says and reports one
+state per stage.
 """
 
 import enum
+import json
 import logging
 import os
 import re
@@ -18,6 +20,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import networkx as nx
 
@@ -81,31 +84,28 @@ class Runner:
         return Outcome(stage.name, state, time.monotonic() - start, log)
 
     def _attempt(self, stage: StageNode, log: Path) -> State:
-        command = [
-            *dvc_command(),
-            "--wait-for-lock",
-            "repro",
-            "--single-item",
-            stage.name,
-        ]
+        """Run one stage once; a stopped runner starts nothing more."""
+        leash = [sys.executable, "-m", "pipelines.leashed", str(os.getpid())]
         with log.open("ab") as output:
             before = output.tell()
-            process = subprocess.Popen(
-                command,
-                cwd=self.root,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-                env=environment(),
-            )
             with self._lock:
+                if self._stopped:
+                    return State.FAILED
+                process = subprocess.Popen(
+                    [*leash, "--wait-for-lock", "repro", "--single-item", stage.name],
+                    cwd=self.root,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    stdin=subprocess.DEVNULL,
+                    start_new_session=True,
+                    env=environment(),
+                )
                 self._groups.add(process.pid)
             try:
                 code = process.wait(timeout=stage.timeout_s)
             except subprocess.TimeoutExpired:
                 logger.warning("%s ran past its %.0f s and is ended", stage.name, stage.timeout_s)
-                end_group(process.pid)
+                end_group(process.pid, process.poll)
                 process.wait()
                 code = -1
             finally:
@@ -116,9 +116,9 @@ class Runner:
         return read_state(log.read_bytes()[before:].decode(errors="replace"))
 
     def stop(self) -> None:
-        """End every stage that still runs; used on SIGINT and SIGTERM."""
-        self._stopped = True
+        """End every stage that still runs and start no other; used on SIGINT and SIGTERM."""
         with self._lock:
+            self._stopped = True
             groups = list(self._groups)
         for group in groups:
             end_group(group)
@@ -136,8 +136,13 @@ def environment() -> dict[str, str]:
     return merged
 
 
-def end_group(group: int) -> None:
-    """End a process group: SIGTERM, then SIGKILL for what is left after the grace time."""
+def end_group(group: int, reap: Callable[[], object] = lambda: None) -> None:
+    """End a process group: SIGTERM, then SIGKILL for what is left after the grace time.
+
+    Args:
+        group: Number of the group.
+        reap: Called while waiting; collects the ended leader where no other thread waits for it.
+    """
     for number in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(group, number)
@@ -145,6 +150,7 @@ def end_group(group: int) -> None:
             return
         deadline = time.monotonic() + GRACE_S
         while time.monotonic() < deadline:
+            reap()
             try:
                 os.killpg(group, 0)
             except ProcessLookupError:
@@ -163,21 +169,31 @@ def read_state(log: str) -> State:
 
 def stale_stages(graph: nx.DiGraph, root: Path) -> set[str]:
     """Return the stages that ``dvc status`` calls changed, and all their descendants."""
-    command = [*dvc_command(), "--wait-for-lock", "status", "--json"]
-    result = subprocess.run(
-        command, cwd=root, env=environment(), capture_output=True, text=True, check=False
-    )
-    if result.returncode != 0:
-        raise RuntimeError(f"dvc status failed: {result.stderr.strip()[-2000:]}")
-    import json
-
-    # DVC may print hints before the document.
-    match = re.search(r"^\{.*", result.stdout, flags=re.DOTALL | re.MULTILINE)
-    changed = set(json.loads(match[0]) if match else {})
-    stale = changed & set(graph)
+    stale = set(changes(root)) & set(graph)
     for name in list(stale):
         stale |= nx.descendants(graph, name)
     return stale
+
+
+def changes(root: Path, stages: Iterable[str] = ()) -> dict[str, Any]:
+    """Return what ``dvc status`` finds changed, per stage; of all stages when none is named.
+
+    Raises:
+        RuntimeError: DVC could not tell.
+    """
+    result = subprocess.run(
+        [*dvc_command(), "--wait-for-lock", "status", "--json", *stages],
+        cwd=root,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if result.returncode != 0:
+        raise RuntimeError(f"dvc status failed: {result.stderr.strip()[-2000:]}")
+    # DVC may print hints before the document.
+    match = re.search(r"^\{.*", result.stdout, flags=re.DOTALL | re.MULTILINE)
+    return dict(json.loads(match[0])) if match else {}
 
 
 def run_graph(

@@ -3,9 +3,12 @@
 A preset is a YAML file in ``presets/`` that names only what differs; ``demo`` is the reference.
 """
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from stages.artifacts import write_bytes
 
 
 def apply(name: str, root: Path) -> list[str]:
@@ -31,8 +34,9 @@ def apply(name: str, root: Path) -> list[str]:
     changes = yaml.load(source.read_text(encoding="utf-8")) or {}
     changed: list[str] = []
     _merge(document, changes, "", changed)
-    with target.open("w", encoding="utf-8") as file:
-        yaml.dump(document, file)
+    text = io.StringIO()
+    yaml.dump(document, text)
+    write_bytes(target, text.getvalue().encode())
     return changed
 
 

@@ -22,15 +22,20 @@ def go_offline() -> None:
         os.environ.setdefault(name, value)
 
 
-def begin(stage: str) -> logging.Logger:
-    """Prepare a stage process and return its logger.
+def die_with_parent() -> None:
+    """Let the kernel end this process when its parent dies (Linux only).
 
-    On Linux the kernel kills this process when its parent dies: a killed ``dvc`` must not leave a
-    stage behind that writes beside the next one.
+    A killed ``dvc`` must not leave a stage behind that writes beside the next one. Only the direct
+    parent counts: a shell in between would break the chain.
     """
-    go_offline()
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def begin(stage: str) -> logging.Logger:
+    """Prepare a stage process and return its logger."""
+    go_offline()
+    die_with_parent()
     logging.basicConfig(
         level=os.environ.get("FACELINE_LOG", "INFO"),
         format=f"%(asctime)s {stage}: %(message)s",

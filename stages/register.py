@@ -26,6 +26,7 @@ from stages.artifacts import atomic_directory, read_json, write_bytes, write_jso
 from stages.compute import map_ordered
 from stages.contracts import table_of
 from stages.landmark_files import COUNTS, read_scan_landmarks
+from stages.process import begin
 
 logger = logging.getLogger(__name__)
 
@@ -394,7 +395,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    begin("register")
     loaded = params.load()
     run(loaded.registration, loaded.compute, packed=args.packed, model=args.model, out=args.out)
 

@@ -35,6 +35,7 @@ from stages.contracts import table_of
 from stages.datasets.images import decode_rgb
 from stages.datasets.meshes import write_obj
 from stages.photos import landmark_rows
+from stages.process import begin
 
 logger = logging.getLogger(__name__)
 
@@ -397,7 +398,7 @@ def main() -> None:
     for name in ("registered", "packed", "landmarks", "model", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    begin("unify")
     loaded = params.load()
     run(
         loaded.unify,

@@ -33,6 +33,8 @@ class Ancestor:
         parameters: The parameter values that the lock recorded.
         code: Code files and folders of the stage.
         inputs: Data that the stage read.
+        outdated: The reader saw other bytes than the lock's last run of ``stage`` wrote, so what
+            stands above this file is not exactly what it came from.
     """
 
     file: FileRecord
@@ -41,6 +43,7 @@ class Ancestor:
     parameters: dict[str, Any] = field(default_factory=dict)
     code: list[FileRecord] = field(default_factory=list)
     inputs: list["Ancestor"] = field(default_factory=list)
+    outdated: bool = False
 
 
 def read_lock(path: Path) -> dict[str, dict[str, Any]]:
@@ -123,7 +126,10 @@ def _walk(
             continue
         writer = _writer(entry.path, stages)
         if writer is not None:
-            node.inputs.append(_walk(entry, writer[0], stages, known))
+            child = _walk(entry, writer[0], stages, known)
+            if entry.path == writer[1].path and entry.md5 != writer[1].md5:
+                child.outdated = True
+            node.inputs.append(child)
             continue
         inside = _writers_inside(entry.path, stages)
         if inside:
@@ -155,6 +161,7 @@ def as_document(node: Ancestor, seen: set[str] | None = None) -> dict[str, Any]:
     return {
         **document,
         "stage": node.stage,
+        "outdated": node.outdated,
         "activity": node.activity,
         "parameters": node.parameters,
         "code": [{"path": code.path, "md5": code.md5} for code in node.code],

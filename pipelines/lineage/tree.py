@@ -30,7 +30,8 @@ def _label(node: Ancestor) -> str:
     size = f"{node.file.size / 1e6:.1f} MB"
     if node.stage is None:
         return f"[bold]{node.file.path}[/] [yellow]raw input[/] {node.file.md5[:10]} {size}"
-    return f"[bold]{node.file.path}[/] [green]{node.stage}[/] {node.file.md5[:10]} {size}"
+    note = " [red]read before its stage last ran[/]" if node.outdated else ""
+    return f"[bold]{node.file.path}[/] [green]{node.stage}[/] {node.file.md5[:10]} {size}{note}"
 
 
 def _grow(tree: Any, node: Ancestor, seen: set[str]) -> None:  # noqa: ANN401 - rich.tree.Tree

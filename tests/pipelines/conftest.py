@@ -1,7 +1,6 @@
 """A small DVC workspace with a diamond, used by the tests of graph, engine and lineage."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,11 +10,11 @@ from pipelines.engine import dvc_command, environment
 DIAMOND = """
 stages:
   left:
-    cmd: python step.py left.txt source.txt
+    cmd: exec python step.py left.txt source.txt
     deps: [source.txt]
     outs: [left.txt]
   right:
-    cmd: python step.py right.txt source.txt
+    cmd: exec python step.py right.txt source.txt
     deps: [source.txt]
     params: [gain]
     outs: [right.txt]
@@ -23,19 +22,22 @@ stages:
   join:
     foreach: [a, b]
     do:
-      cmd: python step.py join_${item}.txt left.txt right.txt
+      cmd: exec python step.py join_${item}.txt left.txt right.txt
       deps: [left.txt, right.txt]
       outs: ["join_${item}.txt"]
 """
 
 STEP = """
-import pathlib, sys, time
+import os, pathlib, sys, time
 out, *sources = sys.argv[1:]
 switch = pathlib.Path("break-" + out)
 if switch.exists():
     if switch.read_text() == "once":
         switch.unlink()
     if switch.exists() and switch.read_text() == "hang":
+        from stages.process import begin
+        begin("step")
+        pathlib.Path("hanging").write_text(str(os.getpid()))
         time.sleep(600)
     sys.exit(3)
 text = "".join(pathlib.Path(source).read_text() for source in sources)
@@ -53,5 +55,4 @@ def workspace(tmp_path: Path) -> Path:
     subprocess.run(
         [*dvc_command(), "init", "--no-scm", "-q"], cwd=tmp_path, env=environment(), check=True
     )
-    assert sys.executable
     return tmp_path

@@ -89,6 +89,13 @@ def test_the_digest_changes_with_parameters_only_when_they_change() -> None:
     assert activity_digest(stage) != activity_digest({**stage, "params": {"params.yaml": {}}})
 
 
+def test_an_input_read_before_its_stage_ran_again_is_marked() -> None:
+    assert not any(child.outdated for child in ancestry("data/checkpoints/mica", STAGES).inputs)
+    newer = {**STAGES["unify"], "outs": [{"path": "data/unified", "md5": "u2.dir", "size": 5}]}
+    node = ancestry("data/checkpoints/mica", {**STAGES, "unify": newer})
+    assert {child.file.path for child in node.inputs if child.outdated} == {"data/unified"}
+
+
 def test_unknown_artefacts_and_missing_locks_are_refused(tmp_path: Path) -> None:
     with pytest.raises(KeyError, match="expected a path that a stage of dvc.lock wrote"):
         ancestry("data/elsewhere", STAGES)

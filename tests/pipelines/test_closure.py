@@ -18,7 +18,7 @@ def test_code_deps_of_every_stage_equal_its_import_closure(
 def test_closure_reaches_through_function_level_imports() -> None:
     modules = closure.module_closure("stages.pack")
     assert "stages.artifacts" in modules
-    assert "models" not in modules or "models" in {name.split(".")[0] for name in modules}
+    assert "stages.datasets.lyhm" in modules
     assert "stages.register" not in modules  # stages meet in files
 
 
@@ -40,6 +40,20 @@ def test_the_graph_has_fewer_than_sixty_stages_and_every_group(repository: Path)
         "evaluate",
         "report",
     }
+
+
+def test_no_shell_stays_between_dvc_and_a_stage(repository: Path) -> None:
+    for _, data in read_graph(repository).nodes(data=True):
+        assert data["stage"].command.startswith("exec python -m stages.")
+
+
+def test_every_stage_dies_with_its_parent(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(repository)
+    for _, data in read_graph(repository).nodes(data=True):
+        module = closure.stage_module(data["stage"].command)
+        assert "begin(" in Path(*module.split(".")).with_suffix(".py").read_text(), module
 
 
 def test_a_command_that_is_no_stage_module_is_refused() -> None:

@@ -2,7 +2,9 @@
 
 import dataclasses
 import subprocess
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -82,10 +84,70 @@ def test_a_stage_past_its_time_is_ended_with_its_children(workspace: Path) -> No
     outcome = Runner(workspace, workspace / ".work" / "logs").run(stage)
     assert outcome.state is State.FAILED
     assert time.monotonic() - start < 20
-    pattern = "step.py left.txt source.txt"
-    found = subprocess.run(["pgrep", "-f", pattern], capture_output=True, text=True, check=False)
-    cwds = [Path(f"/proc/{pid}/cwd").resolve() for pid in found.stdout.split()]
-    assert workspace.resolve() not in cwds
+    assert not runs(int((workspace / "hanging").read_text()))
+
+
+def runs(pid: int) -> bool:
+    """Whether the process exists and is not just waiting to be collected."""
+    status = Path(f"/proc/{pid}/status")
+    return status.exists() and "State:\tZ" not in status.read_text()
+
+
+def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.1)
+    return False
+
+
+FLOW = """
+import sys
+from pathlib import Path
+from pipelines.dag import read_graph, select
+from pipelines.engine import Runner, run_graph
+root = Path(sys.argv[1])
+graph = select(read_graph(root), ["left"])
+run_graph(graph, set(graph), Runner(root, root / "logs"), parallel=1)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the leash is Linux's PDEATHSIG")
+def test_a_killed_run_leaves_no_stage_behind(workspace: Path, repository: Path) -> None:
+    (workspace / "break-left.txt").write_text("hang")
+    flow = subprocess.Popen([sys.executable, "-c", FLOW, str(workspace)], cwd=repository)
+    try:
+        hanging = workspace / "hanging"
+        assert wait_for(lambda: hanging.is_file() and hanging.read_text() != "", 40)
+        pid = int(hanging.read_text())
+        assert runs(pid)
+    finally:
+        flow.kill()
+        flow.wait()
+    assert wait_for(lambda: not runs(pid), 5)
+
+
+def test_a_stopped_runner_starts_nothing_more(workspace: Path) -> None:
+    stage = read_graph(workspace).nodes["left"]["stage"]
+    runner = Runner(workspace, workspace / ".work" / "logs")
+    runner.stop()
+    assert runner.run(stage).state is State.FAILED
+    assert not (workspace / "left.txt").exists()
+
+
+def test_data_outside_the_checkout_is_a_dependency_by_its_own_path(workspace: Path) -> None:
+    outside = workspace.parent / "licensed"
+    outside.mkdir()
+    (outside / "scan.txt").write_text("scan")
+    (workspace / "linked").symlink_to(outside)
+    text = (workspace / "dvc.yaml").read_text()
+    text = text.replace(
+        "deps: [source.txt]\n    outs", f"deps: [{outside}/scan.txt, linked]\n    outs"
+    )
+    (workspace / "dvc.yaml").write_text(text)
+    deps = read_graph(workspace).nodes["left"]["stage"].deps
+    assert deps == ((outside / "scan.txt").as_posix(), "linked")
 
 
 def test_states_are_read_from_what_dvc_says() -> None:
