@@ -198,7 +198,7 @@ def register_row(
 
 
 def result_columns(result: Registration) -> dict[str, Any]:
-    """The contract's columns of one registration."""
+    """The contract's columns of one registration; a measure of nothing is None."""
     return {
         "status": result.status,
         "reason": result.reason,
@@ -210,14 +210,18 @@ def result_columns(result: Registration) -> dict[str, Any]:
         "translation": result.translation,
         "vertices": result.vertices.astype(np.float32).ravel(),
         "vertices_neutral": result.vertices_neutral.astype(np.float32).ravel(),
-        "residual_median_mm": result.residual_median_mm,
-        "residual_q95_mm": result.residual_q95_mm,
-        "landmark_rms_mm": None if np.isnan(result.landmark_rms_mm) else result.landmark_rms_mm,
+        "residual_median_mm": _finite(result.residual_median_mm),
+        "residual_q95_mm": _finite(result.residual_q95_mm),
+        "landmark_rms_mm": _finite(result.landmark_rms_mm),
         "coverage": result.coverage,
         "flipped_faces": result.flipped_faces,
         "prior_energy": result.prior_energy,
         "flags": json.dumps(list(result.flags)),
     }
+
+
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None
 
 
 def qa_picture(

@@ -386,7 +386,8 @@ def _facing(
     given = np.flatnonzero(np.isfinite(marks).all(axis=1))
     corners = np.asarray(model.arrays.faces)[model.landmark_faces[given]]
     expected = model.normals[corners].sum(axis=1)
-    _, nearest = cKDTree(vertices).query(placed.apply(marks[given]), k=8)
+    few = list(range(1, min(8, len(vertices)) + 1))
+    _, nearest = cKDTree(vertices).query(placed.apply(marks[given]), k=few)
     return float(np.einsum("lka,la->", normals[nearest], expected))
 
 

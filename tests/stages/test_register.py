@@ -264,6 +264,25 @@ def test_one_bad_scan_leaves_its_reason(toy, flame, tmp_path) -> None:
     assert read_json(tmp_path / "out/metrics.json") == metrics
 
 
+def test_a_scan_of_one_triangle_is_refused_not_a_crash(toy, flame, tmp_path) -> None:
+    scan, marks = write_case(toy, tmp_path)
+    write_obj(scan, np.load(marks)[:3], np.array([[0, 1, 2]]))
+    metrics = register_scan_files(scan, marks, None, flame, tmp_path / "out")
+    assert metrics["status"] == "failed"
+    assert "scan vertices with surface" in metrics["reason"]
+
+
+def test_a_scan_that_is_no_face_has_no_residual(toy, flame, tmp_path) -> None:
+    scan, marks = write_case(toy, tmp_path)
+    rng = np.random.default_rng(0)
+    write_obj(scan, 80 * rng.normal(size=(3000, 3)), rng.integers(0, 3000, (5000, 3)))
+    metrics = register_scan_files(scan, marks, None, flame, tmp_path / "out")
+    assert metrics["status"] == "rejected"
+    assert metrics["residual_median_mm"] is None
+    assert metrics["face_vertices"] == 0
+    assert read_json(tmp_path / "out/metrics.json") == metrics
+
+
 def test_missing_scan_is_named(flame, tmp_path) -> None:
     with pytest.raises(FileNotFoundError, match="expected a scan in .*none.obj"):
         register_scan_files(tmp_path / "none.obj", tmp_path / "m.npy", None, flame, tmp_path / "o")
