@@ -16,7 +16,16 @@ from stages.process import go_offline
 
 logger = logging.getLogger("faceline")
 
-RequestError = (ValueError, KeyError, FileNotFoundError)
+TREE_WIDTH = 200
+
+RequestError = (
+    ValueError,
+    KeyError,
+    FileNotFoundError,
+    IsADirectoryError,
+    NotADirectoryError,
+    PermissionError,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RequestError as error:
         text = error.args[0] if isinstance(error, KeyError) and error.args else error
         logger.error("faceline: %s", text)  # noqa: TRY400 - the request was wrong, no traceback
+        logger.debug("where it was found", exc_info=True)
         return 2
     except KeyboardInterrupt:
         return 1
@@ -128,10 +138,13 @@ def _emit(content: Any) -> None:  # noqa: ANN401 - any JSON document
     sys.stdout.write(json.dumps(content, indent=2, sort_keys=True, default=str) + "\n")
 
 
-def _console() -> Any:  # noqa: ANN401 - rich.console.Console, imported late
+def _console(least_width: int = 0) -> Any:  # noqa: ANN401 - rich.console.Console, imported late
+    """Return a console on stdout, at least so many characters wide: what is longer is cut."""
     from rich.console import Console
 
-    return Console(file=sys.stdout, soft_wrap=True)
+    console = Console(file=sys.stdout, soft_wrap=True)
+    console.width = max(console.width, least_width)
+    return console
 
 
 def _checkout() -> Path:
@@ -189,9 +202,17 @@ def _render(options: argparse.Namespace) -> int:
 
 
 def _reconstruct(options: argparse.Namespace) -> int:
+    from stages import params
     from stages.reconstruct import reconstruct_photos
 
-    rows = reconstruct_photos(options.images, options.checkpoint, options.out)
+    root = _checkout()
+    rows = reconstruct_photos(
+        options.images,
+        options.checkpoint,
+        options.out,
+        section=params.load(root / "params.yaml").reconstruct,
+        data=root / "data",
+    )
     failed = all(row["status"] != "ok" for row in rows)
     if options.json:
         _emit(rows)
@@ -255,7 +276,7 @@ def _lineage_show(options: argparse.Namespace) -> int:
     elif options.format == "mermaid":
         sys.stdout.write(as_mermaid(node) + "\n")
     else:
-        _console().print(as_tree(node, root / target))
+        _console(TREE_WIDTH).print(as_tree(node, root / target))
     return 0
 
 

@@ -4,19 +4,11 @@ Prefect schedules, shows and records; it caches nothing, because its keys know n
 hashes. Edges become ``wait_for``; the body of every task is ``engine.Runner.run``.
 """
 
-import logging
-from pathlib import Path
 from typing import Any
 
 import networkx as nx
 
 from pipelines.engine import Outcome, Runner, State
-
-logger = logging.getLogger(__name__)
-
-
-class StageFailedError(RuntimeError):
-    """A stage failed; its log is named in the message."""
 
 
 def run_flow(graph: nx.DiGraph, stale: set[str], runner: Runner, *, parallel: int) -> list[Outcome]:
@@ -59,12 +51,16 @@ def run_flow(graph: nx.DiGraph, stale: set[str], runner: Runner, *, parallel: in
     )
     def faceline() -> Any:  # noqa: ANN401 - a Prefect state
         futures: dict[str, Any] = {}
-        for name in order:
-            needed = [futures[need] for need in graph.predecessors(name) if need in futures]
-            label = run_stage.with_options(name=name, tags=set(graph.nodes[name]["stage"].tags))
-            futures[name] = label.submit(name, wait_for=needed)
-        for future in futures.values():
-            future.wait()
+        try:
+            for name in order:
+                needed = [futures[need] for need in graph.predecessors(name) if need in futures]
+                label = run_stage.with_options(name=name, tags=set(graph.nodes[name]["stage"].tags))
+                futures[name] = label.submit(name, wait_for=needed)
+            for future in futures.values():
+                future.wait()
+        except BaseException:  # Prefect would wait for the running stages before its hooks
+            runner.stop()
+            raise
         for name in order:
             outcomes.setdefault(name, Outcome(name, State.SKIPPED, 0.0))
         rows = [
@@ -95,8 +91,3 @@ def mermaid(graph: nx.DiGraph) -> str:
     lines += [f'  n{number[name]}["{name}"]' for name in sorted(graph)]
     lines += [f"  n{number[a]} --> n{number[b]}" for a, b in sorted(graph.edges)]
     return "\n".join([*lines, "```"])
-
-
-def logs_folder(root: Path) -> Path:
-    """Return where the stages' logs go."""
-    return root / ".work" / "logs"

@@ -213,7 +213,12 @@ def npy_bytes(array: np.ndarray) -> bytes:
 
 
 def reconstruct_photos(
-    images: Sequence[Path], checkpoint: Path, out: Path, *, data: Path = Path("data")
+    images: Sequence[Path],
+    checkpoint: Path,
+    out: Path,
+    *,
+    section: params.ReconstructParams,
+    data: Path,
 ) -> list[dict[str, Any]]:
     """Reconstruct any photographs: one folder each with mesh, GLB and overlay.
 
@@ -221,6 +226,7 @@ def reconstruct_photos(
         images: Photographs; the best detected face of each is used.
         checkpoint: ``model.safetensors`` of the train stage, or the folder that holds it.
         out: Folder; ``<image name>/{head.obj,head.glb,overlay.png,landmarks.npy}`` is written.
+        section: Crop, fit and detection.
         data: Folder of all stages' outputs: face models and the landmark predictor.
 
     Returns:
@@ -240,7 +246,6 @@ def reconstruct_photos(
         raise ValueError(
             f"expected a checkpoint of {', '.join(METHODS[1:])}, got {method!r} in {file}"
         )
-    section = params.load().reconstruct
     reconstructor = load_method(method, data, section, file)
     predictor = LandmarkPredictor(data / "landmark_model" / "shape_predictor_68.dat")
     detector = FaceDetector(
