@@ -45,4 +45,5 @@ lock:
 	 .work/lock/bin/pip freeze --exclude-editable | sed 's/+cpu//') > requirements.lock
 
 clean:
-	rm -rf .work data/packed data/landmarks data/registered data/rendered data/checkpoints
+	rm -rf .work $(addprefix data/,models packed landmark_model landmarks registered unified rendered \
+		recognizers checkpoints predictions evaluation reports truth raw/synthetic)
