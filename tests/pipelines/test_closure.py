@@ -1,5 +1,6 @@
 """The committed dvc.yaml: code deps equal import closures, and the shape the design fixes."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,15 @@ def test_every_stage_dies_with_its_parent(
     for _, data in read_graph(repository).nodes(data=True):
         module = closure.stage_module(data["stage"].command)
         assert "begin(" in Path(*module.split(".")).with_suffix(".py").read_text(), module
+
+
+def test_the_report_depends_on_every_data_folder_it_reads(repository: Path) -> None:
+    stage = read_graph(repository).nodes["report"]["stage"]
+    read = set()
+    for path in sorted((repository / "stages/reporting").glob("*.py")):
+        read |= {f"data/{name}" for name in re.findall(r'\bdata / "(\w+)"', path.read_text())}
+    assert "data/models" in read
+    assert read <= set(stage.deps)
 
 
 def test_a_command_that_is_no_stage_module_is_refused() -> None:
