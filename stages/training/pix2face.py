@@ -52,8 +52,10 @@ def prepare(
     opened = RenderedSet.open(rendered)
     drawn = set(opened.item_ids)
     images, planes, masks, subjects, skipped = [], [], [], [], 0
-    columns = ["item_id", "subject_id", "status", "image", "landmarks_px"]
+    columns = ["item_id", "subject_id", "status", "split", "image", "landmarks_px"]
     for row in packed_images(packed, columns):
+        if row["split"] == "test":  # AFLW2000-3D: nothing learns from it
+            continue
         usable = row["status"] == "ok" and row["item_id"] in drawn
         if not usable or row["landmarks_px"] is None:
             skipped += 1

@@ -41,6 +41,12 @@ SHARED_CODE = (
     "models/encoders",
     "models/flame.py",
     "models/flame_layer.py",
+    "models/morphable.py",
+    "models/rendering",
+    "stages/artifacts.py",
+    "stages/datasets/images.py",
+    "stages/photos.py",
+    "stages/rendered.py",
     "stages/training/run.py",
     "stages/training/assembly.py",
 )
