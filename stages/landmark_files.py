@@ -7,7 +7,6 @@ import numpy as np
 from jaxtyping import Float
 
 COUNTS = (7, 51, 68)
-ORDERS = {7: "now7", 51: "ibug51", 68: "ibug68"}
 _POINT = re.compile(r"<point\s([^>]*)>", re.IGNORECASE)
 _ATTRIBUTE = re.compile(r"(\w+)\s*=\s*\"([^\"]*)\"")
 

@@ -150,7 +150,6 @@ def _ripples(head: ProceduralHead, rng: np.random.Generator) -> Float[np.ndarray
 
 
 def _skin(
-    points: Float[np.ndarray, "v 3"],
     joint: Float[np.ndarray, "3"],
     rotation: Float[np.ndarray, "3 3"],
     weight: Float[np.ndarray, "v"],
@@ -183,7 +182,7 @@ def pose_correctives(
         for turn in turns:
             rotation = rotation_matrix(turn)
             true = turn_by_share(mean_mm[moving], joints[joint], turn, share[joint][moving])
-            matrix, offset = _skin(mean_mm[moving], joints[joint], rotation, share[joint][moving])
+            matrix, offset = _skin(joints[joint], rotation, share[joint][moving])
             rest = np.linalg.solve(matrix, (true - offset)[:, :, None])[:, :, 0]
             features.append((rotation - np.eye(3)).ravel())
             targets.append((rest - mean_mm[moving]).ravel())

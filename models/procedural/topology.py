@@ -16,9 +16,7 @@ from models.procedural import anatomy, ears, mouth
 from models.procedural.cage import Cage
 
 SKIN_VERTICES = 3931
-SKIN_FACES = 7800
 EYEBALL_VERTICES = 546
-EYEBALL_FACES = 1088
 
 EYE_POINTS = 32
 EYE_FRACTIONS = (0.36, 0.62, 0.80, 0.92, 1.0)

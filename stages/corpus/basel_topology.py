@@ -22,7 +22,6 @@ EDITION_2017_FACES = 105694
 # Angle from the pole to the border: toward the crown, the ears, the neck (degrees).
 REACH_DEG = (54.0, 107.0, 62.0)
 CENTRE_DEG = 10.0  # the pole looks slightly down, toward the nose
-ORIGIN_MM = np.array([0.0, 0.0, 10.0])  # where the rays come from, canonical millimetres
 
 
 @dataclass(frozen=True, slots=True)

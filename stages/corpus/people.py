@@ -14,8 +14,6 @@ from models.procedural.appearance import Appearance, sample_appearance
 from models.procedural.identity import Identity, sample_identity
 from stages.compute import item_rng
 
-BENCHMARKS = ("now",)
-
 
 @dataclass(frozen=True, slots=True)
 class Person:
