@@ -21,21 +21,13 @@ from typing import Any, TypeVar
 import numpy as np
 
 from stages.params import ComputeParams
+from stages.process import ONE_THREAD
 
 logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-ONE_THREAD = {
-    name: "1"
-    for name in (
-        "OMP_NUM_THREADS",
-        "OPENBLAS_NUM_THREADS",
-        "MKL_NUM_THREADS",
-        "NUMBA_NUM_THREADS",
-    )
-}
 CHUNKS_PER_WORKER = 8
 
 

@@ -1,4 +1,4 @@
-"""What every stage process does first: die with its parent, log to stderr, stay offline."""
+"""What every stage process does first: die with its parent, take one thread, stay offline."""
 
 import ctypes
 import logging
@@ -12,6 +12,15 @@ OFFLINE = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "RAY_USAGE_STATS_ENABLED": "0",
     "HF_HUB_OFFLINE": "1",
+}
+ONE_THREAD = {
+    name: "1"
+    for name in (
+        "OMP_NUM_THREADS",
+        "OPENBLAS_NUM_THREADS",
+        "MKL_NUM_THREADS",
+        "NUMBA_NUM_THREADS",
+    )
 }
 _PR_SET_PDEATHSIG = 1
 
@@ -32,10 +41,22 @@ def die_with_parent() -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
+def use_one_thread() -> None:
+    """Give BLAS and OpenMP one thread: how many there are decides the last bits of a result.
+
+    Libraries that are loaded already are told, those that come later read the environment.
+    """
+    from threadpoolctl import threadpool_limits
+
+    os.environ.update(ONE_THREAD)
+    threadpool_limits(limits=1)
+
+
 def begin(stage: str) -> logging.Logger:
     """Prepare a stage process and return its logger."""
     go_offline()
     die_with_parent()
+    use_one_thread()
     logging.basicConfig(
         level=os.environ.get("FACELINE_LOG", "INFO"),
         format=f"%(asctime)s {stage}: %(message)s",
