@@ -189,7 +189,11 @@ def run(
         )
     raw = raw.resolve()  # workers may run in another folder
     withdrawn = set(takedown)
-    refs = [ref for ref in adapter.discover(raw) if ref.subject_id not in withdrawn]
+    found = adapter.discover(raw)
+    own = {subject for subject in withdrawn if subject.split("/")[0] == adapter.prefix}
+    for subject in sorted(own - {ref.subject_id for ref in found}):
+        logger.warning("takedown: %s is not in %s; check the spelling", subject, raw)
+    refs = [ref for ref in found if ref.subject_id not in withdrawn]
     buckets: dict[int, list[ItemRef]] = defaultdict(list)
     for ref in refs:
         buckets[shard_of(ref.subject_id, p.shards)].append(ref)

@@ -150,10 +150,14 @@ def test_same_bytes_on_ray_workers(tmp_path: Path) -> None:
     assert digest(pack("lyhm", raw, tmp_path / "b", compute=two)) == alone
 
 
-def test_takedown_leaves_no_trace_and_other_shards_alone(tmp_path: Path) -> None:
+def test_takedown_leaves_no_trace_and_other_shards_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     raw = raw_trees.lyhm(tmp_path / "raw")
     whole = pack("lyhm", raw, tmp_path / "a")
     without = pack("lyhm", raw, tmp_path / "b", takedown=["LYHM/00001", "LYHM/99999"])
+    assert "LYHM/99999 is not in" in caplog.text
+    assert "LYHM/00001 is not in" not in caplog.text
     for path in without.rglob("*"):
         assert b"00001/13" not in path.read_bytes()
     subjects = read_table(without / "subjects.parquet").column("subject_id").to_pylist()
