@@ -63,7 +63,7 @@ def main() -> int:
             str(row["weights"]),
         )
     console = Console(soft_wrap=True)
-    console.print(table)
+    console.print(table, width=max(console.width, 110), crop=False)
     console.print(f"report: {(data / 'reports' / 'report.html').resolve()}")
     return 0
 
