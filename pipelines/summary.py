@@ -62,8 +62,8 @@ def main() -> int:
             "synthetic" if row["synthetic"] else "real",
             str(row["weights"]),
         )
-    console = Console(soft_wrap=True)
-    console.print(table, width=max(console.width, 110), crop=False)
+    console = Console(soft_wrap=True, width=max(Console().width, 110))
+    console.print(table)
     console.print(f"report: {(data / 'reports' / 'report.html').resolve()}")
     return 0
 
