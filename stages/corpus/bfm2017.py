@@ -61,7 +61,7 @@ def model_h5(model: LinearFiles) -> bytes:
             model.mean_expression.reshape(-1, 3),
         ),
     }
-    with h5py.File(stream, "w", libver="latest", track_order=True) as file:
+    with h5py.File(stream, "w") as file:
         for name, (offset, basis, sigma, points) in parts.items():
             _write_part(file, name, offset, basis, sigma, points, model)
         file["version/majorVersion"] = np.int32(0)
@@ -81,7 +81,7 @@ def _write_part(
     points: Float[np.ndarray, "v 3"],
     model: LinearFiles,
 ) -> None:
-    group = file.create_group(name, track_order=True)  # type: ignore[attr-defined]
+    group = file.create_group(name)  # type: ignore[attr-defined]
     group["model/mean"] = offset.astype(np.float32)
     group["model/pcaBasis"] = basis.astype(np.float32)
     group["model/pcaVariance"] = (sigma**2).astype(np.float32)
