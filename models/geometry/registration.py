@@ -137,7 +137,9 @@ def register(
         placements = [placed]
         outward = _facing(placed.apply(vertices), normals @ placed.rotation.T, marks, placed, model)
     if outward < 0:
-        normals, faces = -normals, faces[:, ::-1]
+        # Turned over and measured again, so that both windings of a scan give the same bytes.
+        faces = np.ascontiguousarray(faces[:, ::-1])
+        normals, rim = normals_and_rim(vertices, faces)
         flags.append("normals_flipped")
     views = [_view(vertices, faces, normals, rim, marks, p, model, settings) for p in placements]
     fits = [
