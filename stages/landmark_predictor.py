@@ -31,8 +31,8 @@ STARTS = (
     (-0.25, 0.0, 0.75, 0.0),
     (0.25, 0.0, 0.75, 0.0),
 )
-"""Where the search starts in a given box: shifts, scale, roll in degrees. Detectors disagree on what a
-face box holds, the brows, nose and mouth of a turned face lie near one side of it, and heads are
+"""Where the search starts in a given box: shifts, scale, roll in degrees. Detectors disagree on what
+a face box holds, the brows, nose and mouth of a turned face lie near one side of it, and heads are
 held askew."""
 LOCATING_PASSES = 2
 LOCATING_PX = 96

@@ -347,7 +347,7 @@ class LandmarkModelParams(Section):
     max_measured: int = Field(ge=1, description="held-out photographs that are measured")
     max_yaw_deg: float = Field(gt=0, le=90, description="training faces turned at most this far")
     measured_yaw_deg: float = Field(gt=0, le=90, description="the main error counts up to it")
-    copies: int = Field(ge=1, description="per photograph, each mirrored too; the first upright")
+    copies: int = Field(ge=1, description="per photograph, each mirrored too; the first as taken")
     copy_turn_deg: float = Field(ge=0, description="deviation of the other copies' rotation")
     box_shift: float = Field(ge=0, description="their deviation, fraction of the side")
     box_scale: float = Field(ge=0, description="their log scale deviation")
