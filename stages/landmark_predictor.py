@@ -31,9 +31,9 @@ STARTS = (
     (-0.25, 0.0, 0.75, 0.0),
     (0.25, 0.0, 0.75, 0.0),
 )
-"""Where the search starts in a given box: shifts, scale, roll in degrees. Detectors disagree on what
-a face box holds, the brows, nose and mouth of a turned face lie near one side of it, and heads are
-held askew."""
+"""Where the search starts in a given box: shifts, scale, roll in degrees. Detectors disagree on
+what a face box holds, the brows, nose and mouth of a turned face lie near one side of it, and heads
+are held askew."""
 LOCATING_PASSES = 2
 LOCATING_PX = 96
 DISSENT_WEIGHT = 0.05
