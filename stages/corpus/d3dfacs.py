@@ -1,4 +1,4 @@
-"""D3DFACS: sequences from rest to the peak of an action unit and back, photographs, registrations."""
+"""D3DFACS: sequences from rest to the peak of an action unit and back, with photographs."""
 
 import functools
 from dataclasses import dataclass
@@ -138,7 +138,10 @@ def _write_frame(
     write(folder / f"{stem}.obj", text.replace("\n", "\r\n") if actor.index == 1 else text)
     write(folder / f"{stem}.mtl", material_text(name, f"{stem}.bmp"))
     if face is not None:  # textures of some frames are lost
-        write(folder / f"{stem}.bmp", bmp_bytes(planar_texture(scan.vertices, scan.colours, TEXTURE_PX)))
+        write(
+            folder / f"{stem}.bmp",
+            bmp_bytes(planar_texture(scan.vertices, scan.colours, TEXTURE_PX)),
+        )
     return ScanTruth(item, actor.name, frame, scan.landmarks, face is not None)
 
 

@@ -143,9 +143,10 @@ def _write_frames(order: Order, subject: Subject, who: Person) -> list[PhotoTrut
 
     truth: list[PhotoTruth] = []
     stream = b""
-    clips = [CLIPS[k % len(CLIPS)] for k in range(order.sizes.florence.photos)] + [OUTDOOR]
+    clips = [CLIPS[k % len(CLIPS)] for k in range(order.sizes.florence.photos)]
+    clips += [OUTDOOR] * (subject.number % 2)
     if subject.number == 2:  # a clip of which no frame was cut
-        clips = [OUTDOOR if clip == OUTDOOR else CLIPS[0] for clip in clips]
+        clips = [CLIPS[0] for _ in clips]
         (order.out / "images" / subject.name / CLIPS[1]).mkdir(parents=True)
     for k, clip in enumerate(clips):
         item = f"{subject.name}/{clip}/frame_{10 * (k + 1):04d}"
@@ -192,6 +193,8 @@ def build(order: Order) -> None:
 def _write_truth(
     folder: Path, rows: list[tuple[list[PhotoTruth], list[ScanTruth], PersonTruth, str]]
 ) -> None:
-    write_photo_truth([row for photos, _, _, _ in rows for row in photos], folder / "images.parquet")
+    write_photo_truth(
+        [row for photos, _, _, _ in rows for row in photos], folder / "images.parquet"
+    )
     write_scan_truth([row for _, scans, _, _ in rows for row in scans], folder / "scans.parquet")
     write_people([row for _, _, row, _ in rows], folder / "people.parquet")

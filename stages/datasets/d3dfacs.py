@@ -100,15 +100,18 @@ class D3dFacs(Adapter):
             )
         return ordered(refs + self._photographs(root))
 
-    def _scan(
-        self, root: Path, one: _Frame, neutral: str, extra: Mapping[str, Any]
-    ) -> ItemRef:
+    def _scan(self, root: Path, one: _Frame, neutral: str, extra: Mapping[str, Any]) -> ItemRef:
         return ItemRef(
             item_id=f"{one.actor}/{one.path.stem}",
             subject_id=self.subject(one.actor),
             kind="scan",
             path=relative(root, one.path),
-            attributes={"sequence": one.sequence, "frame": one.number, "neutral_by": neutral, **extra},
+            attributes={
+                "sequence": one.sequence,
+                "frame": one.number,
+                "neutral_by": neutral,
+                **extra,
+            },
         )
 
     def _processed(self, root: Path, known: set[str]) -> list[ItemRef]:
@@ -129,9 +132,7 @@ class D3dFacs(Adapter):
                 )
         return refs
 
-    def _unfound(
-        self, refs: list[ItemRef], listed: Mapping[str, frozenset[str]]
-    ) -> list[ItemRef]:
+    def _unfound(self, refs: list[ItemRef], listed: Mapping[str, frozenset[str]]) -> list[ItemRef]:
         """Listed neutral scans that are not there: rows that fail when they are read."""
         found = {ref.item_id for ref in refs}
         return [
@@ -191,11 +192,12 @@ def _frames(paths: Iterable[Path]) -> list[_Frame]:
 
 def _with_onsets(frames: Iterable[_Frame]) -> list[tuple[_Frame, bool]]:
     """Every frame, and whether no other of its sequence has a lower number."""
-    sequences: dict[Path, list[_Frame]] = defaultdict(list)
-    for one in frames:
-        sequences[one.path.parent].append(one)
-    first = {folder: min(one.number for one in members) for folder, members in sequences.items()}
-    return [(one, one.number == first[one.path.parent]) for one in sum(sequences.values(), [])]
+    every = list(frames)
+    sequences: dict[Path, list[int]] = defaultdict(list)
+    for one in every:
+        sequences[one.path.parent].append(one.number)
+    first = {folder: min(numbers) for folder, numbers in sequences.items()}
+    return [(one, one.number == first[one.path.parent]) for one in every]
 
 
 def _neutral(one: _Frame, onset: bool, listed: Mapping[str, frozenset[str]] | None) -> str:

@@ -109,9 +109,7 @@ class Florence(Adapter):
         for person in sorted(tips.keys() - {ref.subject_id.split("/")[-1] for ref in refs}):
             logger.warning("%s: a nose tip of %s, who has no scan", self.title, person)
         if outdoor:
-            logger.info(
-                "%s: %d frames of %s left out", self.title, sum(outdoor.values()), LEFT_OUT
-            )
+            logger.info("%s: %d frames of %s left out", self.title, sum(outdoor.values()), LEFT_OUT)
         return ordered(refs + frames)
 
     def _frames(self, root: Path) -> tuple[list[ItemRef], Counter[str]]:
