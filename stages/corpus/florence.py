@@ -103,7 +103,7 @@ def _write_scan(
         holes=int(rng.integers(1, 5)),
         chin_hole=bool(rng.random() < 0.25),
         scraps=int(rng.integers(0, 3)),
-        shoulders=bool(rng.random() < 0.4),
+        shoulders=bool(rng.random() < 0.1),
     )
     scan = studio.scan_person(who, vertices, scanner, frame, rng)
     points, faces = scan.vertices, scan.faces

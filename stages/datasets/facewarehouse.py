@@ -171,12 +171,10 @@ def read_blendshape(path: Path, index: int) -> Float[np.ndarray, "11510 3"]:
         ItemError: The counts are not the set's, or the file is truncated.
     """
     size = path.stat().st_size
+    if size < _LEAST_BYTES:
+        raise ItemError(f"{path.name} is truncated: {size} bytes, expected at least {_LEAST_BYTES}")
     with path.open("rb") as file:
         counts = np.frombuffer(file.read(3 * _HEADER.itemsize), _HEADER).tolist()
-        if size < _LEAST_BYTES:
-            raise ItemError(
-                f"{path.name} is truncated: {size} bytes, expected at least {_LEAST_BYTES}"
-            )
         if counts != [SHAPES - 1, VERTICES, POLYGONS]:
             raise ItemError(
                 f"{path.name}: expected {SHAPES - 1} shapes, {VERTICES} vertices, {POLYGONS} "
