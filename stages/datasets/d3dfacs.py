@@ -20,8 +20,8 @@ from typing import Any, ClassVar
 from stages.datasets.base import Adapter, ImageRow, ItemRef, ScanRow, inside, ordered, relative
 from stages.datasets.images import image_size
 from stages.datasets.meshes import read_mesh
-from stages.datasets.neutral_frames import FILE_NAME, read_neutral_frames
-from stages.datasets.problems import Expected
+from stages.datasets.neutral_frames import FILE_NAME, problems, read_neutral_frames
+from stages.datasets.problems import Expected, Problem
 
 ALIGNMENTS = "d3dfacs_alignments"
 PROCESSED = "processed"
@@ -70,6 +70,10 @@ class D3dFacs(Adapter):
             required=False,
         ),
     )
+
+    def validate(self, root: Path) -> list[Problem]:
+        """Also a list of neutral scans that cannot be read."""
+        return super().validate(root) + problems(root)
 
     def discover(self, root: Path) -> list[ItemRef]:
         """One item per scan of a sequence and per photograph."""

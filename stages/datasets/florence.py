@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 from stages.datasets.base import Adapter, ImageRow, ItemRef, ScanRow, inside, ordered, relative
 from stages.datasets.images import image_size
 from stages.datasets.meshes import MeshError, read_mesh
-from stages.datasets.nose_tips import EXPECTED, check_on_scan, read_nose_tips
+from stages.datasets.nose_tips import EXPECTED, check_on_scan, problems, read_nose_tips
 from stages.datasets.problems import Expected, Problem
 
 logger = logging.getLogger(__name__)
@@ -57,14 +57,14 @@ class Florence(Adapter):
     )
 
     def validate(self, root: Path) -> list[Problem]:
-        """Also name a video of which there are no frames."""
-        problems = super().validate(root)
+        """Also unreadable nose tips, and videos of which there are no frames."""
+        found = super().validate(root) + problems(root)
         if not root.is_dir() or self.layout[1].found(root) is not None:
-            return problems
+            return found
         films = [path for path in sorted(root.rglob("*")) if path.suffix.lower() in VIDEOS]
         reason = f"{len(films)} videos, no extracted frames"
         said = [Problem(films[0], reason, "photographs", _EXTRACT, required=False)] if films else []
-        return problems + said
+        return found + said
 
     def discover(self, root: Path) -> list[ItemRef]:
         """One item per frontal scan and per extracted frame, but those of PTZ-Outdoor."""

@@ -72,15 +72,29 @@ def read_mesh(path: Path | str, *, allow_point_cloud: bool = False) -> Mesh:
         FileNotFoundError: There is no such file.
     """
     path = Path(path)
-    content = _decompressed(path)
+    content = decompressed(path)
     if not content.strip():
         raise MeshError(f"{path} is empty; expected an OBJ or PLY mesh")
     try:
         mesh = _parse_ply(content) if content[:3] == b"ply" else _parse_obj(content)
     except (ValueError, IndexError, KeyError, UnicodeDecodeError, OverflowError) as error:
         raise MeshError(f"{path}: {error}") from error
+    return checked(mesh, path, allow_point_cloud=allow_point_cloud)
+
+
+def checked(mesh: Mesh, path: Path, *, allow_point_cloud: bool = False) -> Mesh:
+    """Return the mesh where it can be right.
+
+    Args:
+        mesh: As parsed.
+        path: For the message.
+        allow_point_cloud: Accept a mesh without faces.
+
+    Raises:
+        MeshError: No vertices, NaN or infinite vertices, no faces or indices out of range.
+    """
     if len(mesh.vertices) == 0:
-        raise MeshError(f"{path} has no vertices; expected an OBJ or PLY mesh")
+        raise MeshError(f"{path} has no vertices; expected a mesh")
     broken = ~np.isfinite(mesh.vertices).all(axis=1)
     if broken.any():
         raise MeshError(
@@ -154,7 +168,12 @@ def triangulate(
     return indices[corners].astype(np.int64)
 
 
-def _decompressed(path: Path) -> bytes:
+def decompressed(path: Path) -> bytes:
+    """Content of a file, gzipped or not.
+
+    Raises:
+        MeshError: A damaged gzip file.
+    """
     content = path.read_bytes()
     if not content.startswith(_GZIP_MAGIC):
         return content
@@ -164,8 +183,12 @@ def _decompressed(path: Path) -> bytes:
         raise MeshError(f"{path} is a damaged gzip file ({error}); fetch it again") from error
 
 
-def _numbers(tokens: bytes, what: str) -> Float[np.ndarray, " k"]:
-    """Parse whitespace-separated numbers; MeshError on anything else."""
+def numbers(tokens: bytes, what: str) -> Float[np.ndarray, " k"]:
+    """Parse whitespace-separated numbers.
+
+    Raises:
+        MeshError: Something else is among them.
+    """
     if not tokens.strip():
         return np.zeros(0)
     try:
@@ -240,14 +263,14 @@ def _obj_vertices(
         return np.zeros((0, 3)), None
     if lines.counts.min() < 3:
         raise MeshError("a vertex line has fewer than 3 numbers; the file is damaged or truncated")
-    numbers = _numbers(lines.words.tobytes(), "vertex lines")
-    if len(numbers) != lines.counts.sum():
+    values = numbers(lines.words.tobytes(), "vertex lines")
+    if len(values) != lines.counts.sum():
         raise MeshError("vertex lines hold something that is not a number")
     width = int(lines.counts[0])
     if (lines.counts != width).any():
         start = np.cumsum(lines.counts) - lines.counts
-        return numbers[start[:, None] + np.arange(3)], None
-    rows = numbers.reshape(-1, width)
+        return values[start[:, None] + np.arange(3)], None
+    rows = values.reshape(-1, width)
     vertices = np.ascontiguousarray(rows[:, :3])
     if width not in {6, 7}:
         return vertices, None
@@ -266,7 +289,7 @@ def _obj_faces(lines: _Lines, seen: Int[np.ndarray, " r"]) -> Int[np.ndarray, "f
     try:
         indices = np.fromstring(tokens, dtype=np.int64, sep=" ")
     except (ValueError, DeprecationWarning):
-        _numbers(tokens, "face lines")
+        numbers(tokens, "face lines")
         raise MeshError("face lines hold indices that are not integers") from None
     if len(indices) != lines.counts.sum():
         raise MeshError("face lines hold something that is not a number")
@@ -377,7 +400,7 @@ def _ascii_scalars(
     stop = token + width * element.count
     if stop > len(tokens):
         raise MeshError(f"PLY ends inside its {element.count} {element.name} lines: truncated")
-    table = _numbers(b" ".join(tokens[token:stop]), f"{element.name} lines").reshape(-1, width)
+    table = numbers(b" ".join(tokens[token:stop]), f"{element.name} lines").reshape(-1, width)
     named = {
         prop.name: table[:, i].astype(prop.kind) if prop.kind[0] != "f" else table[:, i]
         for i, prop in enumerate(element.properties)

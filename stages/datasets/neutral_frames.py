@@ -10,13 +10,20 @@ Its user looks at the scans once and lists the neutral ones, in the root of the 
 """
 
 import csv
+import logging
+from collections.abc import Mapping, Set
 from pathlib import Path
 
 from stages.datasets.base import ItemError, inside
-from stages.datasets.problems import Expected
+from stages.datasets.problems import Expected, Problem
+
+logger = logging.getLogger(__name__)
 
 FILE_NAME = "neutral_frames.csv"
 COLUMNS = ("subject", "scan")
+
+
+_WHERE = f"your own selection: the header {','.join(COLUMNS)}, then lines such as "
 
 
 def expected(example: str) -> Expected:
@@ -29,7 +36,7 @@ def expected(example: str) -> Expected:
         (FILE_NAME,),
         "knowing which scans are neutral: the data set does not say it, and without the file no "
         "scan counts as neutral, so that no subject enters the training set",
-        f"your own selection: the header {','.join(COLUMNS)}, then lines such as {example}",
+        _WHERE + example,
         required=False,
     )
 
@@ -76,3 +83,32 @@ def read_neutral_frames(root: Path) -> dict[str, frozenset[str]] | None:
     if header is None:
         raise ItemError(f"{FILE_NAME} is empty; expected the header {','.join(COLUMNS)}")
     return {subject: frozenset(scans) for subject, scans in found.items()}
+
+
+def problems(root: Path) -> list[Problem]:
+    """What keeps the file from being used, for a data set's ``validate``; nothing when absent."""
+    try:
+        read_neutral_frames(root)
+    except (ItemError, OSError) as error:
+        purpose, where = "knowing which scans are neutral", _WHERE + "F001,0001"
+        return [Problem(root / FILE_NAME, str(error), purpose, where)]
+    return []
+
+
+def warn_unmatched(
+    listed: Mapping[str, frozenset[str]] | None, present: Mapping[str, Set[str]]
+) -> None:
+    """Warn of listed scans that the data set does not hold.
+
+    Args:
+        listed: What :func:`read_neutral_frames` returned.
+        present: The scans that are there, by subject.
+    """
+    for subject, scans in sorted((listed or {}).items()):
+        for scan in sorted(scans - present.get(subject, frozenset())):
+            logger.warning(
+                "%s: there is no scan %s of subject %s; check the spelling",
+                FILE_NAME,
+                scan,
+                subject,
+            )

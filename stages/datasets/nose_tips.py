@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from stages.datasets.base import ItemError, inside
-from stages.datasets.problems import Expected
+from stages.datasets.problems import Expected, Problem
 
 FILE_NAME = "nose_tips.csv"
 COLUMNS = ("subject", "x", "y", "z")
@@ -64,6 +64,15 @@ def read_nose_tips(root: Path) -> dict[str, tuple[float, float, float]]:
             raise ItemError(f"{FILE_NAME} line {number}: {row['subject']} is there twice")
         found[row["subject"]] = point
     return found
+
+
+def problems(root: Path) -> list[Problem]:
+    """What keeps the file from being used, for a data set's ``validate``; nothing when absent."""
+    try:
+        read_nose_tips(root)
+    except (ItemError, OSError) as error:
+        return [Problem(root / FILE_NAME, str(error), EXPECTED.purpose, EXPECTED.where)]
+    return []
 
 
 def _point(row: Mapping[str, str]) -> tuple[float, float, float] | None:

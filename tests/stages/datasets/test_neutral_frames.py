@@ -5,12 +5,19 @@ from pathlib import Path
 import pytest
 
 from stages.datasets.base import ItemError
-from stages.datasets.neutral_frames import FILE_NAME, expected, read_neutral_frames
+from stages.datasets.neutral_frames import (
+    FILE_NAME,
+    expected,
+    problems,
+    read_neutral_frames,
+    warn_unmatched,
+)
 from tests.stages.datasets.raw_trees import write
 
 
 def test_without_the_file_nothing_is_known(tmp_path: Path) -> None:
     assert read_neutral_frames(tmp_path) is None
+    assert problems(tmp_path) == []
     assert expected("F001,0001").found(tmp_path) is None
 
 
@@ -48,6 +55,9 @@ def test_a_wrong_file_is_told(tmp_path: Path, content: str | bytes, reason: str)
     write(tmp_path / FILE_NAME, content)
     with pytest.raises(ItemError, match=reason):
         read_neutral_frames(tmp_path)
+    (problem,) = problems(tmp_path)
+    assert problem.required
+    assert FILE_NAME in str(problem)
 
 
 def test_a_link_out_of_the_root_is_refused(tmp_path: Path) -> None:
@@ -56,3 +66,13 @@ def test_a_link_out_of_the_root_is_refused(tmp_path: Path) -> None:
     (tmp_path / "root" / FILE_NAME).symlink_to(secret)
     with pytest.raises(ItemError, match="outside"):
         read_neutral_frames(tmp_path / "root")
+
+
+def test_spelling_mistakes_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    warn_unmatched(None, {"F001": {"1"}})
+    warn_unmatched({"F001": frozenset({"1"})}, {"F001": {"1", "2"}})
+    assert not caplog.records
+    warn_unmatched({"F001": frozenset({"1", "3"}), "F01": frozenset({"1"})}, {"F001": {"1"}})
+    first, second = (record.getMessage() for record in caplog.records)
+    assert "no scan 3 of subject F001" in first
+    assert "no scan 1 of subject F01;" in second
