@@ -300,7 +300,9 @@ class MicaParams(Section):
     shape_penalty: float = Field(ge=0, description="weight of the mean squared coefficient")
     encoder_rate: float = Field(ge=0, description="factor on the encoder's learning rate")
     images_per_subject: int = Field(ge=1, description="K photographs of each drawn subject")
-    holdout: float = Field(gt=0, lt=1, description="fraction of subjects kept for validation")
+    holdout: float = Field(
+        gt=0, lt=1, description="fraction of subjects for validation without Florence"
+    )
     augment: AugmentParams
     fit: LoopParams
 
