@@ -83,7 +83,7 @@ class SequenceSizes(Section):
 
     subjects: int = Field(ge=1, le=10)
     sequences: int = Field(ge=1, le=10, description="per subject")
-    scans: int = Field(ge=2, description="per sequence, from rest to the peak and back")
+    scans: int = Field(ge=3, description="per sequence, from rest to the peak and back")
     photos: int = Field(ge=1, description="per subject")
     size_px: int = Field(ge=96, description="longer side of a photograph")
     scan_vertices: int = Field(ge=2000, description="samples per scan before trimming")

@@ -73,7 +73,7 @@ def actors(order: Order) -> list[Actor]:
 
 def intensity(step: int, steps: int) -> float:
     """Strength of the expression at a scan of a sequence: rest, peak, rest."""
-    return float(np.sin(np.pi * step / max(steps - 1, 1))) if 0 < step < steps - 1 else 0.0
+    return float(np.sin(np.pi * step / (steps - 1))) if 0 < step < steps - 1 else 0.0
 
 
 def make_actor(
@@ -88,10 +88,11 @@ def make_actor(
     names = list(SEQUENCES)
     chosen = [names[(actor.index + k) % len(names)] for k in range(sizes.sequences)]
     truth, listed = [], []
+    stride = max(60 // (sizes.scans - 1), 1)  # a second of film
     for name in chosen:
         start = int(rng.integers(60, 240))
         for step in range(sizes.scans):
-            stem = f"{name}_{start + step * int(60 / max(sizes.scans - 1, 1)):03d}"
+            stem = f"{name}_{start + step * stride:03d}"
             strength = intensity(step, sizes.scans)
             units = {unit: strength * weight for unit, weight in SEQUENCES[name].items()}
             face = Expression.of(**units) if strength else None

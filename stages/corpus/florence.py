@@ -18,7 +18,7 @@ from stages.corpus.studio import PhotoTruth, ScanTruth, write_photo_truth, write
 SOURCE = "florence"
 CLIPS = ("Indoor-Cooperative", "PTZ-Indoor")
 OUTDOOR = "PTZ-Outdoor"
-BROKEN = ("cut_frontal1", "image", "nan_scans", "far_nose_tip")
+BROKEN = ("cut_frontal1", "image", "nan_scan", "far_nose_tip")
 NOSE_TIP = 30  # place in the iBUG 68
 TEXTURE_PX = (128, 128)
 
@@ -52,15 +52,17 @@ def subjects(order: Order) -> list[Subject]:
     count = order.sizes.florence.subjects
     found = []
     for k in range(count + len(BROKEN) * order.sizes.broken):
+        broken = "" if k < count else BROKEN[(k - count) % len(BROKEN)]
         views = ["frontal1", "frontal2"]
-        if k < count and k % 5 == 1:
+        if not broken and k % 5 == 1:
             views = ["frontal2"]
+        if broken == "nan_scan":
+            views = ["frontal1"]
         if k % 6 == 0:
             views += ["sidel", "sider"]
         day, hour = f"1109{1 + k % 28:02d}", 9 + (k * 7) % 9
         captures = {view: f"{day}{hour:02d}{(17 * k + i) % 60:02d}{(29 * k + 31 * i) % 60:02d}"
                     for i, view in enumerate(views)}  # fmt: skip
-        broken = "" if k < count else BROKEN[(k - count) % len(BROKEN)]
         annotated = bool(broken) or k % 5 != 3
         found.append(Subject(k + 1, captures, annotated, k % 4 != 2, broken))
     return found
@@ -111,7 +113,7 @@ def _write_scan(
         side = 1.0 if view == "sidel" else -1.0
         seen = side * scan.scan.vertices_mm[:, 0] > -12.0
         faces = faces[seen[faces].all(axis=1)]
-    if subject.broken == "nan_scans":
+    if subject.broken == "nan_scan":
         points = points.copy()
         points[7::173] = np.nan
     text = obj_text(
@@ -119,7 +121,7 @@ def _write_scan(
         faces,
         head=f"# {len(points)} vertices\nmtllib {stem}.mtl\n",
         material=stem,
-        texture_indices=subject.broken != "nan_scans",
+        texture_indices=subject.broken != "nan_scan",
         decimals=4,
     )
     if subject.number % 3 == 1:
