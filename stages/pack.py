@@ -21,6 +21,7 @@ from stages.contracts import table_of
 from stages.datasets.base import (
     READ_ERRORS,
     ImageRow,
+    ItemError,
     ItemRef,
     ScanRow,
     attributes_json,
@@ -276,7 +277,7 @@ def main() -> None:
             takedown=params.takedown,
             compute=params.compute,
         )
-    except (PackError, FileNotFoundError) as error:
+    except (PackError, ItemError, FileNotFoundError) as error:
         raise SystemExit(f"pack: {error}") from error
 
 

@@ -78,6 +78,17 @@ class FaceWarehouseSizes(Section):
     size_px: int = Field(ge=96)
 
 
+class SequenceSizes(Section):
+    """D3DFACS; it has ten people."""
+
+    subjects: int = Field(ge=1, le=10)
+    sequences: int = Field(ge=1, le=10, description="per subject")
+    scans: int = Field(ge=3, description="per sequence, from rest to the peak and back")
+    photos: int = Field(ge=1, description="per subject")
+    size_px: int = Field(ge=96, description="longer side of a photograph")
+    scan_vertices: int = Field(ge=2000, description="samples per scan before trimming")
+
+
 class IdentitySizes(Section):
     """VGGFace2."""
 
@@ -98,6 +109,8 @@ class SynthesizeParams(Section):
     facewarehouse: FaceWarehouseSizes
     now: ScanSetSizes
     vggface2: IdentitySizes
+    d3dfacs: SequenceSizes
+    florence: ScanSetSizes
 
 
 class ConvertParams(Section):
@@ -287,7 +300,9 @@ class MicaParams(Section):
     shape_penalty: float = Field(ge=0, description="weight of the mean squared coefficient")
     encoder_rate: float = Field(ge=0, description="factor on the encoder's learning rate")
     images_per_subject: int = Field(ge=1, description="K photographs of each drawn subject")
-    holdout: float = Field(gt=0, lt=1, description="fraction of subjects kept for validation")
+    holdout: float = Field(
+        gt=0, lt=1, description="fraction of subjects for validation without Florence"
+    )
     augment: AugmentParams
     fit: LoopParams
 

@@ -13,8 +13,10 @@ from stages.artifacts import atomic_directory
 from stages.corpus import (
     bfm2009,
     bfm2017,
+    d3dfacs,
     facewarehouse,
     flame,
+    florence,
     lyhm,
     now,
     stirling,
@@ -40,6 +42,8 @@ SOURCES: dict[str, tuple[str, Callable[[Order], None]]] = {
     "facewarehouse": ("FaceWarehouse", facewarehouse.build),
     "now": ("the NoW challenge", now.build),
     "vggface2": ("VGGFace2", vggface2.build),
+    "d3dfacs": ("D3DFACS", d3dfacs.build),
+    "florence": ("MICC Florence", florence.build),
 }
 LABEL = "SYNTHETIC.txt"
 

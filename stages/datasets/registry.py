@@ -1,7 +1,9 @@
 """The raw data sets that can be plugged in, by their key in ``params.yaml``."""
 
 from stages.datasets.base import Adapter
+from stages.datasets.d3dfacs import D3dFacs
 from stages.datasets.facewarehouse import FaceWarehouse
+from stages.datasets.florence import Florence
 from stages.datasets.lyhm import Lyhm
 from stages.datasets.now import Now
 from stages.datasets.stirling import Stirling
@@ -10,5 +12,14 @@ from stages.datasets.w300lp import W300LP
 
 DATASETS: dict[str, Adapter] = {
     adapter.name: adapter
-    for adapter in (FaceWarehouse(), Lyhm(), Now(), Stirling(), VggFace2(), W300LP())
+    for adapter in (
+        D3dFacs(),
+        FaceWarehouse(),
+        Florence(),
+        Lyhm(),
+        Now(),
+        Stirling(),
+        VggFace2(),
+        W300LP(),
+    )
 }

@@ -17,7 +17,9 @@ METHOD_TITLES: Final[Mapping[str, str]] = {
 PROTOCOL_TITLES: Final[Mapping[str, str]] = {"now": "NoW", "now-metric": "NoW-metric"}
 DATASET_TITLES: Final[Mapping[str, str]] = {
     "300w_lp": "300W-LP",
+    "d3dfacs": "D3DFACS",
     "facewarehouse": "FaceWarehouse",
+    "florence": "MICC Florence",
     "lyhm": "LYHM / Headspace",
     "now": "NoW",
     "stirling": "Stirling / ESRC",
