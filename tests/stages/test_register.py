@@ -16,7 +16,9 @@ from stages.artifacts import read_json, read_table, write_json, write_safetensor
 from stages.contracts import table_of
 from stages.datasets.meshes import read_mesh, write_obj
 from stages.landmark_files import read_scan_landmarks
-from stages.register import register_scan_files, run, spread, summarise
+from stages.register import register_scan_files, summarise
+from stages.register import run as run_stage
+from stages.registration_pictures import spread
 
 TOY = Path(__file__).parents[1] / "models/geometry/toy_head.py"
 
