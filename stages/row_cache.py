@@ -43,6 +43,7 @@ ARRAY, BYTES = "array", "bytes"
 FLUSH_BYTES = 16 * 2**20
 FLUSH_S = 5.0
 MANY_SEGMENTS = 64
+ABANDONED_S = 3600
 
 
 class RowCache:
@@ -146,7 +147,7 @@ class RowCache:
         for path in segments:
             keys = held[path]
             left = [key for key in keys if key in self._used]
-            small = crowded and path.stat().st_size < FLUSH_BYTES // 4
+            small = crowded and sum(self._index()[key][2] for key in keys) < FLUSH_BYTES // 4
             if len(left) == len(_records(path)) and not small:
                 continue
             forgotten += len(keys) - len(left)
@@ -160,6 +161,9 @@ class RowCache:
         for path in rewritten:
             if path not in lying:
                 path.unlink(missing_ok=True)
+        for scratch in self.folder.glob(".*.rows.*"):  # of a process that was killed
+            if time.time() - scratch.stat().st_mtime > ABANDONED_S:
+                scratch.unlink(missing_ok=True)
         self._places = None
         return forgotten
 
@@ -315,7 +319,9 @@ def key_of(row: Mapping[str, Any]) -> str:
     digest = hashlib.sha256()
     for name in sorted(row):
         scalar = row[name]
-        digest.update(f"{name}\0{scalar.type}\0{int(scalar.is_valid)}\0".encode())
+        kind = getattr(scalar.type, "value_type", None)  # what lists call their items is no matter
+        kind = scalar.type if kind is None else f"list of {kind}"
+        digest.update(f"{name}\0{kind}\0{int(scalar.is_valid)}\0".encode())
         if not scalar.is_valid:
             continue
         values = getattr(scalar, "values", None)
@@ -355,18 +361,18 @@ def keys_of_shard(shard: Path, cache: RowCache, *, rows_at_once: int) -> list[st
     return keys
 
 
-def collect(work: Path, stage: str, *, max_age_days: float) -> list[Path]:
-    """Remove the caches of ``stage`` that nothing was added to or opened in for so long.
+def collect(work: Path = WORK, *, max_age_days: float) -> list[Path]:
+    """Remove the row caches, of any stage, that were not used for so long.
 
     Returns:
         The folders removed.
     """
     oldest = time.time() - 86400 * max_age_days
-    gone = [
+    gone = sorted(
         folder
-        for folder in sorted((work / stage).glob("*"))
-        if folder.is_dir() and folder.stat().st_mtime < oldest
-    ]
+        for folder in {segment.parent for segment in work.glob("*/*/*.rows")}
+        if folder.stat().st_mtime < oldest
+    )
     for folder in gone:
         shutil.rmtree(folder, ignore_errors=True)
     return gone

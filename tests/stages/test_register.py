@@ -20,6 +20,12 @@ from stages.register import register_scan_files, summarise
 from stages.register import run as run_stage
 from stages.registration_pictures import spread
 
+
+def run(section, compute, *, out: Path, work: Path | None = None, **inputs: Path) -> None:
+    """The stage with the rows of earlier runs in a folder of the test."""
+    run_stage(section, compute, out=out, work=work or out.parent / f"work-{out.name}", **inputs)
+
+
 TOY = Path(__file__).parents[1] / "models/geometry/toy_head.py"
 
 
