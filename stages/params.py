@@ -141,6 +141,8 @@ class ReportParams(Section):
     qa_pictures: int = Field(ge=0, description="registration pictures per data set")
     pncc_pictures: int = Field(ge=0, description="PNCC previews")
     picture_px: int = Field(ge=64, le=512, description="longest side of a picture, px")
+    sheet_pages: int = Field(ge=0, description="pages of the worst registrations per data set")
+    sheet_px: int = Field(ge=64, le=4096, description="their width, px")
 
 
 class ScanFitParams(Section):

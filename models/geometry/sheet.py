@@ -1,6 +1,5 @@
 """The pictures by which a person judges registrations: one scan, and the worst of a data set."""
 
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -191,12 +190,12 @@ def worst_sheet(
     for index, cell in enumerate(cells):
         row, column = divmod(index, columns)
         top, left = head + row * pitch, gap + column * (width + gap)
-        _text(page, cell.name, (left, top + 16), 0.5, INK)
         figures = f"{cell.verdict}   median {_mm(cell.median_mm)}   95 % {_mm(cell.q95_mm)}"
-        place = left + width - _text_width(figures, 0.5)
-        _text(page, figures, (place, top + 16), 0.5, VERDICT_INK.get(cell.verdict, INK))
-        most = width * 9 // 80  # characters of the small type that fit
-        reason = textwrap.shorten(cell.reason, most, placeholder=" ...")
+        room = width - _text_width(figures, 0.5) - gap
+        ink = VERDICT_INK.get(cell.verdict, INK)
+        _text(page, _fitted(cell.name, 0.5, room), (left, top + 16), 0.5, INK)
+        _text(page, figures, (left + room + gap, top + 16), 0.5, ink)
+        reason = _fitted(cell.reason, 0.43, width)
         _text(page, reason, (left, top + 16 + LINE_PX), 0.43, INK)
         page[top + TEXT_PX : top + TEXT_PX + height, left : left + width] = cell.image
     return page
@@ -210,6 +209,15 @@ def _text_width(text: str, size: float) -> int:
     import cv2
 
     return int(cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, size, 1)[0][0])
+
+
+def _fitted(text: str, size: float, room: int) -> str:
+    """The text, or as much of it as is at most ``room`` pixels wide."""
+    if _text_width(text, size) <= room:
+        return text
+    while text and _text_width(f"{text} ...", size) > room:
+        text = text[:-1]
+    return f"{text.rstrip()} ..."
 
 
 def _text(

@@ -2,23 +2,26 @@
 
 import importlib.util
 import json
+import shutil
 from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
 
+import cv2
 import numpy as np
 import pytest
 
 from models.flame import pose_vertices
 from models.geometry.settings import FitSettings, QualityLimits
 from stages import params
+from stages import register as register_module
 from stages.artifacts import read_json, read_table, write_json, write_safetensors, write_table
 from stages.contracts import table_of
 from stages.datasets.meshes import read_mesh, write_obj
 from stages.landmark_files import read_scan_landmarks
 from stages.register import register_scan_files, summarise
 from stages.register import run as run_stage
-from stages.registration_pictures import spread
+from stages.registration_pictures import spread, wanted_pictures, worst_pages
 
 
 def run(section, compute, *, out: Path, work: Path | None = None, **inputs: Path) -> None:
@@ -42,7 +45,9 @@ def toy() -> ModuleType:
 @pytest.fixture(scope="module")
 def section(repository) -> params.RegisterParams:
     loaded = params.load(repository / "params.yaml").registration
-    return loaded.model_copy(update={"max_failed_fraction": 0.9, "qa_size_px": 64})
+    return loaded.model_copy(
+        update={"max_failed_fraction": 0.9, "qa_size_px": 64, "qa_cell_px": 64}
+    )
 
 
 @pytest.fixture
@@ -209,11 +214,160 @@ def test_same_bytes_again_and_in_one_shard(section, compute, packed, flame, regi
 
 
 @pytest.mark.slow
-def test_two_workers_write_the_same_bytes(section, packed, flame, registered, tmp_path) -> None:
-    compute = params.ComputeParams(workers=2, ray_threshold_s=0, object_store_mb=80)
+@pytest.mark.parametrize("workers", [2, 4])
+def test_workers_write_the_same_bytes(section, packed, flame, registered, tmp_path, workers):
+    compute = params.ComputeParams(workers=workers, ray_threshold_s=0, object_store_mb=80)
     run(section, compute, packed=packed, model=flame, out=tmp_path / "toy")
-    for name in ("registrations.parquet", "metrics.json", "qa/s2_a.png"):
-        assert (registered / name).read_bytes() == (tmp_path / "toy" / name).read_bytes()
+    assert_same_files(registered, tmp_path / "toy")
+
+
+def assert_same_files(one: Path, other: Path) -> None:
+    names = [path.relative_to(one) for path in sorted(one.rglob("*")) if path.is_file()]
+    assert names == [p.relative_to(other) for p in sorted(other.rglob("*")) if p.is_file()]
+    assert len(names) > 3
+    for name in names:
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+
+
+@pytest.fixture
+def counted(monkeypatch) -> list[str]:
+    """Ids of the scans that are registered from now on."""
+    ids: list[str] = []
+    original = register_module.register_row
+
+    def register_row(row, *rest):
+        ids.append(row["item_id"].as_py())
+        return original(row, *rest)
+
+    monkeypatch.setattr(register_module, "register_row", register_row)
+    return ids
+
+
+def test_one_more_subject_computes_its_scans_only_and_one_less_none(
+    section, compute, packed, flame, registered, tmp_path, counted
+) -> None:
+    fewer = tmp_path / "fewer" / packed.name
+    for shard in sorted(packed.glob("*.parquet")):
+        table = read_table(shard)
+        kept = [item != "s1/a" for item in table["item_id"].to_pylist()]
+        write_table(table.filter(kept), fewer / shard.name)
+    work = tmp_path / "work"
+    run(section, compute, packed=fewer, model=flame, out=tmp_path / "before", work=work)
+    assert len(counted) == 8
+    counted.clear()
+    run(section, compute, packed=packed, model=flame, out=tmp_path / "after", work=work)
+    assert counted == ["s1/a"]
+    assert_same_files(registered, tmp_path / "after")
+    counted.clear()
+    run(section, compute, packed=fewer, model=flame, out=tmp_path / "again", work=work)
+    assert counted == []
+    assert_same_files(tmp_path / "before", tmp_path / "again")
+    left = b"".join(path.read_bytes() for path in work.rglob("*.rows"))
+    assert b"s2/a" in left
+    assert b"s1/a" not in left  # withdrawn from the cache as well
+
+
+def test_a_damaged_row_is_registered_again(
+    section, compute, packed, flame, registered, tmp_path, counted, caplog
+) -> None:
+    work = tmp_path / "work"
+    run(section, compute, packed=packed, model=flame, out=tmp_path / "a", work=work)
+    counted.clear()
+    damaged = 0
+    for segment in work.rglob("*.rows"):
+        data = segment.read_bytes()
+        at = data.find(b"s2/a")
+        if at > 0:
+            segment.write_bytes(data[:at] + b"S2/A" + data[at + 4 :])
+            damaged += 1
+    assert damaged >= 1
+    run(section, compute, packed=packed, model=flame, out=tmp_path / "b", work=work)
+    assert counted == ["s2/a"]
+    assert "computed again" in caplog.text
+    assert_same_files(registered, tmp_path / "b")
+
+
+def test_parameters_and_model_decide_what_is_computed(
+    section, compute, packed, flame, tmp_path, counted
+) -> None:
+    def computed(parameters, model: Path) -> int:
+        counted.clear()
+        out = tmp_path / "out"
+        run(parameters, compute, packed=packed, model=model, out=out, work=tmp_path / "work")
+        return len(counted)
+
+    assert computed(section, flame) == 9
+    shown = {"qa_pictures": 0, "qa_size_px": 80, "qa_worst": 1, "qa_cell_px": 70}
+    assert computed(section.model_copy(update=shown), flame) == 0
+    limits = section.limits.model_copy(update={"max_q95_mm": 0.001})
+    assert computed(section.model_copy(update={"limits": limits}), flame) == 9
+    other = tmp_path / "flame"
+    shutil.copytree(flame, other)
+    assert computed(section, other) == 0  # the same content elsewhere
+    write_json({"synthetic": False}, other / "meta.json")
+    assert computed(section, other) == 9
+
+
+def test_the_worst_have_a_page(section, compute, packed, flame, registered, tmp_path) -> None:
+    rows = read_table(registered / "registrations.parquet").to_pylist()
+    drawn = [row for row in rows if row["status"] != "failed"]
+    page = cv2.imread(str(registered / "qa/worst.png"))
+    cell = 52 + section.qa_cell_px + 16
+    assert page.shape == (
+        64 + -(-len(drawn) // 2) * cell,
+        16 + 2 * (3 * section.qa_cell_px + 16),
+        3,
+    )
+    none = section.model_copy(update={"qa_worst": 0, "qa_rejected": 0, "qa_pictures": 0})
+    run(none, compute, packed=packed, model=flame, out=tmp_path / "none")
+    rejected = [r["item_id"].replace("/", "_") for r in rows if r["status"] == "rejected"]
+    assert sorted(p.stem for p in (tmp_path / "none/qa").iterdir()) == sorted(rejected)
+
+
+def ranked(*rows: tuple[str, float | None]) -> list[dict]:
+    return [
+        {"item_id": f"{at:02d}", "status": status, "residual_median_mm": residual}
+        for at, (status, residual) in enumerate(rows)
+    ]
+
+
+def test_what_is_drawn(section) -> None:
+    rows = ranked(
+        ("ok", 0.1),
+        ("rejected", 0.05),
+        ("failed", None),
+        ("ok", 0.3),
+        ("rejected", None),
+        ("rejected", 0.9),
+        ("ok", 0.2),
+    )
+    few = section.model_copy(update={"qa_worst": 3, "qa_rejected": 2, "qa_pictures": 1})
+    wanted = wanted_pictures(rows, few)
+    # rejected first, each group from the largest residual; no residual at all is the largest
+    assert list(wanted) == [4, 5, 1, 3, 0]
+    assert [at for at, (_, cell) in wanted.items() if cell] == [4, 5, 3]
+    assert {at for at, (alone, _) in wanted.items() if alone} == {0, 1, 4, 5}
+    many = section.model_copy(update={"qa_worst": 0, "qa_rejected": 9, "qa_pictures": 0})
+    assert [at for at, (_, cell) in wanted_pictures(rows, many).items() if cell] == [4, 5, 1]
+
+
+def test_pages_hold_twenty(section) -> None:
+    image = np.zeros((8, 24, 3), np.uint8)
+    row = {"item_id": "ä/1", "status": "ok", "residual_median_mm": 0.1, "residual_q95_mm": None}
+    pages = worst_pages([(row | {"reason": ""}, image)] * 41, "set", 99, section)
+    assert list(pages) == ["worst.png", "worst-2.png", "worst-3.png"]
+    heights = [len(cv2.imdecode(np.frombuffer(p, np.uint8), 1)) for p in pages.values()]
+    assert heights == [64 + 10 * 76, 64 + 10 * 76, 64 + 76]
+    assert worst_pages([], "set", 0, section) == {}
+
+
+def test_template_distances_are_stored(registered) -> None:
+    table = read_table(registered / "registrations.parquet")
+    assert table.schema.field("template_q95_mm").metadata[b"unit"] == b"mm"
+    row = next(r for r in table.to_pylist() if r["item_id"] == "s1/a")
+    assert 0 < row["template_median_mm"] < row["template_q95_mm"]
+    metrics = read_json(registered / "metrics.json")["over_ok_scans"]
+    assert metrics["template_median_mm"]["worst"] >= metrics["template_median_mm"]["median"] > 0
 
 
 def test_too_many_failures_stop_the_stage(section, compute, packed, flame, tmp_path) -> None:
