@@ -34,11 +34,12 @@ from stages.contracts import table_of
 from stages.landmark_files import COUNTS, read_scan_landmarks
 from stages.process import begin
 from stages.registration_pictures import (
+    draw_pages,
+    pages_of,
     picture_key,
     qa_cell,
     qa_picture,
     wanted_pictures,
-    worst_pages,
 )
 from stages.row_cache import WORK, RowCache, cached_map, keys_of_shard
 
@@ -126,14 +127,26 @@ def run(
     )
     meta = read_json(model / "meta.json") if (model / "meta.json").is_file() else {}
     wanted = wanted_pictures(found, section)
+    picture_keys = [picture_key(keys[at], kinds, section) for at, kinds in wanted.items()]
     pictures = cached_map(
         partial(draw_rows, model=model, section=section),
         [(*places[at], found[at], *kinds) for at, kinds in wanted.items()],
-        keys=[picture_key(keys[at], kinds, section) for at, kinds in wanted.items()],
+        keys=picture_keys,
         cache=known,
         compute=compute,
         seconds_per_item=SECONDS_PER_PICTURE,
         label=f"pictures of {packed.name}",
+    )
+    drawn = list(zip(picture_keys, (found[at] for at in wanted), pictures, strict=True))
+    pages = pages_of([(key, row, p["cell"]) for key, row, p in drawn if p["cell"] is not None])
+    sheets = cached_map(
+        partial(draw_pages, dataset=packed.name, section=section),
+        pages,
+        keys=[page.key for page in pages],
+        cache=known,
+        compute=compute,
+        seconds_per_item=SECONDS_PER_PICTURE,
+        label=f"pages of {packed.name}",
     )
     known.forget_unused()
     order = sorted(range(len(found)), key=lambda at: found[at]["item_id"])
@@ -142,15 +155,12 @@ def run(
     with atomic_directory(out) as scratch:
         write_table(table_of(rows, "registrations"), scratch / "registrations.parquet")
         (scratch / "qa").mkdir()
-        cells = []
-        for at, drawn in zip(wanted, pictures, strict=True):
-            name = found[at]["item_id"].replace("/", "_")
-            if drawn["picture"]:
-                write_bytes(scratch / "qa" / f"{name}.png", drawn["picture"])
-            if drawn["cell"] is not None:
-                cells.append((found[at], drawn["cell"]))
-        for name, page in worst_pages(cells, packed.name, len(rows), section).items():
-            write_bytes(scratch / "qa" / name, page)
+        for _, row, made in drawn:
+            name = row["item_id"].replace("/", "_")
+            if made["picture"]:
+                write_bytes(scratch / "qa" / f"{name}.png", made["picture"])
+        for page, sheet in zip(pages, sheets, strict=True):
+            write_bytes(scratch / "qa" / page.file_name, sheet["page"])
         write_json(metrics, scratch / "metrics.json")
     logger.info("register %s: %s", packed.name, metrics["counts"])
     bad = len(rows) - metrics["counts"]["ok"]

@@ -1,6 +1,7 @@
 """Which registrations are drawn, and their pictures as files: one scan's, and the worst ones'."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,9 @@ from stages.params import RegisterParams
 CELLS_PER_PAGE = 20
 
 
-def spread(ids: list[str], count: int) -> frozenset[str]:
-    """At most ``count`` of the ids, evenly spread over their order."""
-    if not ids or count == 0:
-        return frozenset()
-    return frozenset(ids[i] for i in np.unique(np.linspace(0, len(ids) - 1, count).astype(int)))
+def chosen(ids: Iterable[str], count: int) -> frozenset[str]:
+    """At most ``count`` of the ids, at random but the same ones when others come and go."""
+    return frozenset(sorted(ids, key=lambda name: sha256_json(name))[:count])
 
 
 def wanted_pictures(
@@ -42,7 +41,7 @@ def wanted_pictures(
     rejected = [at for at in drawable if rows[at]["status"] != "ok"]
     by_residual = sorted(drawable, key=lambda at: rank(at)[1:])
     cells = {*by_residual[: section.qa_worst], *rejected[: section.qa_rejected]}
-    named = spread(sorted(row["item_id"] for row in rows), section.qa_pictures)
+    named = chosen((rows[at]["item_id"] for at in drawable), section.qa_pictures)
     alone = {at for at in drawable if rows[at]["item_id"] in named} | set(rejected)
     return {at: (at in alone, at in cells) for at in drawable if at in alone | cells}
 
@@ -53,34 +52,59 @@ def picture_key(key: str, kinds: tuple[bool, bool], section: RegisterParams) -> 
     return sha256_json({"picture of": key, "kinds": kinds, "sizes": sizes})
 
 
-def worst_pages(
-    cells: Sequence[tuple[Mapping[str, Any], np.ndarray]],
-    dataset: str,
-    scans: int,
-    section: RegisterParams,
-) -> dict[str, bytes]:
-    """The pages of the worst registrations as PNG by file name: ``worst.png``, ``worst-2.png``."""
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of the worst registrations.
+
+    Attributes:
+        first: Number of its first cell among all, from 0.
+        rows: The registrations' columns.
+        images: Their cells.
+        key: Hash of all that is drawn.
+    """
+
+    first: int
+    rows: tuple[Mapping[str, Any], ...]
+    images: tuple[np.ndarray, ...]
+    key: str
+
+    @property
+    def file_name(self) -> str:
+        """``worst.png``, ``worst-2.png`` and so on."""
+        number = self.first // CELLS_PER_PAGE + 1
+        return f"worst-{number}.png" if self.first else "worst.png"
+
+
+def pages_of(cells: Sequence[tuple[str, Mapping[str, Any], np.ndarray]]) -> list[Page]:
+    """Cells (key, columns, image), the worst first, in pages."""
+    pages = []
+    for first in range(0, len(cells), CELLS_PER_PAGE):
+        keys, rows, images = zip(*cells[first : first + CELLS_PER_PAGE], strict=True)
+        pages.append(Page(first, rows, images, sha256_json({"page": keys, "first": first})))
+    return pages
+
+
+def draw_pages(
+    pages: Sequence[Page], *, dataset: str, section: RegisterParams
+) -> Iterator[dict[str, Any]]:
+    """Each page as a PNG."""
     import cv2
 
-    made = [
-        Cell(
-            image,
-            row["item_id"],
-            row["status"],
-            row["residual_median_mm"],
-            row["residual_q95_mm"],
-            row["reason"],
-        )
-        for row, image in cells
-    ]
-    pages = {}
-    for first in range(0, len(made), CELLS_PER_PAGE):
-        page = made[first : first + CELLS_PER_PAGE]
-        title = f"{dataset}: worst {first + 1} to {first + len(page)} of {scans} scans"
-        sheet = worst_sheet(page, title, heat_max_mm=section.qa_heat_max_mm)
-        name = f"worst-{first // CELLS_PER_PAGE + 1}.png" if first else "worst.png"
-        pages[name] = bytes(cv2.imencode(".png", sheet[..., ::-1])[1].tobytes())
-    return pages
+    for page in pages:
+        cells = [
+            Cell(
+                image,
+                row["item_id"],
+                row["status"],
+                row["residual_median_mm"],
+                row["residual_q95_mm"],
+                row["reason"],
+            )
+            for row, image in zip(page.rows, page.images, strict=True)
+        ]
+        title = f"{dataset}: worst {page.first + 1} to {page.first + len(cells)}"
+        sheet = worst_sheet(cells, title, heat_max_mm=section.qa_heat_max_mm)
+        yield {"page": cv2.imencode(".png", sheet[..., ::-1])[1].tobytes()}
 
 
 def qa_picture(

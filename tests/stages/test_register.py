@@ -21,7 +21,7 @@ from stages.datasets.meshes import read_mesh, write_obj
 from stages.landmark_files import read_scan_landmarks
 from stages.register import register_scan_files, summarise
 from stages.register import run as run_stage
-from stages.registration_pictures import spread, wanted_pictures, worst_pages
+from stages.registration_pictures import chosen, draw_pages, pages_of, wanted_pictures
 
 
 def run(section, compute, *, out: Path, work: Path | None = None, **inputs: Path) -> None:
@@ -46,7 +46,7 @@ def toy() -> ModuleType:
 def section(repository) -> params.RegisterParams:
     loaded = params.load(repository / "params.yaml").registration
     return loaded.model_copy(
-        update={"max_failed_fraction": 0.9, "qa_size_px": 64, "qa_cell_px": 64}
+        update={"max_failed_fraction": 0.9, "qa_size_px": 64, "qa_cell_px": 128}
     )
 
 
@@ -290,22 +290,29 @@ def test_a_damaged_row_is_registered_again(
 def test_parameters_and_model_decide_what_is_computed(
     section, compute, packed, flame, tmp_path, counted
 ) -> None:
+    two = tmp_path / "two" / packed.name
+    table = read_table(packed / "scans-00000.parquet")
+    ids = table["item_id"].to_pylist()
+    kept = table.filter([item in ("s2/a", "bad/empty") for item in ids])
+    write_table(kept, two / "scans-00000.parquet")
+    section = section.model_copy(update={"max_failed_fraction": 1.0})
+
     def computed(parameters, model: Path) -> int:
         counted.clear()
         out = tmp_path / "out"
-        run(parameters, compute, packed=packed, model=model, out=out, work=tmp_path / "work")
+        run(parameters, compute, packed=two, model=model, out=out, work=tmp_path / "work")
         return len(counted)
 
-    assert computed(section, flame) == 9
-    shown = {"qa_pictures": 0, "qa_size_px": 80, "qa_worst": 1, "qa_cell_px": 70}
+    assert computed(section, flame) == 2
+    shown = {"qa_pictures": 0, "qa_size_px": 80, "qa_worst": 1, "qa_cell_px": 130}
     assert computed(section.model_copy(update=shown), flame) == 0
     limits = section.limits.model_copy(update={"max_q95_mm": 0.001})
-    assert computed(section.model_copy(update={"limits": limits}), flame) == 9
+    assert computed(section.model_copy(update={"limits": limits}), flame) == 2
     other = tmp_path / "flame"
     shutil.copytree(flame, other)
     assert computed(section, other) == 0  # the same content elsewhere
     write_json({"synthetic": False}, other / "meta.json")
-    assert computed(section, other) == 9
+    assert computed(section, other) == 2
 
 
 def test_the_worst_have_a_page(section, compute, packed, flame, registered, tmp_path) -> None:
@@ -344,21 +351,24 @@ def test_what_is_drawn(section) -> None:
     few = section.model_copy(update={"qa_worst": 3, "qa_rejected": 2, "qa_pictures": 1})
     wanted = wanted_pictures(rows, few)
     # rejected first, each group from the largest residual; no residual at all is the largest
-    assert list(wanted) == [4, 5, 1, 3, 0]
+    assert list(wanted) == [4, 5, 1, 3]
     assert [at for at, (_, cell) in wanted.items() if cell] == [4, 5, 3]
-    assert {at for at, (alone, _) in wanted.items() if alone} == {0, 1, 4, 5}
+    assert {at for at, (alone, _) in wanted.items() if alone} == {1, 3, 4, 5}
     many = section.model_copy(update={"qa_worst": 0, "qa_rejected": 9, "qa_pictures": 0})
     assert [at for at, (_, cell) in wanted_pictures(rows, many).items() if cell] == [4, 5, 1]
 
 
 def test_pages_hold_twenty(section) -> None:
-    image = np.zeros((8, 24, 3), np.uint8)
+    image = np.zeros((8, 384, 3), np.uint8)
     row = {"item_id": "ä/1", "status": "ok", "residual_median_mm": 0.1, "residual_q95_mm": None}
-    pages = worst_pages([(row | {"reason": ""}, image)] * 41, "set", 99, section)
-    assert list(pages) == ["worst.png", "worst-2.png", "worst-3.png"]
-    heights = [len(cv2.imdecode(np.frombuffer(p, np.uint8), 1)) for p in pages.values()]
+    cells = [(f"{at:064x}", row | {"reason": ""}, image) for at in range(41)]
+    pages = pages_of(cells)
+    assert [page.file_name for page in pages] == ["worst.png", "worst-2.png", "worst-3.png"]
+    drawn = [made["page"] for made in draw_pages(pages, dataset="set", section=section)]
+    heights = [len(cv2.imdecode(np.frombuffer(page, np.uint8), 1)) for page in drawn]
     assert heights == [64 + 10 * 76, 64 + 10 * 76, 64 + 76]
-    assert worst_pages([], "set", 0, section) == {}
+    assert len({page.key for page in [*pages, *pages_of(cells[1:]), *pages_of(cells[:40])]}) == 5
+    assert pages_of([]) == []
 
 
 def test_template_distances_are_stored(registered) -> None:
@@ -387,11 +397,15 @@ def test_summary_of_nothing_ok() -> None:
     assert metrics["over_ok_scans"] == {}
 
 
-def test_spread_takes_the_ends() -> None:
+def test_pictures_stay_with_their_scans_when_others_come_and_go() -> None:
     ids = [f"{i:02d}" for i in range(20)]
-    assert {"00", "19"} <= spread(ids, 4)
-    assert len(spread(ids, 4)) == 4
-    assert spread([], 3) == spread(ids, 0) == frozenset()
+    four = chosen(ids, 4)
+    assert len(four) == 4
+    assert four <= set(ids)
+    for other in set(ids) - four:
+        assert chosen(sorted(set(ids) - {other}), 4) == four
+    assert len(chosen([*ids, "20"], 4) - four) <= 1
+    assert chosen([], 3) == chosen(ids, 0) == frozenset()
 
 
 def write_case(toy, folder: Path) -> tuple[Path, Path]:
