@@ -28,10 +28,13 @@ CELL_YAW_DEG = 25.0
 CELL_MARGIN = 1.12  # of the face's extent
 CELL_OVERSAMPLING = 2
 TEXT_PX = 52  # two lines above each cell
-LINE_PX = 20
+LINE_PX = 22
+GAP_PX = 28
+NAME_TYPE = 0.58  # sizes of OpenCV's type
+REASON_TYPE = 0.5
 INK = (40, 40, 40)
 VERDICT_INK = {"ok": (20, 95, 60), "rejected": (150, 30, 20)}
-BAR_PX = (220, 12)
+BAR_PX = (260, 12)
 
 
 def registration_sheet(
@@ -181,7 +184,7 @@ def worst_sheet(
     if not cells:
         raise ValueError("expected at least one cell, got none; leave the page out")
     height, width = cells[0].image.shape[:2]
-    gap, head = 16, 64
+    gap, head = GAP_PX, 64
     rows = -(-len(cells) // columns)
     pitch = height + TEXT_PX + gap
     page = np.full((head + rows * pitch, gap + columns * (width + gap), 3), BACKGROUND, np.uint8)
@@ -191,12 +194,12 @@ def worst_sheet(
         row, column = divmod(index, columns)
         top, left = head + row * pitch, gap + column * (width + gap)
         figures = f"{cell.verdict}   median {_mm(cell.median_mm)}   95 % {_mm(cell.q95_mm)}"
-        room = width - _text_width(figures, 0.5) - gap
+        room = width - _text_width(figures, NAME_TYPE) - gap
         ink = VERDICT_INK.get(cell.verdict, INK)
-        _text(page, _fitted(cell.name, 0.5, room), (left, top + 16), 0.5, INK)
-        _text(page, figures, (left + room + gap, top + 16), 0.5, ink)
-        reason = _fitted(cell.reason, 0.43, width)
-        _text(page, reason, (left, top + 16 + LINE_PX), 0.43, INK)
+        _text(page, _fitted(cell.name, NAME_TYPE, room), (left, top + 16), NAME_TYPE, INK)
+        _text(page, figures, (left + room + gap, top + 16), NAME_TYPE, ink)
+        reason = _fitted(cell.reason, REASON_TYPE, width)
+        _text(page, reason, (left, top + 16 + LINE_PX), REASON_TYPE, INK)
         page[top + TEXT_PX : top + TEXT_PX + height, left : left + width] = cell.image
     return page
 
@@ -240,12 +243,12 @@ def _ruler(page: np.ndarray, top_mm: float, *, right: int, top: int) -> None:
         at = left + round((width - 1) * float(mark) / top_mm)
         page[top + height : top + height + 4, at] = INK
         text = f"{mark:g}" + (" mm" if mark == top_mm else "")
-        _text(page, text, (at - 6, top + height + 18), 0.4, INK)
+        _text(page, text, (at - 6, top + height + 18), 0.45, INK)
     label = "scan to mesh"
-    _text(page, label, (left - 12 - _text_width(label, 0.43), top + 11), 0.43, INK)
+    _text(page, label, (left - 12 - _text_width(label, 0.5), top + 11), 0.5, INK)
     absent = "not measured"
-    start = left - 60 - _text_width(label, 0.43) - _text_width(absent, 0.43)
-    _text(page, absent, (start, top + 11), 0.43, INK)
+    start = left - 60 - _text_width(label, 0.5) - _text_width(absent, 0.5)
+    _text(page, absent, (start, top + 11), 0.5, INK)
     page[top : top + height, start - 28 : start - 8] = np.array(NO_DATA_RGB) * 255
 
 

@@ -319,10 +319,10 @@ def test_the_worst_have_a_page(section, compute, packed, flame, registered, tmp_
     rows = read_table(registered / "registrations.parquet").to_pylist()
     drawn = [row for row in rows if row["status"] != "failed"]
     page = cv2.imread(str(registered / "qa/worst.png"))
-    cell = 52 + section.qa_cell_px + 16
+    cell = 52 + section.qa_cell_px + 28
     assert page.shape == (
         64 + -(-len(drawn) // 2) * cell,
-        16 + 2 * (3 * section.qa_cell_px + 16),
+        28 + 2 * (3 * section.qa_cell_px + 28),
         3,
     )
     none = section.model_copy(update={"qa_worst": 0, "qa_rejected": 0, "qa_pictures": 0})
@@ -366,7 +366,7 @@ def test_pages_hold_twenty(section) -> None:
     assert [page.file_name for page in pages] == ["worst.png", "worst-2.png", "worst-3.png"]
     drawn = [made["page"] for made in draw_pages(pages, dataset="set", section=section)]
     heights = [len(cv2.imdecode(np.frombuffer(page, np.uint8), 1)) for page in drawn]
-    assert heights == [64 + 10 * 76, 64 + 10 * 76, 64 + 76]
+    assert heights == [64 + 10 * 88, 64 + 10 * 88, 64 + 88]
     assert len({page.key for page in [*pages, *pages_of(cells[1:]), *pages_of(cells[:40])]}) == 5
     assert pages_of([]) == []
 

@@ -115,23 +115,23 @@ def small(name: str, verdict: str = "ok", median: float | None = 0.1, reason: st
 
 def test_the_page_places_cells_in_reading_order() -> None:
     page = worst_sheet([small(str(k)) for k in range(5)], "title", heat_max_mm=1.0)
-    assert page.shape == (64 + 3 * 100, 16 + 2 * 400, 3)
+    assert page.shape == (64 + 3 * 112, 28 + 2 * 412, 3)
     inside = (page == 7).all(axis=2)
     assert inside.sum() == 5 * 32 * 384
-    assert inside[64 + 52 : 64 + 84, 16:400].all()
-    assert inside[264 + 52 : 264 + 84, 16:400].all()
-    assert not inside[264:, 416:].any()
+    assert inside[64 + 52 : 64 + 84, 28:412].all()
+    assert inside[288 + 52 : 288 + 84, 28:412].all()
+    assert not inside[288:, 440:].any()
 
 
 def test_the_page_shows_its_scale_and_what_was_said() -> None:
     page = worst_sheet([small("a")], "title", heat_max_mm=1.0)
-    bar = page[25, : page.shape[1] - 46][-220:] / 255
-    np.testing.assert_allclose(bar, _heat(np.linspace(0, 1, 220), 1.0), atol=1 / 255)
+    bar = page[25, : page.shape[1] - 58][-260:] / 255
+    np.testing.assert_allclose(bar, _heat(np.linspace(0, 1, 260), 1.0), atol=1 / 255)
     said = worst_sheet([small("a", "rejected", None, "why " * 200)], "title", heat_max_mm=1.0)
-    assert (said[64 + 24 : 64 + 52, 16:400] < 200).any()
-    assert not (page[64 + 24 : 64 + 52, 16:400] < 200).any()  # no reason, no ink
-    assert (said[64:, 400:416] == 255).all()  # a long reason stays in its cell
+    assert (said[64 + 24 : 64 + 52, 28:412] < 200).any()
+    assert not (page[64 + 24 : 64 + 52, 28:412] < 200).any()  # no reason, no ink
+    assert (said[64:, 412:440] == 255).all()  # a long reason stays in its cell
     long = worst_sheet([small("name " * 99)], "title", heat_max_mm=1.0)
-    assert (long[64:, 400:416] == 255).all()
+    assert (long[64:, 412:440] == 255).all()
     with pytest.raises(ValueError, match="at least one cell"):
         worst_sheet([], "title", heat_max_mm=1.0)
