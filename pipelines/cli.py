@@ -127,10 +127,24 @@ def build_parser() -> argparse.ArgumentParser:
     preset.add_argument("name", help="tiny, demo or bench")
     preset.set_defaults(command=_preset)
 
+    clean = commands.add_parser("clean-cache", help="remove rows kept from runs of long ago")
+    clean.add_argument("--older-than", type=float, default=30, metavar="DAYS")
+    clean.set_defaults(command=_clean_cache)
+
     doctor = commands.add_parser("doctor", help="what is installed, present, valid, missing")
     doctor.add_argument("--json", action="store_true")
     doctor.set_defaults(command=_doctor)
     return parser
+
+
+def _clean_cache(options: argparse.Namespace) -> int:
+    from stages.row_cache import collect
+
+    gone = collect(_checkout() / ".work", max_age_days=options.older_than)
+    for folder in gone:
+        logger.info("removed %s", folder)
+    logger.info("%d row caches removed", len(gone))
+    return 0
 
 
 def _emit(content: Any) -> None:  # noqa: ANN401 - any JSON document

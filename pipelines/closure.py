@@ -10,42 +10,14 @@ import io
 import logging
 import re
 import sys
-from functools import cache
 from pathlib import Path
 
 from stages.artifacts import write_bytes
+from stages.fingerprint import PACKAGES, module_closure
 
-PACKAGES = ("models", "stages")
 METHODS = ("mica", "pix2face")
 DISPATCHERS = ("stages.train",)
 logger = logging.getLogger(__name__)
-
-
-@cache
-def _imports() -> dict[str, frozenset[str]]:
-    """Return, per module of the project, what it imports; function-level imports included."""
-    import grimp
-
-    graph = grimp.build_graph(*PACKAGES, cache_dir=None)
-    return {
-        module: frozenset(graph.find_modules_directly_imported_by(module))
-        for module in graph.modules
-    }
-
-
-def module_closure(module: str) -> set[str]:
-    """Return the modules of this project that ``module`` imports, itself and packages included."""
-    imports = _imports()
-    found: set[str] = set()
-    todo = [module]
-    while todo:
-        name = todo.pop()
-        if name not in found:
-            found.add(name)
-            parts = name.split(".")
-            todo += [".".join(parts[:end]) for end in range(1, len(parts))]
-            todo += imports.get(name, ())
-    return found
 
 
 def files_of(modules: set[str], root: Path = Path()) -> list[str]:
@@ -86,7 +58,7 @@ def expected_code(command: str) -> list[str]:
     method leaves the others alone.
     """
     module = stage_module(command)
-    modules = module_closure(module)
+    modules = module_closure([module])
     match = re.search(r"--method (\w+)", command)
     if match and module in DISPATCHERS:
         others = set(METHODS) - {match[1]}

@@ -99,6 +99,8 @@ def schema(name: str) -> Any:  # noqa: ANN401 - pyarrow.Schema, imported late
             _field("vertices_neutral", floats, order="x0 y0 z0 ...", **flame),
             _field("residual_median_mm", f32, unit="mm"),
             _field("residual_q95_mm", f32, unit="mm"),
+            _field("template_median_mm", f32, unit="mm"),
+            _field("template_q95_mm", f32, unit="mm"),
             _field("landmark_rms_mm", f32, unit="mm"),
             _field("coverage", f32, unit="fraction of the face region"),
             _field("flipped_faces", i32),

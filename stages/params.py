@@ -154,6 +154,8 @@ class ReportParams(Section):
     qa_pictures: int = Field(ge=0, description="registration pictures per data set")
     pncc_pictures: int = Field(ge=0, description="PNCC previews")
     picture_px: int = Field(ge=64, le=512, description="longest side of a picture, px")
+    sheet_pages: int = Field(ge=0, description="pages of the worst registrations per data set")
+    sheet_px: int = Field(ge=64, le=4096, description="their width, px")
 
 
 class ScanFitParams(Section):
@@ -208,9 +210,12 @@ class RegisterParams(Section):
         description="place scans without landmarks by their shape, not fail them"
     )
     max_failed_fraction: float = Field(ge=0, le=1, description="more failed scans stop the stage")
-    qa_pictures: int = Field(ge=0, description="pictures per data set, spread over the scans")
+    qa_pictures: int = Field(ge=0, description="scans per data set with a picture, at random")
     qa_size_px: int = Field(ge=64, le=2048, description="side of one view in a picture")
     qa_heat_max_mm: float = Field(gt=0, description="residual of the last colour, mm")
+    qa_worst: int = Field(ge=0, description="largest residuals on the page of the worst")
+    qa_rejected: int = Field(ge=0, description="rejected registrations on it at most")
+    qa_cell_px: int = Field(ge=128, le=1024, description="side of one view in its cells")
 
     @model_validator(mode="after")
     def _preset_exists(self) -> "RegisterParams":

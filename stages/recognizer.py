@@ -69,7 +69,7 @@ def run(
         f"recognizer-{name}",
         inputs={"packed": packed, "landmarks": landmarks},
         config={**config, "holdout": section.holdout},
-        code=("models/methods/recognizer.py", "stages/training/recognizer.py"),
+        code=("models.methods.recognizer", "stages.training.recognizer"),
         fit=section.fit,
         seed=own_seed,
         prepare=partial(

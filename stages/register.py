@@ -1,15 +1,17 @@
 """Stage `register`: FLAME on every scan of a data set.
 
 Reads packed scans with their landmarks and the converted FLAME model. Writes
-``registrations.parquet`` (one row per scan, failures too; metres, FLAME's frame), ``qa/*.png`` and
-``metrics.json``.
+``registrations.parquet`` (one row per scan, failures too; metres, FLAME's frame), ``qa/*.png``
+(some scans, every rejected one, and ``worst.png``) and ``metrics.json``. A scan that the same code
+registered before with the same parameters and model is not registered again.
 """
 
 import argparse
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +21,35 @@ from jaxtyping import Float
 from models.geometry.registration import Registration, RegistrationError, Scan
 from models.geometry.registration import register as fit_scan
 from models.geometry.settings import FitSettings, QualityLimits
-from models.geometry.sheet import registration_sheet
 from models.geometry.template import RegistrationModel
 from stages import params
-from stages.artifacts import atomic_directory, read_json, write_bytes, write_json, write_table
-from stages.compute import map_ordered
+from stages.artifacts import (
+    atomic_directory,
+    read_json,
+    write_bytes,
+    write_json,
+    write_table,
+)
 from stages.contracts import table_of
 from stages.landmark_files import COUNTS, read_scan_landmarks
 from stages.process import begin
+from stages.registration_pictures import (
+    draw_pages,
+    pages_of,
+    picture_key,
+    qa_cell,
+    qa_picture,
+    wanted_pictures,
+)
+from stages.row_cache import WORK, RowCache, cached_map, keys_of_shard
 
 logger = logging.getLogger(__name__)
 
 SECONDS_PER_SCAN = 0.5
+SECONDS_PER_PICTURE = 0.3
 SCANS_AT_ONCE = 4
+SHOWN_ONLY = {"max_failed_fraction", "qa_pictures", "qa_size_px", "qa_heat_max_mm", "qa_cell_px"}
+SHOWN_ONLY |= {"qa_worst", "qa_rejected"}  # parameters that change no row
 
 
 def register(
@@ -72,6 +90,7 @@ def run(
     packed: Path,
     model: Path,
     out: Path,
+    work: Path = WORK,
 ) -> None:
     """Register every packed scan of one data set.
 
@@ -81,38 +100,67 @@ def run(
         packed: Folder of ``scans-*.parquet``.
         model: Converted FLAME: model, embeddings, masks.
         out: Replaced when all is done.
+        work: Folder of the rows of earlier runs.
 
     Raises:
         FileNotFoundError: An input is missing.
         ValueError: More scans fail than the parameters tolerate.
     """
-    from stages.artifacts import read_table
-
     shards = sorted(packed.glob("scans-*.parquet"))
     if not shards:
         raise FileNotFoundError(f"expected {packed}/scans-*.parquet; run its pack stage first")
-    ids = sorted(
-        i for shard in shards for i in read_table(shard, ["item_id"])["item_id"].to_pylist()
-    )
-    results = map_ordered(
-        partial(
-            register_shard, model=model, section=section, drawn=spread(ids, section.qa_pictures)
-        ),
-        shards,
+    deciding = section.model_dump(mode="json", exclude=SHOWN_ONLY) | {"dataset": packed.name}
+    known = RowCache.of("register", section=deciding, inputs={"model": model}, work=work)
+    places, keys = [], []
+    for shard in shards:
+        of_shard = keys_of_shard(shard, known, rows_at_once=SCANS_AT_ONCE)
+        places += [(shard, position) for position in range(len(of_shard))]
+        keys += of_shard
+    found = cached_map(
+        partial(register_rows, model=model, section=section),
+        places,
+        keys=keys,
+        cache=known,
         compute=compute,
-        seconds_per_item=SECONDS_PER_SCAN * len(ids) / len(shards),
+        seconds_per_item=SECONDS_PER_SCAN,
         label=f"register {packed.name}",
     )
-    found = sorted((pair for result in results for pair in result), key=lambda p: p[0]["item_id"])
-    rows = [row for row, _ in found]
     meta = read_json(model / "meta.json") if (model / "meta.json").is_file() else {}
+    wanted = wanted_pictures(found, section)
+    picture_keys = [picture_key(keys[at], kinds, section) for at, kinds in wanted.items()]
+    pictures = cached_map(
+        partial(draw_rows, model=model, section=section),
+        [(*places[at], found[at], *kinds) for at, kinds in wanted.items()],
+        keys=picture_keys,
+        cache=known,
+        compute=compute,
+        seconds_per_item=SECONDS_PER_PICTURE,
+        label=f"pictures of {packed.name}",
+    )
+    drawn = list(zip(picture_keys, (found[at] for at in wanted), pictures, strict=True))
+    pages = pages_of([(key, row, p["cell"]) for key, row, p in drawn if p["cell"] is not None])
+    sheets = cached_map(
+        partial(draw_pages, dataset=packed.name, section=section),
+        pages,
+        keys=[page.key for page in pages],
+        cache=known,
+        compute=compute,
+        seconds_per_item=SECONDS_PER_PICTURE,
+        label=f"pages of {packed.name}",
+    )
+    known.forget_unused()
+    order = sorted(range(len(found)), key=lambda at: found[at]["item_id"])
+    rows = [{k: v for k, v in found[at].items() if k != "residuals_mm"} for at in order]
     metrics = summarise(rows) | {"dataset": packed.name, "synthetic_model": meta.get("synthetic")}
     with atomic_directory(out) as scratch:
         write_table(table_of(rows, "registrations"), scratch / "registrations.parquet")
         (scratch / "qa").mkdir()
-        for row, picture in found:
-            if picture:
-                write_bytes(scratch / "qa" / f"{row['item_id'].replace('/', '_')}.png", picture)
+        for _, row, made in drawn:
+            name = row["item_id"].replace("/", "_")
+            if made["picture"]:
+                write_bytes(scratch / "qa" / f"{name}.png", made["picture"])
+        for page, sheet in zip(pages, sheets, strict=True):
+            write_bytes(scratch / "qa" / page.file_name, sheet["page"])
         write_json(metrics, scratch / "metrics.json")
     logger.info("register %s: %s", packed.name, metrics["counts"])
     bad = len(rows) - metrics["counts"]["ok"]
@@ -123,26 +171,44 @@ def run(
         )
 
 
-def spread(ids: list[str], count: int) -> frozenset[str]:
-    """At most ``count`` of the ids, evenly spread over their order."""
-    if not ids or count == 0:
-        return frozenset()
-    return frozenset(ids[i] for i in np.unique(np.linspace(0, len(ids) - 1, count).astype(int)))
-
-
-def register_shard(
-    shard: Path, *, model: Path, section: params.RegisterParams, drawn: frozenset[str]
-) -> list[tuple[dict[str, Any], bytes]]:
-    """Rows of one shard, each with its picture (empty where none is wanted)."""
+def read_rows(places: Sequence[tuple[Path, int]]) -> Iterator[Mapping[str, Any]]:
+    """Packed rows as Arrow scalars, from shards and positions in ascending order."""
     import pyarrow.parquet as pq
 
-    out = []
-    with pq.ParquetFile(shard) as file:
-        for batch in file.iter_batches(batch_size=SCANS_AT_ONCE):
-            for position in range(batch.num_rows):
-                row = {name: batch.column(name)[position] for name in batch.schema.names}
-                out.append(register_row(row, prepared(model), section, drawn))
-    return out
+    for shard, group in groupby(places, key=lambda place: place[0]):
+        positions = {position for _, position in group}
+        first = 0
+        with pq.ParquetFile(shard) as file:
+            for batch in file.iter_batches(batch_size=SCANS_AT_ONCE):
+                for inner in range(batch.num_rows):
+                    if first + inner in positions:
+                        yield {name: batch.column(name)[inner] for name in batch.schema.names}
+                first += batch.num_rows
+                if first > max(positions):
+                    break
+
+
+def register_rows(
+    places: Sequence[tuple[Path, int]], *, model: Path, section: params.RegisterParams
+) -> Iterator[dict[str, Any]]:
+    """The rows of packed scans, each with the residuals that its pictures show."""
+    for row in read_rows(places):
+        yield register_row(row, prepared(model), section)
+
+
+def draw_rows(
+    places: Sequence[tuple[Path, int, Mapping[str, Any], bool, bool]],
+    *,
+    model: Path,
+    section: params.RegisterParams,
+) -> Iterator[dict[str, Any]]:
+    """The picture (PNG) and the cell (array) of registered scans, empty and None if not wanted."""
+    for shard, position, found, alone, celled in places:
+        scan = packed_scan(next(read_rows([(shard, position)])))
+        yield {
+            "picture": qa_picture(scan, found, prepared(model), section) if alone else b"",
+            "cell": qa_cell(scan, found, prepared(model), section) if celled else None,
+        }
 
 
 @cache
@@ -161,40 +227,40 @@ def prepared(model: Path) -> RegistrationModel:
 
 
 def register_row(
-    row: Mapping[str, Any],
-    model: RegistrationModel,
-    section: params.RegisterParams,
-    drawn: frozenset[str],
-) -> tuple[dict[str, Any], bytes]:
+    row: Mapping[str, Any], model: RegistrationModel, section: params.RegisterParams
+) -> dict[str, Any]:
     """One packed scan to one row of the contract; what cannot be registered is a failed row.
 
     Args:
         row: Arrow scalars of one packed scan.
         model: The prepared model.
         section: Schedule and limits.
-        drawn: Items that get a picture; rejected ones always do.
+
+    Returns:
+        The contract's columns, and ``residuals_mm`` of the scan's vertices for the pictures.
     """
     name = row["item_id"].as_py()
     blank = {"item_id": name, "subject_id": row["subject_id"].as_py(), "flags": "[]"}
     if row["status"].as_py() != "ok":
         reason = f"the scan is not usable: {row['reason'].as_py()}"
-        return {**blank, "status": "failed", "reason": reason}, b""
+        return {**blank, "status": "failed", "reason": reason}
     try:
-        landmarks = _packed_landmarks(row)
-        scan = Scan(
-            _values(row["vertices"]).astype(np.float64).reshape(-1, 3),
-            _values(row["faces"]).astype(np.int64).reshape(-1, 3),
-            unit=row["unit"].as_py() or "unknown",
-            bald=bool(row["capped"].as_py()),
-        )
-        result = register(scan, landmarks, section, model)
+        result = register(packed_scan(row), _packed_landmarks(row), section, model)
     except RegistrationError as error:
         logger.warning("%s: %s", name, error)
-        return {**blank, "status": "failed", "reason": str(error)}, b""
-    picture = b""
-    if name in drawn or result.status != "ok":
-        picture = qa_picture(scan, result, model, section)
-    return {**blank, **result_columns(result)}, picture
+        return {**blank, "status": "failed", "reason": str(error)}
+    shown = result.residuals_mm.astype(np.float16)
+    return {**blank, **result_columns(result), "residuals_mm": shown}
+
+
+def packed_scan(row: Mapping[str, Any]) -> Scan:
+    """The scan of a packed row, as it is registered and drawn."""
+    return Scan(
+        _values(row["vertices"]).astype(np.float64).reshape(-1, 3),
+        _values(row["faces"]).astype(np.int64).reshape(-1, 3),
+        unit=row["unit"].as_py() or "unknown",
+        bald=bool(row["capped"].as_py()),
+    )
 
 
 def result_columns(result: Registration) -> dict[str, Any]:
@@ -212,6 +278,8 @@ def result_columns(result: Registration) -> dict[str, Any]:
         "vertices_neutral": result.vertices_neutral.astype(np.float32).ravel(),
         "residual_median_mm": _finite(result.residual_median_mm),
         "residual_q95_mm": _finite(result.residual_q95_mm),
+        "template_median_mm": _finite(result.template_median_mm),
+        "template_q95_mm": _finite(result.template_q95_mm),
         "landmark_rms_mm": _finite(result.landmark_rms_mm),
         "coverage": result.coverage,
         "flipped_faces": result.flipped_faces,
@@ -222,25 +290,6 @@ def result_columns(result: Registration) -> dict[str, Any]:
 
 def _finite(value: float) -> float | None:
     return value if np.isfinite(value) else None
-
-
-def qa_picture(
-    scan: Scan, result: Registration, model: RegistrationModel, section: params.RegisterParams
-) -> bytes:
-    """PNG of scan, registered head, both, and residuals, from two sides."""
-    import cv2
-
-    sheet = registration_sheet(
-        result.scale * np.asarray(scan.vertices, np.float64) @ result.rotation.T
-        + result.translation,
-        np.asarray(scan.faces, np.int64),
-        result.vertices,
-        np.asarray(model.arrays.faces, np.int64),
-        result.residuals_mm,
-        size_px=section.qa_size_px,
-        heat_max_mm=section.qa_heat_max_mm,
-    )
-    return bytes(cv2.imencode(".png", sheet[..., ::-1])[1].tobytes())
 
 
 def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -263,6 +312,8 @@ _STATUSES = ("ok", "rejected", "failed")
 _MEASURES = (
     "residual_median_mm",
     "residual_q95_mm",
+    "template_median_mm",
+    "template_q95_mm",
     "landmark_rms_mm",
     "coverage",
     "flipped_faces",
@@ -340,11 +391,12 @@ def register_scan_files(
         "scan": scan.name,
         "scan_vertices": len(mesh.vertices),
         "face_vertices": int(np.isfinite(result.residuals_mm).sum()),
-        "template_median_mm": result.template_median_mm,
-        "template_q95_mm": result.template_q95_mm,
         "metres_per_scan_unit": result.scale,
         "preset": preset or section.preset,
     }
+    picture = qa_picture(
+        the_scan, {**columns, "residuals_mm": result.residuals_mm}, prepared_model, section
+    )
     with atomic_directory(out) as scratch:
         write_obj(scratch / "mesh.obj", result.vertices, prepared_model.arrays.faces)
         arrays = {
@@ -359,7 +411,7 @@ def register_scan_files(
         np.savez(scratch / "parameters.npz", allow_pickle=False, **arrays)
         np.save(scratch / "residuals.npy", result.residuals_mm.astype(np.float32))
         write_json(metrics, scratch / "metrics.json")
-        write_bytes(scratch / "qa.png", qa_picture(the_scan, result, prepared_model, section))
+        write_bytes(scratch / "qa.png", picture)
     return metrics
 
 

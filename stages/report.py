@@ -20,10 +20,10 @@ from stages.reporting.overview import overview_picture
 from stages.reporting.production import (
     data_section,
     landmark_section,
-    registration_section,
     render_section,
     training_section,
 )
+from stages.reporting.registrations import registration_section
 from stages.reporting.scores import lede, score_section
 
 logger = logging.getLogger(__name__)

@@ -109,7 +109,7 @@ def run(
         method,
         inputs=recipe.inputs,
         config=recipe.config,
-        code=(f"models/methods/{method}.py", f"stages/training/{method}.py"),
+        code=(f"models.methods.{method}", f"stages.training.{method}"),
         fit=recipe.loop,
         seed=seed,
         prepare=recipe.prepare,

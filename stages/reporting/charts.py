@@ -168,6 +168,78 @@ def dot_chart(
     return "".join([*parts, "</svg>"])
 
 
+def histogram(
+    title: str,
+    groups: Sequence[tuple[str, Sequence[float], int]],
+    x_label: str,
+    y_label: str,
+    *,
+    bins: int = 24,
+) -> str:
+    """How often values occur, groups stacked on each other, from zero to the largest value.
+
+    Args:
+        title: Heading within the drawing.
+        groups: Label, values and style of each; at least one value in all, none negative.
+        x_label: With unit.
+        y_label: What is counted.
+        bins: Bars over the range.
+    """
+    end = max(value for _, values, _ in groups for value in values) or 1.0
+    step = _ticks(0.0, end)[1] / max(1, round(_ticks(0.0, end)[1] / end * bins))
+    edges = np.arange(math.ceil(end / step + 1e-9) + 1) * step
+    counts = [np.histogram(values, edges)[0] for _, values, _ in groups]
+    most = float(max(1, np.sum(counts, axis=0).max()))
+    width, bottom, top = float(WIDTH - _LEFT - _RIGHT), HEIGHT - _BOTTOM, _TOP + 22
+
+    def row(count: float) -> float:
+        return bottom - count / most * (bottom - top)
+
+    parts = [
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{text(title)}">',
+        f'<text class="heading" x="{_LEFT}" y="16">{text(title)}</text>',
+    ]
+    for count in sorted({round(tick) for tick in _ticks(0.0, most)}):
+        parts.append(
+            f'<line class="grid" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{row(count):.1f}" '
+            f'y2="{row(count):.1f}"/><text class="tick" x="{_LEFT - 7}" y="{row(count) + 4:.1f}" '
+            f'text-anchor="end">{count}</text>'
+        )
+    for tick in _ticks(0.0, float(edges[-1])):
+        at = _LEFT + tick / float(edges[-1]) * width
+        parts.append(
+            f'<line class="axis" x1="{at:.1f}" x2="{at:.1f}" y1="{bottom}" y2="{bottom + 4}"/>'
+            f'<text class="tick" x="{at:.1f}" y="{bottom + 18}" text-anchor="middle">'
+            f"{_number(tick)}</text>"
+        )
+    below = np.zeros(len(edges) - 1)
+    for (_, _, style), group in zip(groups, counts, strict=True):
+        for index in np.flatnonzero(group):
+            left = _LEFT + width * index / len(group)
+            high = row(float(below[index] + group[index]))
+            parts.append(
+                f'<rect class="f{style % 6}" x="{left + 0.5:.1f}" y="{high:.1f}" '
+                f'width="{width / len(group) - 1:.1f}" '
+                f'height="{row(float(below[index])) - high:.1f}"/>'
+            )
+        below += group
+    x = float(_LEFT)
+    for label, _, style in groups:
+        parts.append(
+            f'<rect class="f{style % 6}" x="{x:.1f}" y="28" width="12" height="12"/>'
+            f'<text class="name" x="{x + 18:.1f}" y="38.5">{text(label)}</text>'
+        )
+        x += 40 + 7.2 * len(label)
+    parts.append(
+        f'<line class="axis" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{bottom}" y2="{bottom}"/>'
+        f'<text class="label" x="{_LEFT + width / 2:.1f}" y="{HEIGHT - 8}" '
+        f'text-anchor="middle">{text(x_label)}</text>'
+        f'<text class="label" transform="translate(13 {(top + bottom) / 2:.1f}) rotate(-90)" '
+        f'text-anchor="middle">{text(y_label)}</text></svg>'
+    )
+    return "".join(parts)
+
+
 def key(style: int) -> str:
     """A line's sample, for use in text and tables."""
     return (

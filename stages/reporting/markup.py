@@ -102,11 +102,11 @@ def table(
     return "\n".join(lines)
 
 
-def image(png: bytes, description: str, width: int, height: int) -> str:
-    """An embedded PNG; its size keeps the page from jumping."""
-    data = base64.b64encode(png).decode("ascii")
+def image(data: bytes, description: str, width: int, height: int, *, kind: str = "png") -> str:
+    """An embedded image file of a kind; its size keeps the page from jumping."""
+    coded = base64.b64encode(data).decode("ascii")
     return (
-        f'<img src="data:image/png;base64,{data}" alt="{text(description)}" '
+        f'<img src="data:image/{kind};base64,{coded}" alt="{text(description)}" '
         f'width="{width}" height="{height}">'
     )
 

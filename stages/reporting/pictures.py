@@ -22,6 +22,7 @@ _REST: Final = (0.42, 0.44, 0.47)
 _YAW_DEG: Final = 20.0
 _HALF_VIEW_MM: Final = 138.0
 _OVERSAMPLING: Final = 2
+_WEBP_QUALITY: Final = 82
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,16 @@ class Picture:
     """An encoded PNG and its size in pixels."""
 
     png: bytes
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
+class Photographic:
+    """An image compressed with loss, which kind, and its size in pixels."""
+
+    data: bytes
+    kind: str
     width: int
     height: int
 
@@ -154,16 +165,33 @@ def photograph(
 
 def from_file(path: Path, longest_px: int) -> Picture | None:
     """An image file, made smaller when it is larger than that; None when it is no image."""
+    image = _decode(path.read_bytes())
+    return (
+        None if image is None else _encode_bgr(_smaller(image, longest_px / max(image.shape[:2])))
+    )
+
+
+def photographic(path: Path, width_px: int) -> Photographic | None:
+    """An image file as WebP, made smaller when it is wider than that; None when it is no image."""
     import cv2
 
     image = _decode(path.read_bytes())
     if image is None:
         return None
-    factor = longest_px / max(image.shape[:2])
-    if factor < 1:
-        size = (round(image.shape[1] * factor), round(image.shape[0] * factor))
-        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    return _encode_bgr(image)
+    image = _smaller(image, width_px / image.shape[1])
+    done, buffer = cv2.imencode(".webp", image, [cv2.IMWRITE_WEBP_QUALITY, _WEBP_QUALITY])
+    assert done
+    return Photographic(buffer.tobytes(), "webp", image.shape[1], image.shape[0])
+
+
+def _smaller(image: UInt8[np.ndarray, "h w 3"], factor: float) -> UInt8[np.ndarray, "i j 3"]:
+    """The image scaled by a factor below one, or itself."""
+    import cv2
+
+    if factor >= 1:
+        return image
+    size = (round(image.shape[1] * factor), round(image.shape[0] * factor))
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def _light(normals: Float[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w 1"]:

@@ -1,10 +1,8 @@
-"""The report's other parts: data, registration, landmarks, ground-truth renders, training."""
+"""The report's other parts: data, landmarks, ground-truth renders, training."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from stages.artifacts import read_table
 from stages.params import ReportParams
@@ -89,65 +87,6 @@ def data_section(data: Path, packed: Sequence[Packed]) -> Section:
     return Section("data", "Data", "\n".join(body))
 
 
-def registration_section(data: Path, section: ReportParams) -> Section:
-    """Residuals of every registered scan set, and its pictures."""
-    folders = sorted(p.parent for p in (data / "registered").glob("*/registrations.parquet"))
-    if not folders:
-        return Section("registration", "Registration", missing("data/registered", "register"))
-    rows, pictures = [], []
-    for folder in folders:
-        title = DATASET_TITLES.get(folder.name, folder.name)
-        rows.append(_registration_row(title, folder))
-        verdicts = _verdicts(folder)
-        paths = sorted((folder / "qa").glob("*.png"))[: section.qa_pictures]
-        labels = [f"{title}: {verdicts.get(path.stem, path.stem)}" for path in paths]
-        pictures += _pictures(paths, labels, 3 * section.picture_px)
-    body = [
-        paragraph(
-            "Head scans brought into FLAME's topology: shape, expression and pose are fitted, then "
-            "the vertices move freely onto the scan. The residual is the distance from the "
-            "registered face to the scan."
-        ),
-        table(
-            [
-                Cell("Scan set"),
-                *[
-                    Cell(word, "num")
-                    for word in (
-                        "accepted",
-                        "rejected",
-                        "failed",
-                        "median, mm",
-                        "95&nbsp;%, mm",
-                        "landmarks, mm",
-                        "coverage, %",
-                    )
-                ],
-            ],
-            rows,
-            caption=(
-                "Medians over the accepted scans of each scan's median residual, its 95&nbsp;% "
-                "residual, the root mean square at its landmarks, and the share of the face that "
-                "has a scan beside it."
-            ),
-        ),
-    ]
-    left_out = [entry for folder in folders for entry in _left_out(folder)]
-    if left_out:
-        body.append(
-            details(
-                f"Scans that were not accepted, and why: {len(left_out)}",
-                table([Cell("Scan set"), Cell("Scan"), Cell("Status"), Cell("Reason")], left_out),
-            )
-        )
-    if pictures:
-        body += [
-            "<h3>Scan, registered head, both interleaved, residual</h3>",
-            f'<div class="strip wide">{"".join(pictures)}</div>',
-        ]
-    return Section("registration", "Registration", "\n".join(body))
-
-
 def landmark_section(data: Path) -> Section:
     """The trained landmark predictor and what it found."""
     body = []
@@ -181,7 +120,7 @@ def landmark_section(data: Path) -> Section:
 def render_section(data: Path, section: ReportParams) -> Section:
     """Previews of the correspondence ground truth."""
     paths = sorted((data / "rendered").glob("*/preview/*.png"))[: section.pncc_pictures]
-    pictures = _pictures(paths, [path.stem for path in paths], 3 * section.picture_px)
+    pictures = picture_figures(paths, [path.stem for path in paths], 3 * section.picture_px)
     if not pictures:
         return Section("renders", "Ground truth", missing("data/rendered/*/preview", "render"))
     body = [
@@ -386,53 +325,8 @@ def _pairs(content: object) -> str:
     return ", ".join(shown) if isinstance(content, Mapping) and shown else NONE
 
 
-def _registration_row(title: str, folder: Path) -> list[Cell]:
-    columns = ["status", "residual_median_mm", "residual_q95_mm", "landmark_rms_mm", "coverage"]
-    found = read_table(folder / "registrations.parquet", columns).to_pydict()
-    accepted = [index for index, word in enumerate(found["status"]) if word == "ok"]
-
-    def middle(column: str, factor: float = 1.0) -> float | None:
-        values = [found[column][index] for index in accepted]
-        known = [value for value in values if value is not None]
-        return factor * float(np.median(known)) if known else None
-
-    return [
-        name(title),
-        *[
-            number(sum(word == status for word in found["status"]), 0)
-            for status in ("ok", "rejected", "failed")
-        ],
-        number(middle("residual_median_mm"), 3),
-        number(middle("residual_q95_mm")),
-        number(middle("landmark_rms_mm")),
-        number(middle("coverage", 100.0), 0),
-    ]
-
-
-def _left_out(folder: Path) -> list[list[Cell]]:
-    """Rejected and failed scans with their reasons, as table rows."""
-    columns = ["item_id", "status", "reason"]
-    rows = read_table(folder / "registrations.parquet", columns).to_pylist()
-    title = DATASET_TITLES.get(folder.name, folder.name)
-    return [
-        [name(title), *[Cell(text(row[column])) for column in columns]]
-        for row in sorted(rows, key=lambda row: str(row["item_id"]))
-        if row["status"] != "ok"
-    ]
-
-
-def _verdicts(folder: Path) -> dict[str, str]:
-    """What became of every scan, by the name of its picture."""
-    found = read_table(folder / "registrations.parquet", ["item_id", "status"]).to_pylist()
-    words = {"ok": "accepted", "rejected": "rejected", "failed": "failed"}
-    return {
-        row["item_id"].replace("/", "_"): f"{row['item_id']}, {words[row['status']]}"
-        for row in found
-        if row["item_id"]
-    }
-
-
-def _pictures(paths: Sequence[Path], labels: Sequence[str], longest_px: int) -> list[str]:
+def picture_figures(paths: Sequence[Path], labels: Sequence[str], longest_px: int) -> list[str]:
+    """Image files as figures with captions; what is no image is left out."""
     parts = []
     for path, label in zip(paths, labels, strict=True):
         picture = from_file(path, longest_px)

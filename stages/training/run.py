@@ -20,12 +20,12 @@ import numpy as np
 from stages.artifacts import (
     atomic_directory,
     read_safetensors,
-    sha256_file,
     sha256_json,
     write_json,
     write_safetensors,
 )
 from stages.compute import WorkerContext, run_training
+from stages.fingerprint import hash_code, hash_input
 from stages.params import ComputeParams, LoopParams
 
 if TYPE_CHECKING:
@@ -34,22 +34,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 WORK = Path(".work")
-REPOSITORY = Path(__file__).resolve().parents[2]
-SHARED_CODE = (
-    "models/train_loop.py",
-    "models/losses.py",
-    "models/encoders",
-    "models/flame.py",
-    "models/flame_layer.py",
-    "models/morphable.py",
-    "models/rendering",
-    "stages/artifacts.py",
-    "stages/datasets/images.py",
-    "stages/photos.py",
-    "stages/rendered.py",
-    "stages/training/run.py",
-    "stages/training/assembly.py",
-)
 
 
 class FileStore:
@@ -107,30 +91,6 @@ class Trained:
     fingerprint: str
 
 
-def hash_input(path: Path) -> str:
-    """Hash of a file, or of every file in a folder by relative path.
-
-    Raises:
-        FileNotFoundError: There is nothing at ``path``.
-    """
-    if path.is_file():
-        return sha256_file(path)
-    if not path.is_dir():
-        raise FileNotFoundError(f"expected the training input {path}; run the stage that writes it")
-    files = sorted(file for file in path.rglob("*") if file.is_file())
-    return sha256_json({file.relative_to(path).as_posix(): sha256_file(file) for file in files})
-
-
-def hash_code(*extra: str) -> str:
-    """Hash of the source that decides a training result."""
-    hashes = {}
-    for name in (*SHARED_CODE, *extra):
-        path = REPOSITORY / name
-        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-            hashes[file.relative_to(REPOSITORY).as_posix()] = sha256_file(file)
-    return sha256_json(hashes)
-
-
 def train(
     name: str,
     *,
@@ -150,7 +110,7 @@ def train(
         name: What is trained, for the log.
         inputs: Files and folders that decide the result.
         config: Plain, JSON-like arguments for ``build``.
-        code: Paths of the method's own source, besides the shared one.
+        code: Modules that hold the method and the assembly of its data.
         fit: Numbers of the loop.
         seed: Root of every draw.
         prepare: Fills a folder with the arrays that workers read; returns facts about them.
@@ -169,7 +129,7 @@ def train(
         "fit": fit.model_dump(mode="json"),
         "seed": seed,
     }
-    fingerprint = sha256_json({**recipe, "code": hash_code(*code)})[:16]
+    fingerprint = sha256_json({**recipe, "code": hash_code(__name__, *code)})[:16]
     folder = (work / "train" / fingerprint).resolve()
     data, final = folder / "data", folder / "final.safetensors"
     began = time.monotonic()

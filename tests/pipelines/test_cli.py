@@ -1,7 +1,9 @@
 """The command line: exit status, messages, JSON on stdout only."""
 
 import json
+import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -85,3 +87,18 @@ def test_committed_params_are_valid_and_unknown_keys_refused(
     (tmp_path / "params.yaml").write_text(text + "\nsede: 3\n")
     with pytest.raises(ValueError, match="sede"):
         params.load(tmp_path / "params.yaml")
+
+
+def test_clean_cache_removes_old_rows_only(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("dvc.yaml", "params.yaml"):
+        (tmp_path / name).write_bytes((repository / name).read_bytes())
+    for name, stamp in (("old", 0.0), ("new", time.time())):
+        folder = tmp_path / ".work" / "register" / name
+        folder.mkdir(parents=True)
+        (folder / "a.rows").write_bytes(b"")
+        os.utime(folder, (stamp, stamp))
+    monkeypatch.chdir(tmp_path)
+    assert main(["clean-cache", "--older-than", "7"]) == 0
+    assert [path.name for path in (tmp_path / ".work/register").iterdir()] == ["new"]

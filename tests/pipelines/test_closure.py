@@ -16,13 +16,6 @@ def test_code_deps_of_every_stage_equal_its_import_closure(
     assert closure.differences(repository) == {}
 
 
-def test_closure_reaches_through_function_level_imports() -> None:
-    modules = closure.module_closure("stages.pack")
-    assert "stages.artifacts" in modules
-    assert "stages.datasets.lyhm" in modules
-    assert "stages.register" not in modules  # stages meet in files
-
-
 def test_the_graph_has_fewer_than_sixty_stages_and_every_group(repository: Path) -> None:
     graph = read_graph(repository)
     assert len(graph) < 60

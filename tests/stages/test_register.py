@@ -2,21 +2,31 @@
 
 import importlib.util
 import json
+import shutil
 from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
 
+import cv2
 import numpy as np
 import pytest
 
 from models.flame import pose_vertices
 from models.geometry.settings import FitSettings, QualityLimits
 from stages import params
+from stages import register as register_module
 from stages.artifacts import read_json, read_table, write_json, write_safetensors, write_table
 from stages.contracts import table_of
 from stages.datasets.meshes import read_mesh, write_obj
 from stages.landmark_files import read_scan_landmarks
-from stages.register import register_scan_files, run, spread, summarise
+from stages.register import register_scan_files, summarise
+from stages.register import run as run_stage
+
+
+def run(section, compute, *, out: Path, work: Path | None = None, **inputs: Path) -> None:
+    """The stage with the rows of earlier runs in a folder of the test."""
+    run_stage(section, compute, out=out, work=work or out.parent / f"work-{out.name}", **inputs)
+
 
 TOY = Path(__file__).parents[1] / "models/geometry/toy_head.py"
 
@@ -34,7 +44,9 @@ def toy() -> ModuleType:
 @pytest.fixture(scope="module")
 def section(repository) -> params.RegisterParams:
     loaded = params.load(repository / "params.yaml").registration
-    return loaded.model_copy(update={"max_failed_fraction": 0.9, "qa_size_px": 64})
+    return loaded.model_copy(
+        update={"max_failed_fraction": 0.9, "qa_size_px": 64, "qa_cell_px": 128}
+    )
 
 
 @pytest.fixture
@@ -201,11 +213,130 @@ def test_same_bytes_again_and_in_one_shard(section, compute, packed, flame, regi
 
 
 @pytest.mark.slow
-def test_two_workers_write_the_same_bytes(section, packed, flame, registered, tmp_path) -> None:
-    compute = params.ComputeParams(workers=2, ray_threshold_s=0, object_store_mb=80)
+@pytest.mark.parametrize("workers", [2, 4])
+def test_workers_write_the_same_bytes(section, packed, flame, registered, tmp_path, workers):
+    compute = params.ComputeParams(workers=workers, ray_threshold_s=0, object_store_mb=80)
     run(section, compute, packed=packed, model=flame, out=tmp_path / "toy")
-    for name in ("registrations.parquet", "metrics.json", "qa/s2_a.png"):
-        assert (registered / name).read_bytes() == (tmp_path / "toy" / name).read_bytes()
+    assert_same_files(registered, tmp_path / "toy")
+
+
+def assert_same_files(one: Path, other: Path) -> None:
+    names = [path.relative_to(one) for path in sorted(one.rglob("*")) if path.is_file()]
+    assert names == [p.relative_to(other) for p in sorted(other.rglob("*")) if p.is_file()]
+    assert len(names) > 3
+    for name in names:
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+
+
+@pytest.fixture
+def counted(monkeypatch) -> list[str]:
+    """Ids of the scans that are registered from now on."""
+    ids: list[str] = []
+    original = register_module.register_row
+
+    def register_row(row, *rest):
+        ids.append(row["item_id"].as_py())
+        return original(row, *rest)
+
+    monkeypatch.setattr(register_module, "register_row", register_row)
+    return ids
+
+
+def test_one_more_subject_computes_its_scans_only_and_one_less_none(
+    section, compute, packed, flame, registered, tmp_path, counted
+) -> None:
+    fewer = tmp_path / "fewer" / packed.name
+    for shard in sorted(packed.glob("*.parquet")):
+        table = read_table(shard)
+        kept = [item != "s1/a" for item in table["item_id"].to_pylist()]
+        write_table(table.filter(kept), fewer / shard.name)
+    work = tmp_path / "work"
+    run(section, compute, packed=fewer, model=flame, out=tmp_path / "before", work=work)
+    assert len(counted) == 8
+    counted.clear()
+    run(section, compute, packed=packed, model=flame, out=tmp_path / "after", work=work)
+    assert counted == ["s1/a"]
+    assert_same_files(registered, tmp_path / "after")
+    counted.clear()
+    run(section, compute, packed=fewer, model=flame, out=tmp_path / "again", work=work)
+    assert counted == []
+    assert_same_files(tmp_path / "before", tmp_path / "again")
+    left = b"".join(path.read_bytes() for path in work.rglob("*.rows"))
+    assert b"s2/a" in left
+    assert b"s1/a" not in left  # withdrawn from the cache as well
+
+
+def test_a_damaged_row_is_registered_again(
+    section, compute, packed, flame, registered, tmp_path, counted, caplog
+) -> None:
+    work = tmp_path / "work"
+    run(section, compute, packed=packed, model=flame, out=tmp_path / "a", work=work)
+    counted.clear()
+    damaged = 0
+    for segment in work.rglob("*.rows"):
+        data = segment.read_bytes()
+        at = data.find(b"s2/a")
+        if at > 0:
+            segment.write_bytes(data[:at] + b"S2/A" + data[at + 4 :])
+            damaged += 1
+    assert damaged >= 1
+    run(section, compute, packed=packed, model=flame, out=tmp_path / "b", work=work)
+    assert counted == ["s2/a"]
+    assert "computed again" in caplog.text
+    assert_same_files(registered, tmp_path / "b")
+
+
+def test_parameters_and_model_decide_what_is_computed(
+    section, compute, packed, flame, tmp_path, counted
+) -> None:
+    two = tmp_path / "two" / packed.name
+    table = read_table(packed / "scans-00000.parquet")
+    ids = table["item_id"].to_pylist()
+    kept = table.filter([item in ("s2/a", "bad/empty") for item in ids])
+    write_table(kept, two / "scans-00000.parquet")
+    section = section.model_copy(update={"max_failed_fraction": 1.0})
+
+    def computed(parameters, model: Path) -> int:
+        counted.clear()
+        out = tmp_path / "out"
+        run(parameters, compute, packed=two, model=model, out=out, work=tmp_path / "work")
+        return len(counted)
+
+    assert computed(section, flame) == 2
+    shown = {"qa_pictures": 0, "qa_size_px": 80, "qa_worst": 1, "qa_cell_px": 130}
+    assert computed(section.model_copy(update=shown), flame) == 0
+    limits = section.limits.model_copy(update={"max_q95_mm": 0.001})
+    assert computed(section.model_copy(update={"limits": limits}), flame) == 2
+    other = tmp_path / "flame"
+    shutil.copytree(flame, other)
+    assert computed(section, other) == 0  # the same content elsewhere
+    write_json({"synthetic": False}, other / "meta.json")
+    assert computed(section, other) == 2
+
+
+def test_the_worst_have_a_page(section, compute, packed, flame, registered, tmp_path) -> None:
+    rows = read_table(registered / "registrations.parquet").to_pylist()
+    drawn = [row for row in rows if row["status"] != "failed"]
+    page = cv2.imread(str(registered / "qa/worst.png"))
+    cell = 52 + section.qa_cell_px + 28
+    assert page.shape == (
+        64 + -(-len(drawn) // 2) * cell,
+        28 + 2 * (3 * section.qa_cell_px + 28),
+        3,
+    )
+    none = section.model_copy(update={"qa_worst": 0, "qa_rejected": 0, "qa_pictures": 0})
+    run(none, compute, packed=packed, model=flame, out=tmp_path / "none")
+    rejected = [r["item_id"].replace("/", "_") for r in rows if r["status"] == "rejected"]
+    assert sorted(p.stem for p in (tmp_path / "none/qa").iterdir()) == sorted(rejected)
+
+
+def test_template_distances_are_stored(registered) -> None:
+    table = read_table(registered / "registrations.parquet")
+    assert table.schema.field("template_q95_mm").metadata[b"unit"] == b"mm"
+    row = next(r for r in table.to_pylist() if r["item_id"] == "s1/a")
+    assert 0 < row["template_median_mm"] < row["template_q95_mm"]
+    metrics = read_json(registered / "metrics.json")["over_ok_scans"]
+    assert metrics["template_median_mm"]["worst"] >= metrics["template_median_mm"]["median"] > 0
 
 
 def test_too_many_failures_stop_the_stage(section, compute, packed, flame, tmp_path) -> None:
@@ -223,13 +354,6 @@ def test_summary_of_nothing_ok() -> None:
     metrics = summarise([{"item_id": "a", "status": "failed", "reason": "no"}])
     assert metrics["counts"] == {"ok": 0, "rejected": 0, "failed": 1}
     assert metrics["over_ok_scans"] == {}
-
-
-def test_spread_takes_the_ends() -> None:
-    ids = [f"{i:02d}" for i in range(20)]
-    assert {"00", "19"} <= spread(ids, 4)
-    assert len(spread(ids, 4)) == 4
-    assert spread([], 3) == spread(ids, 0) == frozenset()
 
 
 def write_case(toy, folder: Path) -> tuple[Path, Path]:

@@ -1,5 +1,6 @@
 """The report page: complete, self-contained, deterministic, and indifferent to gaps."""
 
+import base64
 import dataclasses
 import re
 from html.parser import HTMLParser
@@ -14,7 +15,9 @@ from stages.artifacts import read_json, write_json, write_table
 from stages.contracts import table_of
 from stages.params import ComputeParams, EvaluateParams, ReportParams
 
-SECTION = ReportParams(reconstructions=2, qa_pictures=1, pncc_pictures=1, picture_px=64)
+SECTION = ReportParams(
+    reconstructions=2, qa_pictures=1, pncc_pictures=1, picture_px=64, sheet_pages=2, sheet_px=100
+)
 SECTIONS = ["scores", "faces", "data", "registration", "landmarks", "renders", "training"]
 VOID = {"meta", "link", "img", "br"}
 
@@ -83,6 +86,10 @@ def data(tmp_path_factory, kit):
     for place in ("registered/lyhm/qa/rejected9.0.png", "rendered/300w_lp/preview/one.png"):
         (folder / place).parent.mkdir(parents=True)
         (folder / place).write_bytes(picture)
+    for number, width in enumerate((150, 160, 170), start=1):
+        sheet = cv2.imencode(".png", np.full((80, width, 3), 50 * number, np.uint8))[1].tobytes()
+        name = f"worst-{number}.png" if number > 1 else "worst.png"
+        (folder / "registered/lyhm/qa" / name).write_bytes(sheet)
     measured = {
         "held_out_images": 40,
         "mean_error_percent": 2.5,
@@ -128,7 +135,8 @@ def test_the_page_needs_nothing_else(written):
 def test_every_section_is_there_and_linked(written):
     assert [i for i in written.checked.ids if i in SECTIONS] == SECTIONS
     links = [target for target in written.checked.targets if target.startswith("#")]
-    assert links == [f"#{anchor}" for anchor in SECTIONS]
+    assert links == [*[f"#{anchor}" for anchor in SECTIONS], "#registration-lyhm"]
+    assert all(link[1:] in written.checked.ids for link in links)
     assert "Nothing to show" not in written.document
 
 
@@ -163,6 +171,19 @@ def test_pictures_are_embedded(written):
     photographs = 0  # the tiny benchmark packs no pixels
     examples, methods = SECTION.reconstructions, 2
     assert len(images) == photographs + examples * (1 + 2 * methods) + 2
+
+
+def test_the_worst_registrations_are_shown_small_and_in_order(written):
+    sheets = [target for target in written.checked.targets if target.startswith("data:image/webp")]
+    decoded = [
+        cv2.imdecode(np.frombuffer(base64.b64decode(s.split(",")[1]), np.uint8), cv2.IMREAD_COLOR)
+        for s in sheets
+    ]
+    assert [image.shape for image in decoded] == [(53, 100, 3), (50, 100, 3)]
+    assert abs(int(decoded[0].mean()) - 50) <= 2
+    assert abs(int(decoded[1].mean()) - 100) <= 2
+    assert "1 more in <code>lyhm/qa</code>" in written.document
+    assert "Median residual of each scan, LYHM / Headspace" in written.document
 
 
 def test_summary_for_metrics(written):

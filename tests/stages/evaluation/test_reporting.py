@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from stages.reporting.charts import Line, dot_chart, key, line_chart
+from stages.reporting.charts import Line, dot_chart, histogram, key, line_chart
 from stages.reporting.faces import choose_examples
 from stages.reporting.inputs import flatten, json_or_none, weights_in_words
 from stages.reporting.markup import Cell, name, number, table, text
@@ -69,6 +69,34 @@ def test_dots_lie_on_their_rows_at_their_values():
     assert float(circle.get("cx")) == pytest.approx((190 + full) / 2, abs=0.1)
     assert float(circle.get("cy")) == 45.0
     assert {t.text for t in root.iter("text")} >= {"a&b", "none", "0", "2"}
+
+
+def test_a_histogram_counts_every_value_once_and_stacks_groups():
+    rng = np.random.default_rng(3)
+    accepted, rejected = rng.gamma(4, 0.03, 300), rng.gamma(9, 0.05, 40)
+    chart = histogram("t", [("a&", accepted, 1), ("b", rejected, 2)], "mm", "scans")
+    bars = [rect for rect in drawn(chart).iter("rect") if rect.get("width") != "12"]
+    counts = [float(tick) for tick in ticks(chart, "end")]
+    lines = [float(g.get("y1")) for g in drawn(chart).iter("line") if g.get("class") == "grid"]
+    per_scan = (lines[0] - lines[-1]) / (counts[-1] - counts[0])
+    for style, values in (("f1", accepted), ("f2", rejected)):
+        heights = [float(bar.get("height")) for bar in bars if bar.get("class") == style]
+        assert sum(heights) / per_scan == pytest.approx(len(values), rel=0.02)
+    places: dict[str, list] = {}
+    for bar in bars:
+        places.setdefault(bar.get("x"), []).append(bar)
+    stacked = [pair for pair in places.values() if len(pair) == 2]
+    assert stacked
+    for lower, upper in stacked:
+        bottom = float(upper.get("y")) + float(upper.get("height"))
+        assert bottom == pytest.approx(float(lower.get("y")), abs=0.2)
+    assert {t.text for t in drawn(chart).iter("text")} >= {"a&", "b", "mm", "scans", "0"}
+
+
+@pytest.mark.parametrize("values", [[0.0], [1e-9, 5.0], [3.0] * 9])
+def test_a_histogram_survives_flat_and_extreme_values(values):
+    bars = list(drawn(histogram("t", [("a", values, 1)], "x", "y")).iter("rect"))
+    assert len(bars) == 1 + len({min(value, 1.0) for value in values})
 
 
 @pytest.mark.parametrize("values", [[0.0, 0.0], [5.0, 5.0], [-1.0, -1.0], [1e-9, 2e9]])

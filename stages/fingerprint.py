@@ -1,0 +1,130 @@
+"""What decides a result: source code, libraries and input files, as hashes.
+
+Names of resumable and cached state are built from these, so that state of another code, another
+library or another input is never found. The source is read, not imported.
+"""
+
+import ast
+import importlib.metadata
+import platform
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+
+from stages.artifacts import sha256_file, sha256_json
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PACKAGES = ("models", "stages")
+DISTRIBUTIONS = {"cv2": "opencv-python", "dlib": "dlib-bin", "yaml": "pyyaml"}
+UNCOUNTED = frozenset({"stages.params"})
+"""Modules that only carry values which are part of a fingerprint themselves."""
+
+
+def module_closure(modules: Iterable[str], *, through_packages: bool = True) -> set[str]:
+    """Modules of this project that ``modules`` import, themselves and their packages included.
+
+    Imports inside functions and under ``TYPE_CHECKING`` count.
+
+    Args:
+        modules: Dotted names.
+        through_packages: Follow also what the ``__init__`` of a package imports when only a
+            module inside it is asked for.
+
+    Raises:
+        FileNotFoundError: There is no such module.
+    """
+    found: set[str] = set()
+    followed: set[str] = set()
+    todo = list(modules)
+    while todo:
+        name = todo.pop()
+        if name in followed:
+            continue
+        followed.add(name)
+        found.add(name)
+        parts = name.split(".")
+        packages = [".".join(parts[:end]) for end in range(1, len(parts))]
+        found.update(packages)
+        if through_packages:
+            todo += packages
+        todo += [other for other in _imports(name) if other.split(".")[0] in PACKAGES]
+    return found
+
+
+def hash_code(*modules: str) -> str:
+    """Hash of the source that ``modules`` run, and of the versions of the libraries it imports.
+
+    A package's ``__init__`` counts with its own text, without what it imports, unless it is
+    imported itself: so one method's fingerprint does not depend on the other methods.
+    """
+    closure = sorted(module_closure(modules, through_packages=False) - UNCOUNTED)
+    files = {name: sha256_file(_file(name)) for name in closure}
+    outside = {
+        other.split(".")[0]
+        for name in closure
+        for other in _imports(name)
+        if other.split(".")[0] not in PACKAGES
+    }
+    versions = {name: version for name in sorted(outside) if (version := _version(name))}
+    return sha256_json({"files": files, "libraries": versions, "python": platform.python_version()})
+
+
+def hash_input(path: Path) -> str:
+    """Hash of a file, or of every file in a folder by relative path.
+
+    Raises:
+        FileNotFoundError: There is nothing at ``path``.
+    """
+    if path.is_file():
+        return sha256_file(path)
+    if not path.is_dir():
+        raise FileNotFoundError(f"expected the input {path}; run the stage that writes it")
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    return sha256_json({file.relative_to(path).as_posix(): sha256_file(file) for file in files})
+
+
+def _file(module: str) -> Path:
+    """The file of a module of this project.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
+    path = REPOSITORY.joinpath(*module.split("."))
+    for file in (path / "__init__.py", path.with_suffix(".py")):
+        if file.is_file():
+            return file
+    raise FileNotFoundError(f"expected a module of this project, got {module!r}: no {path}.py")
+
+
+@cache
+def _imports(module: str) -> tuple[str, ...]:
+    """What a module of this project imports anywhere in its text, by absolute name."""
+    file = _file(module)
+    package = module if file.name == "__init__.py" else module.rpartition(".")[0]
+    tree = ast.parse(file.read_bytes(), filename=str(file))
+    return tuple(sorted({name for node in ast.walk(tree) for name in _names(node, package)}))
+
+
+def _names(node: ast.AST, package: str) -> Iterator[str]:
+    """Absolute names of the modules that one statement imports."""
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        parts = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+        base = ".".join([*parts, *([node.module] if node.module else [])])
+        for alias in node.names:
+            inner = f"{base}.{alias.name}"
+            yield inner if base.split(".")[0] in PACKAGES and _exists(inner) else base
+
+
+def _exists(module: str) -> bool:
+    path = REPOSITORY.joinpath(*module.split("."))
+    return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
+
+
+def _version(name: str) -> str | None:
+    """Version of an installed library by the name it is imported under; None for Python's own."""
+    try:
+        return importlib.metadata.version(DISTRIBUTIONS.get(name, name))
+    except importlib.metadata.PackageNotFoundError:
+        return None

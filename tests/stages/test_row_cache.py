@@ -1,0 +1,413 @@
+"""The row cache: hits equal misses, damage is mended, and nothing is found by mistake."""
+
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stages import fingerprint, row_cache
+from stages.artifacts import write_table
+from stages.params import ComputeParams
+from stages.row_cache import RowCache, cached_map, decode_row, encode_row, key_of, keys_of_shard
+
+LOCAL = ComputeParams(workers=1, ray_threshold_s=1e9, object_store_mb=100)
+CALLS: list[str] = []
+
+
+def squares(items: Sequence[str]) -> Iterator[dict]:
+    """A row per item, and a note that it was computed."""
+    for item in items:
+        CALLS.append(item)
+        draw = np.random.default_rng(int(digest(item)[:8], 16))
+        yield {"item_id": item, "values": draw.normal(size=5).astype(np.float32), "none": None}
+
+
+def digest(item: str) -> str:
+    return sha256(item.encode()).hexdigest()
+
+
+def ask(items: Sequence[str], folder: Path, compute: ComputeParams = LOCAL) -> list[bytes]:
+    """Rows through a cache that knows only what lies on disk, as bytes."""
+    rows = cached_map(
+        squares,
+        items,
+        keys=[digest(item) for item in items],
+        cache=RowCache(folder),
+        compute=compute,
+        seconds_per_item=1,
+        label="test",
+    )
+    return [encode_row(row) for row in rows]
+
+
+def scratch(items: Sequence[str]) -> list[bytes]:
+    """The same from scratch, without any cache."""
+    return [encode_row(row) for row in squares(items)]
+
+
+values = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**63), 2**63),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.text(),
+    st.binary(max_size=50),
+)
+dtypes = st.sampled_from(["<f2", "<f4", ">f8", "<i4", "|u1", "|b1"])
+
+
+@given(
+    st.dictionaries(st.text(max_size=5), values, max_size=5),
+    st.dictionaries(st.text(max_size=5), st.tuples(dtypes, st.integers(0, 4)), max_size=3),
+)
+def test_rows_survive_their_encoding(plain, kinds) -> None:
+    arrays = {
+        f"a{name}": np.arange(2 * n).reshape(n, 2).astype(k) for name, (k, n) in kinds.items()
+    }
+    row = {f"p{name}": value for name, value in plain.items()} | arrays
+    data = encode_row(row)
+    found = decode_row(data)
+    assert set(found) == set(row)
+    for name, value in row.items():
+        if isinstance(value, np.ndarray):
+            assert found[name].dtype == value.dtype.newbyteorder("<")
+            np.testing.assert_array_equal(found[name], value)
+        else:
+            assert type(found[name]) is type(value)
+            assert found[name] == value
+    assert encode_row(found) == data
+    assert encode_row(dict(reversed(row.items()))) == data
+
+
+def test_arrays_keep_nan_and_their_bits() -> None:
+    array = np.array([np.nan, -0.0, np.inf, 1 / 3], np.float32)
+    assert decode_row(encode_row({"a": array}))["a"].tobytes() == array.tobytes()
+
+
+def test_what_cannot_be_kept_is_refused() -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        encode_row({"a": float("nan")})
+    with pytest.raises(TypeError, match="column a: expected a number"):
+        encode_row({"a": object()})
+    with pytest.raises(TypeError, match="expected numbers, got an array of object"):
+        encode_row({"a": np.array([object()])})
+
+
+names = st.lists(st.sampled_from([f"s{i}" for i in range(12)]), max_size=12)
+
+
+@settings(max_examples=40, deadline=None)
+@given(rounds=st.lists(names, min_size=1, max_size=4))
+def test_any_mixture_of_hits_and_misses_gives_the_bytes_of_a_rebuild(
+    tmp_path_factory, rounds
+) -> None:
+    folder = tmp_path_factory.mktemp("cache")
+    seen: set[str] = set()
+    for items in rounds:
+        CALLS.clear()
+        found = ask(items, folder)
+        assert sorted(CALLS) == sorted(set(items) - seen)  # each once, known ones never
+        assert found == scratch(items)
+        seen |= set(items)
+
+
+def test_few_files_hold_many_rows(tmp_path) -> None:
+    items = [f"i{k}" for k in range(500)]
+    ask(items, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 1
+    ask([*items, "one more"], tmp_path)
+    assert CALLS[-1] == "one more"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "foreign", "swap", "head"])
+def test_damage_is_computed_again_with_a_warning(tmp_path, caplog, damage) -> None:
+    items = [f"i{k}" for k in range(6)]
+    ask(items, tmp_path)
+    (segment,) = tmp_path.iterdir()
+    data = bytearray(segment.read_bytes())
+    if damage == "flip":
+        data[-1] ^= 1
+    elif damage == "cut":
+        del data[-3:]
+    elif damage == "empty":
+        data.clear()
+    elif damage == "foreign":
+        data[:8] = b"PAR1PAR1"
+    elif damage == "swap":  # the row of another key, itself whole
+        data[8:40], data[8 + len(data[8:]) // 6 :][:32] = bytes(32), bytes(32)
+    else:  # a length beyond the file
+        data[40:48] = (2**40).to_bytes(8, "little")
+    segment.write_bytes(data)
+    CALLS.clear()
+    with caplog.at_level(logging.WARNING):
+        found = ask(items, tmp_path)
+    assert 1 <= len(CALLS) <= 6
+    assert found == scratch(items)
+    assert damage == "swap" or "computed again" in caplog.text
+    CALLS.clear()
+    assert ask(items, tmp_path) == found
+    assert CALLS == []  # mended
+
+
+def test_a_segment_that_vanishes_under_a_reader_is_computed_again(tmp_path, caplog) -> None:
+    ask(["a", "b"], tmp_path)
+    reader = RowCache(tmp_path)
+    assert reader.get(digest("a")) is not None
+    for segment in tmp_path.iterdir():
+        segment.unlink()
+    assert reader.get(digest("b")) is None
+    assert "computed again" in caplog.text
+
+
+def test_withdrawn_rows_leave_nothing_behind(tmp_path) -> None:
+    items = [f"person-{k}" for k in range(5)]
+    ask(items, tmp_path)
+    left = items[:2] + items[3:]
+    cache = RowCache(tmp_path)
+    rows = cached_map(
+        squares,
+        left,
+        keys=[digest(item) for item in left],
+        cache=cache,
+        compute=LOCAL,
+        seconds_per_item=1,
+        label="test",
+    )
+    assert cache.forget_unused() == 1
+    everything = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert b"person-2" not in everything
+    assert all(item.encode() in everything for item in left)
+    CALLS.clear()
+    assert ask(left, tmp_path) == [encode_row(row) for row in rows]
+    assert CALLS == []
+    assert RowCache(tmp_path).forget_unused() == 4
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_many_small_segments_become_few(tmp_path) -> None:
+    items = [f"i{k}" for k in range(row_cache.MANY_SEGMENTS + 2)]
+    for item in items:
+        ask([item], tmp_path)
+    assert len(list(tmp_path.iterdir())) == len(items)
+    cache = RowCache(tmp_path)
+    assert all(cache.get(digest(item)) for item in items)
+    assert cache.forget_unused() == 0
+    assert len(list(tmp_path.iterdir())) == 1
+    CALLS.clear()
+    ask(items, tmp_path)
+    assert CALLS == []
+
+
+def test_one_key_per_item_and_one_row(tmp_path) -> None:
+    def call(function, keys):
+        return cached_map(
+            function,
+            ["a", "b"],
+            keys=keys,
+            cache=RowCache(tmp_path),
+            compute=LOCAL,
+            seconds_per_item=1,
+            label="test",
+        )
+
+    with pytest.raises(ValueError, match="a key per item, got 1 keys of 2 items"):
+        call(squares, [digest("a")])
+    with pytest.raises(ValueError, match="shorter"):
+        call(lambda items: iter([{"x": 1}]), [digest("a"), digest("b")])
+
+
+WORKER = """
+import sys, time
+from pathlib import Path
+sys.path[:0] = {path!r}
+import test_row_cache as t
+from stages import row_cache
+row_cache.FLUSH_S = 0.02
+slow, squares = {pause}, t.squares
+def function(items):
+    for row in squares(items):
+        time.sleep(slow)
+        print(row["item_id"], flush=True)
+        yield row
+items = [f"i{{k}}" for k in range({start}, {stop})]
+row_cache.cached_map(function, items, keys=[t.digest(i) for i in items],
+    cache=row_cache.RowCache(Path({folder!r})), compute=t.LOCAL, seconds_per_item=1, label="w")
+"""
+
+
+def start(folder: Path, repository: Path, first: int, last: int, pause: float):
+    path = [str(Path(__file__).parent), str(repository)]
+    code = WORKER.format(path=path, pause=pause, start=first, stop=last, folder=str(folder))
+    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+
+
+def test_killed_in_the_middle_and_continued(tmp_path, repository) -> None:
+    items = [f"i{k}" for k in range(40)]
+    process = start(tmp_path, repository, 0, 40, 0.05)
+    assert process.stdout is not None
+    for _ in range(12):
+        process.stdout.readline()
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    CALLS.clear()
+    found = ask(items, tmp_path)
+    assert 20 <= len(CALLS) <= 35  # what had been flushed was found
+    assert found == scratch(items)
+
+
+def test_killed_while_writing_leaves_no_half_segment(tmp_path, repository) -> None:
+    """Kills at random moments of a process that writes all the time."""
+    items = [f"i{k}" for k in range(300)]
+    for wait in (0.0, 0.01, 0.03):
+        process = start(tmp_path, repository, 0, 300, 0.0)
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(wait)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert ask(items, tmp_path) == scratch(items)
+    for scrap in tmp_path.glob(".*"):
+        os.utime(scrap, (0, 0))
+    RowCache(tmp_path).forget_unused()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_processes_at_once(tmp_path, repository) -> None:
+    processes = [
+        start(tmp_path, repository, 0, 60, 0.005),
+        start(tmp_path, repository, 20, 80, 0.005),
+    ]
+    for process in processes:
+        process.communicate()
+        assert process.returncode == 0
+    CALLS.clear()
+    items = [f"i{k}" for k in range(80)]
+    assert ask(items, tmp_path) == [encode_row(row) for row in squares(items)]
+    assert len(CALLS) == 80  # all by the comparison, none by the cache
+
+
+def scalars(row: dict, kinds: dict) -> dict:
+    table = pa.table({name: pa.array([value], kinds[name]) for name, value in row.items()})
+    return {name: table[name][0] for name in table.schema.names}
+
+
+KINDS = {
+    "item_id": pa.string(),
+    "vertices": pa.list_(pa.float32()),
+    "image": pa.binary(),
+    "capped": pa.bool_(),
+    "texts": pa.list_(pa.string()),
+}
+BASE = {"item_id": "a", "vertices": [1.0, 2.0], "image": b"x", "capped": True, "texts": ["a", "b"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("item_id", "b"),
+        ("item_id", None),
+        ("item_id", ""),
+        ("vertices", [1.0, 2.5]),
+        ("vertices", []),
+        ("vertices", None),
+        ("vertices", [1.0, None]),
+        ("image", b"y"),
+        ("capped", False),
+        ("texts", ["ab"]),
+    ],
+)
+def test_every_column_counts(name, value) -> None:
+    assert key_of(scalars(BASE | {name: value}, KINDS)) != key_of(scalars(BASE, KINDS))
+
+
+def test_the_key_knows_types_and_names_but_not_the_place(tmp_path) -> None:
+    key = key_of(scalars(BASE, KINDS))
+    assert key_of(scalars(BASE, KINDS | {"vertices": pa.list_(pa.float64())})) != key
+    renamed = {("id" if k == "item_id" else k): v for k, v in BASE.items()}
+    assert key_of(scalars(renamed, KINDS | {"id": pa.string()})) != key
+    other = {"item_id": "z", "vertices": [9.0], "image": b"", "capped": None, "texts": []}
+    table = pa.table({n: pa.array([other[n], BASE[n], other[n]], KINDS[n]) for n in BASE})
+    write_table(table, tmp_path / "a.parquet")
+    write_table(table.slice(1), tmp_path / "b.parquet")
+    cache = RowCache(tmp_path / "cache")
+    assert keys_of_shard(tmp_path / "a.parquet", cache, rows_at_once=2)[1] == key
+    assert keys_of_shard(tmp_path / "b.parquet", cache, rows_at_once=2)[0] == key
+    cache.flush()
+    again = keys_of_shard(tmp_path / "a.parquet", RowCache(tmp_path / "cache"), rows_at_once=1)
+    assert again[1] == key
+    assert len(again) == 3
+
+
+@pytest.fixture
+def checkout(repository, tmp_path, monkeypatch) -> Path:
+    """A copy of the code that fingerprints are taken of."""
+    for name in ("models", "stages"):
+        shutil.copytree(repository / name, tmp_path / name, ignore=shutil.ignore_patterns("*.pyc"))
+    monkeypatch.setattr(fingerprint, "REPOSITORY", tmp_path)
+    fingerprint._imports.cache_clear()
+    yield tmp_path
+    fingerprint._imports.cache_clear()
+
+
+def test_code_parameters_and_inputs_decide_the_folder(checkout, monkeypatch) -> None:
+    (checkout / "model").mkdir()
+    (checkout / "model/model.safetensors").write_bytes(b"1")
+
+    def folder(section=None, stage="register") -> Path:
+        fingerprint._imports.cache_clear()
+        inputs = {"model": checkout / "model"}
+        return RowCache.of(stage, section=section or {"a": 1}, inputs=inputs, work=checkout).folder
+
+    first = folder()
+    assert first == folder()
+    assert first.parent == (checkout / "register").resolve()
+    different = {first, folder({"a": 2}), folder(stage="pack")}
+    for name in ("stages/register.py", "models/geometry/nonrigid.py", "models/geometry/_bvh.py"):
+        (checkout / name).write_text((checkout / name).read_text() + "\n# changed\n")
+        different.add(folder())
+    assert len(different) == 6
+    before = folder()
+    (checkout / "stages/unify.py").write_text("# changed\n")
+    assert folder() == before  # no part of this stage
+    (checkout / "model/model.safetensors").write_bytes(b"2")
+    assert folder() != before
+    with pytest.raises(FileNotFoundError, match="run the stage that writes it"):
+        RowCache.of("register", section={}, inputs={"model": checkout / "none"}, work=checkout)
+
+
+def test_old_caches_are_collected(tmp_path) -> None:
+    for name, age in (("old", 40), ("new", 1)):
+        ask(["a"], tmp_path / "register" / name)
+        stamp = time.time() - 86400 * age
+        os.utime(tmp_path / "register" / name, (stamp, stamp))
+    (tmp_path / "train" / "old").mkdir(parents=True)
+    os.utime(tmp_path / "train" / "old", (0, 0))
+    assert row_cache.collect(tmp_path, max_age_days=30) == [tmp_path / "register" / "old"]
+    assert sorted(path.name for path in tmp_path.glob("*/*")) == ["new", "old"]
+    ask(["a"], tmp_path / "register" / "new")  # using it keeps it
+    assert time.time() - (tmp_path / "register/new").stat().st_mtime < 60
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [2, 4])
+def test_workers_leave_the_same_rows(tmp_path, workers) -> None:
+    items = [f"i{k}" for k in range(60)]
+    ask(items[:7], tmp_path)
+    compute = ComputeParams(workers=workers, ray_threshold_s=0, object_store_mb=100)
+    assert ask(items, tmp_path, compute) == scratch(items)
+    CALLS.clear()
+    ask(items, tmp_path)
+    assert CALLS == []
