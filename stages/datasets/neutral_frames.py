@@ -107,5 +107,8 @@ def warn_unmatched(
     for subject, scans in sorted((listed or {}).items()):
         for scan in sorted(scans - present.get(subject, frozenset())):
             logger.warning(
-                "%s: there is no scan %s of subject %s; check the spelling", FILE_NAME, scan, subject
+                "%s: there is no scan %s of subject %s; check the spelling",
+                FILE_NAME,
+                scan,
+                subject,
             )
