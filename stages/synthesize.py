@@ -13,8 +13,11 @@ from stages.artifacts import atomic_directory
 from stages.corpus import (
     bfm2009,
     bfm2017,
+    bp4d,
+    bu3dfe,
     facewarehouse,
     flame,
+    frgc,
     lyhm,
     now,
     stirling,
@@ -38,6 +41,9 @@ SOURCES: dict[str, tuple[str, Callable[[Order], None]]] = {
     "lyhm": ("LYHM / Headspace", lyhm.build),
     "stirling": ("Stirling/ESRC", stirling.build),
     "facewarehouse": ("FaceWarehouse", facewarehouse.build),
+    "frgc": ("FRGC v2", frgc.build),
+    "bu3dfe": ("BU-3DFE", bu3dfe.build),
+    "bp4d": ("BP4D+", bp4d.build),
     "now": ("the NoW challenge", now.build),
     "vggface2": ("VGGFace2", vggface2.build),
 }
