@@ -24,9 +24,14 @@ if TYPE_CHECKING:
 SOURCE = "bu3dfe"
 ETHNICITIES = ("WH", "AE", "BL", "LA", "IN", "AM")
 EXPRESSIONS = {
-    "NE": "neutral", "HA": "smile", "SU": "surprise", "AN": "anger", "SA": "sadness",
-    "DI": "dimple", "FE": "mouth_open",
-}  # fmt: skip
+    "NE": "neutral",
+    "HA": "smile",
+    "SU": "surprise",
+    "AN": "anger",
+    "SA": "sadness",
+    "DI": "disgust",
+    "FE": "fear",
+}
 BROKEN = ("image", "truncated_scan", "bad_index", "nan_scan", "no_faces")
 FACE_MM = 95.0  # the cropped scan's radius around the nose
 VIEW_DEG = 40.0  # the two cameras stand to the left and right
@@ -137,7 +142,7 @@ def make_subject(
     kinds = list(EXPRESSIONS)
     shown = [kinds[(k + subject.variant) % 6 + 1] if k else "NE" for k in range(sizes.scans)]
     photos, scans = [], []
-    left = sizes.photos
+    left = min(sizes.photos, 1) if subject.broken else sizes.photos
     for code in shown[:1] if subject.broken else shown:
         face = None if code == "NE" else Expression.prototype(EXPRESSIONS[code])
         vertices = np.asarray(studio.head().vertices(who.identity, face))

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 
 from stages.compute import item_rng
 from stages.corpus import studio
-from stages.corpus.files import jpeg_bytes, truncated, write
+from stages.corpus.files import format_rows, jpeg_bytes, truncated, write
 from stages.corpus.order import Order
 from stages.corpus.people import Person, PersonTruth, gapped_numbers, person, write_people
 from stages.corpus.scan import Placement, Scan, Scanner
@@ -33,9 +33,16 @@ SPIKES = 0.0004  # of the pixels, measured wrong by centimetres
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """One person; ``broken`` is empty or one of ``BROKEN``."""
+    """One person.
+
+    Attributes:
+        number: Number of the subject.
+        variant: Running number, which chooses the dirt.
+        broken: Empty, or one of ``BROKEN``.
+    """
 
     number: int
+    variant: int
     broken: str
 
     @property
@@ -66,20 +73,23 @@ def subjects(order: Order) -> list[Subject]:
     rng = item_rng(order.seed, "frgc/list")
     numbers = gapped_numbers(count + extra, LAST - FIRST, rng)
     return [
-        Subject(FIRST + n, "" if k < count else BROKEN[(k - count) % len(BROKEN)])
+        Subject(FIRST + n, k, "" if k < count else BROKEN[(k - count) % len(BROKEN)])
         for k, n in enumerate(numbers)
     ]
 
 
 def recordings(subject: Subject, scans: int) -> list[Recording]:
-    """Return the subject's range images: the first neutral, the next with an expression."""
+    """Return the subject's range images: neutral and expressive in turn.
+
+    Of six people, one has one more with an expression, one has one in MICA's dropped session.
+    """
     base = 200 + 2 * (subject.number % 90)
-    count = 1 if subject.broken else scans
+    count = 1 if subject.broken else scans + (subject.variant % 6 == 2)
     found = [
-        Recording(base + 14 * k, SESSIONS[(subject.number + k) % 2], k % 2 == 0)
+        Recording(base + 14 * k, SESSIONS[(subject.variant + k) % 2], k % 2 == 0)
         for k in range(count)
     ]
-    if not subject.broken and subject.number % 5 == 0:
+    if not subject.broken and subject.variant % 6 == 4:
         found.append(Recording(base - 60, DROPPED, True))
     return found
 
@@ -136,20 +146,34 @@ def _measured(
 
 
 def abs_text(
-    points: Float[np.ndarray, "h w 3"], valid: Bool[np.ndarray, "h w"], *, header: str | None = None
+    points: Float[np.ndarray, "h w 3"],
+    valid: Bool[np.ndarray, "h w"],
+    *,
+    variant: int = 0,
 ) -> str:
-    """Return an ``.abs``: header, then a line each of flags, x, y, z."""
+    """Return an ``.abs``: three lines of header, then a line each of flags, x, y, z.
+
+    Args:
+        points: Camera frame, mm.
+        valid: Where something was measured.
+        variant: 5, 11, ... give fewer decimals, wide spacing, capitals, Windows line ends.
+    """
     rows, columns = valid.shape
-    lines = [header or f"{rows} rows\n{columns} columns\npixels (flag X Y Z):"]
+    other = variant % 6 == 5
+    lines = [f"{rows} rows", f"{columns} columns", "pixels (flag X Y Z):"]
+    if other:
+        lines = [f" {rows}  Rows", f" {columns}  Columns", "Pixels  (flag X Y Z):"]
     lines.append(" ".join(np.where(valid.ravel(), "1", "0").tolist()))
     places = np.flatnonzero(valid).tolist()
     for axis in range(3):
-        words = [NOTHING] * valid.size
-        measured = points[..., axis][valid].tolist()
-        for place, value in zip(places, measured, strict=True):
-            words[place] = f"{value:.6f}"
+        words = ["-999999.0" if other else NOTHING] * valid.size
+        measured = points[..., axis][valid]
+        rounded = format_rows("%.3f " if other else "%.6f ", measured[:, None]).split()
+        for place, value in zip(places, rounded, strict=True):
+            words[place] = value
         lines.append(" ".join(words))
-    return "\n".join(lines) + "\n"
+    end = "\r\n" if other else "\n"
+    return end.join(lines) + end
 
 
 def ppm_bytes(image: np.ndarray) -> bytes:
@@ -173,11 +197,12 @@ def make_subject(
     neutral: list[str] = []
     for recording in recordings(subject, order.sizes.frgc.scans):
         photo, scan = _record(order, subject, who, recording)
-        photos.append(photo)
+        photos += photo
         scans.append(scan)
         if recording.neutral and recording.session != DROPPED:
             neutral.append(scan.item.split("/")[1])
-    photos += _stills(order, subject, who)
+    if subject.broken in {"", "image"}:
+        photos += _stills(order, subject, who)
     rest = np.asarray(studio.head().vertices(who.identity))
     row = PersonTruth(subject.name, who.identity.sex, who.identity.age_years, rest)
     return photos, scans, row, neutral
@@ -185,8 +210,11 @@ def make_subject(
 
 def _record(
     order: Order, subject: Subject, who: Person, recording: Recording
-) -> tuple[PhotoTruth, ScanTruth]:
-    """Write one range image and the photograph that the sensor took with it."""
+) -> tuple[list[PhotoTruth], ScanTruth]:
+    """Write one range image and the photograph that the sensor took with it.
+
+    An unreadable range image comes without one.
+    """
     from models.procedural.expression import sample_expression
     from models.procedural.scene import (
         Background,
@@ -227,36 +255,33 @@ def _record(
         top = int(camera.project(np.array([[0.0, -0.12, 0.0]]))[0, 1])
         valid = valid & (np.arange(ROWS)[:, None] > top)
     folder = order.out / "nd1" / recording.session
-    content = _damaged(abs_text(points, valid & (subject.broken != "empty_scan")), subject.broken)
-    packed = recording.number % 3 != 2
-    if packed:
-        data = gzipped(content.encode("ascii"))
-        write(folder / f"{stem}.abs.gz", truncated(data) if _cut(subject) else data)
-    else:
-        data = content.encode("ascii")
-        write(folder / f"{stem}.abs", truncated(data) if _cut(subject) else data)
+    valid = valid & (subject.broken != "empty_scan")
+    text = abs_text(points, valid, variant=subject.variant)
+    data = _damaged(text, subject.broken).encode("ascii")
+    packed = subject.variant % 6 != 3
+    data = gzipped(data) if packed else data
+    data = truncated(data) if subject.broken == "truncated_scan" else data
+    write(folder / f"{stem}.abs{'.gz' if packed else ''}", data)
+    truth = ScanTruth(
+        f"{subject.name}/{stem}", subject.name, frame, scan.landmarks, not recording.neutral
+    )
+    if subject.broken not in {"", "image", "no_face"}:
+        return [], truth
     grey = Background("plain", np.full((5, 3), rng.uniform(0.02, 0.3)), int(rng.integers(2**31)))
     scene = Scene(camera, portrait_light(key_yaw_deg=20.0), grey, Finish(noise=0.006))
     photo = studio.shoot(who, face, scene, (ROWS, COLUMNS), rng, vertices=vertices)
     name = f"{subject.name}d{recording.number + 1}"
-    if subject.number % 2:
+    if subject.variant % 3 == 1:
         write(folder / f"{name}.ppm.gz", gzipped(ppm_bytes(photo.image)))
     else:
         write(folder / f"{name}.jpg", jpeg_bytes(photo.image, 95))
-    truth = ScanTruth(
-        f"{subject.name}/{stem}", subject.name, frame, scan.landmarks, face is not None
-    )
-    return studio.photo_truth(f"{subject.name}/{name}", subject.name, photo), truth
-
-
-def _cut(subject: Subject) -> bool:
-    return subject.broken == "truncated_scan"
+    return [studio.photo_truth(f"{subject.name}/{name}", subject.name, photo)], truth
 
 
 def _damaged(text: str, broken: str) -> str:
     """One row announced but not there; a number that is none; untouched otherwise."""
     if broken == "row_count":
-        return text.replace(f"{ROWS} rows", f"{ROWS + 1} rows", 1)
+        return text.replace(str(ROWS), str(ROWS + 1), 1)
     if broken == "garbled_scan":
         middle = text.index(" ", len(text) // 2)
         return f"{text[:middle]} #?@ {text[middle + 8 :]}"
