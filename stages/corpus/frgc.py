@@ -123,7 +123,7 @@ def depth_points(
     facing = np.where(valid, slant[ids[0]], 0.0)
     dark = np.zeros(len(scan.faces))
     dark[scan.covered[scan.faces].all(axis=1)] = 1.0  # hair gives little light back
-    missed = 0.02 + 0.55 * np.where(valid, dark[ids[0]], 0.0)
+    missed = 0.003 + 0.55 * np.where(valid, dark[ids[0]], 0.0)
     valid &= (facing > 0.17) & (rng.random((ROWS, COLUMNS)) > missed)
     return _measured(seen, valid, rng, noise_mm), valid
 
