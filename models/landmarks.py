@@ -33,6 +33,19 @@ def face_size(points: Float[np.ndarray, "68 2"]) -> float:
     return float((inner.max(axis=0) - inner.min(axis=0)).max())
 
 
+def roll_deg(points: Float[np.ndarray, "68 2"]) -> float:
+    """How far a face is turned in the image plane, clockwise as seen, degrees.
+
+    0 where the mouth lies straight below the eyes; a head turned sideways adds a constant that
+    depends on the turn alone.
+
+    Args:
+        points: iBUG-68, y down.
+    """
+    down = points[48:].mean(axis=0) - points[36:48].mean(axis=0)
+    return float(np.degrees(np.arctan2(-down[0], down[1])))
+
+
 def canonical_box(points: Float[np.ndarray, "68 2"]) -> Float[np.ndarray, "4"]:
     """Square around brows, eyes, nose and mouth, like that of a frontal face detector.
 

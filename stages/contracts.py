@@ -10,6 +10,8 @@ from functools import cache
 from typing import Any
 
 STATUSES = ("ok", "failed", "rejected")
+VALIDATION_SETS = frozenset({"FLORENCE"})
+"""Unified sets whose people are never trained on: MICA validates on Florence alone."""
 
 
 def _field(name: str, kind: Any, **facts: str) -> Any:  # noqa: ANN401 - pyarrow types

@@ -12,15 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 
-from models.landmarks import MIRROR_68, canonical_box, moved_box, outer_eye_distance, relative_error
+from models.landmarks import MIRROR_68, canonical_box, outer_eye_distance, relative_error
 from stages.artifacts import atomic_directory, read_json, read_table, shard_of, write_json
 from stages.compute import item_rng
 from stages.datasets.images import ImageError, decode_rgb
 from stages.landmark_predictor import (
     FILE_NAME,
     FaceCrop,
+    FaceSquare,
     LandmarkPredictor,
     crop_face,
     grey_of,
@@ -87,20 +88,6 @@ def yaw_deg(row: dict[str, Any]) -> float:
     return abs(float(np.degrees(row["pose_para"][1]))) if row["pose_para"] else 0.0
 
 
-def turned(
-    image: UInt8[np.ndarray, "h w"], points: Float[np.ndarray, "68 2"], angle_deg: float
-) -> tuple[UInt8[np.ndarray, "h w"], Float[np.ndarray, "68 2"]]:
-    """A photograph and its landmarks rotated in the image about the landmarks' middle."""
-    import cv2
-
-    centre = points.mean(axis=0)
-    matrix = cv2.getRotationMatrix2D((float(centre[0]) - 0.5, float(centre[1]) - 0.5), angle_deg, 1)
-    height, width = image.shape
-    rotated = cv2.warpAffine(image, matrix, (width, height), borderMode=cv2.BORDER_REPLICATE)
-    moved = (points - 0.5) @ matrix[:, :2].T + matrix[:, 2] + 0.5
-    return np.asarray(rotated, dtype=np.uint8), moved
-
-
 def spread_over(rows: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
     """At most ``count`` rows, evenly spaced, so that every subject keeps its share."""
     if len(rows) <= count:
@@ -108,30 +95,20 @@ def spread_over(rows: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
     return [rows[at] for at in np.linspace(0, len(rows) - 1, count).astype(int)]
 
 
-def jittered(
-    points: Float[np.ndarray, "68 2"], p: LandmarkModelParams, rng: np.random.Generator
-) -> Float[np.ndarray, "4"]:
-    """A box as a detector might give it: the canonical one, shifted and scaled."""
-    shift = np.clip(rng.normal(0.0, p.box_shift, 2), -2.5 * p.box_shift, 2.5 * p.box_shift)
+def jittered(square: FaceSquare, p: LandmarkModelParams, rng: np.random.Generator) -> FaceSquare:
+    """A square as a detector might give it: shifted and scaled."""
+    right, down = np.clip(rng.normal(0.0, p.box_shift, 2), -2.5 * p.box_shift, 2.5 * p.box_shift)
     scale = float(np.exp(np.clip(rng.normal(0.0, p.box_scale), -2 * p.box_scale, 2 * p.box_scale)))
-    return moved_box(canonical_box(points), shift, scale)
+    return square.moved(float(right), float(down), scale)
 
 
-def _annotation(crop: FaceCrop, points: np.ndarray, box: np.ndarray) -> Any:  # noqa: ANN401
-    """Landmarks and their starting box as dlib holds them: whole pixels."""
+def _annotation(crop: FaceCrop, points: np.ndarray, start: FaceSquare) -> Any:  # noqa: ANN401
+    """Landmarks and their starting square as dlib holds them: whole pixels."""
     import dlib
 
     at = np.rint(crop.to_crop(points) - 0.5).astype(int)
     parts = [dlib.point(int(x), int(y)) for x, y in at]
-    corners = crop.to_crop(box.reshape(2, 2)).reshape(4)
-    return dlib.full_object_detection(rectangle(corners), parts)
-
-
-def mirrored(
-    crop: FaceCrop, points: Float[np.ndarray, "68 2"]
-) -> tuple[UInt8[np.ndarray, "h w"], Float[np.ndarray, "68 2"]]:
-    """A crop and its landmarks (photograph coordinates) with left and right exchanged."""
-    return crop.mirrored().image, crop.reflected(points[MIRROR_68])
+    return dlib.full_object_detection(rectangle(crop, start), parts)
 
 
 def train(rows: list[dict[str, Any]], p: LandmarkModelParams, *, seed: int, out: Path) -> int:
@@ -151,20 +128,20 @@ def train(rows: list[dict[str, Any]], p: LandmarkModelParams, *, seed: int, out:
     images, annotations = [], []
     photographs = 0
     for row in rows:
-        original = _grey(row)
-        if original is None:
+        image = _grey(row)
+        if image is None:
             continue
-        image = original
         rng = item_rng(seed, row["item_id"])
-        upright = np.array(row["landmarks_px"], dtype=np.float64).reshape(68, 2)
+        points = np.array(row["landmarks_px"], dtype=np.float64).reshape(68, 2)
+        upright = FaceSquare.around(points)
         for copy in range(p.copies):
-            points = upright
-            if copy:
-                image, points = turned(original, upright, float(rng.normal(0.0, p.copy_turn_deg)))
-            crop = crop_face(image, canonical_box(points))
-            for seen, at in ((crop.image, points), mirrored(crop, points)):
-                images.append(seen)
-                annotations.append([_annotation(crop, at, jittered(at, p, rng))])
+            # The first as photographed, as every search begins; the others near upright.
+            turn_deg = float(rng.normal(0.0, p.copy_turn_deg)) if copy else -upright.roll_deg
+            crop = crop_face(image, upright.rolled(turn_deg))
+            for seen, at in ((crop, points), (crop.mirrored(), points[MIRROR_68])):
+                images.append(seen.image)
+                start = jittered(upright.rolled(turn_deg), p, rng)
+                annotations.append([_annotation(seen, at, start)])
         photographs += 1
     if photographs < 10:
         raise ValueError(
@@ -199,8 +176,9 @@ def measure(
         if image is None:
             continue
         points = np.array(row["landmarks_px"], dtype=np.float64).reshape(68, 2)
-        box = jittered(points, p, item_rng(seed + 1, row["item_id"]))
-        answer = predictor(image, box)
+        given = FaceSquare.of_box(canonical_box(points))
+        start = jittered(given, p, item_rng(seed + 1, row["item_id"]))
+        answer = predictor(image, start.corners().ravel())
         error = float(relative_error(answer.points, points))
         errors.append(100.0 * error)
         sizes.append(100.0 * error * float(outer_eye_distance(points)) / np.ptp(points, 0).max())

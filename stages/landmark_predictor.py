@@ -1,7 +1,7 @@
 """The 68-point predictor as stages use it: a crop, several boxes, one averaged answer.
 
 dlib's regression trees answer in whole pixels and depend on the box they start from. Here
-the face is cropped at a fixed size, the box is drawn again from the first answers,
+the face is cropped at a fixed size, the box is drawn again, upright, from the first answers,
 and the last answers of slightly moved boxes are averaged: finer than a pixel, hardly
 dependent on the first box, and their spread says how sure the predictor is.
 """
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from models.landmarks import MIRROR_68, canonical_box, face_size, moved_box, square_box
+from models.landmarks import MIRROR_68, canonical_box, face_size, roll_deg, square_box
 
 FILE_NAME = "shape_predictor_68.dat"
 FACE_PX = 256
@@ -22,20 +22,25 @@ FACE_PX = 256
 MARGIN = 0.6
 """What a crop shows around the box, fraction of its side."""
 STARTS = (
-    (0.0, 0.0, 1.0),
-    (0.0, 0.0, 0.8),
-    (-0.15, 0.0, 0.8),
-    (0.15, 0.0, 0.8),
-    (-0.25, 0.0, 0.75),
-    (0.25, 0.0, 0.75),
+    (0.0, 0.0, 1.0, 0.0),
+    (0.0, 0.0, 1.0, -25.0),
+    (0.0, 0.0, 1.0, 25.0),
+    (0.0, 0.0, 0.8, 0.0),
+    (-0.15, 0.0, 0.8, 0.0),
+    (0.15, 0.0, 0.8, 0.0),
+    (-0.25, 0.0, 0.75, 0.0),
+    (0.25, 0.0, 0.75, 0.0),
 )
-"""Where the search starts in a given box, as shifts and scales: detectors disagree on what a face
-box holds, and the brows, nose and mouth of a turned face lie near one side of it."""
+"""Where the search starts in a given box: shifts, scale, roll in degrees. Detectors disagree on
+what a face box holds, the brows, nose and mouth of a turned face lie near one side of it, and heads
+are held askew."""
 LOCATING_PASSES = 2
 LOCATING_PX = 96
 DISSENT_WEIGHT = 0.05
 TRUSTED_DOUBT = 0.05
 """A first start that doubts itself less is taken without trying the others."""
+CONTENDERS = 3
+"""Starts that are looked at closely; the one whose votes agree best answers."""
 VOTES = (
     (0.0, 0.0, 1.0),
     (0.025, 0.0, 1.0),
@@ -47,40 +52,96 @@ VOTES = (
 )
 """Shifts (fractions of the side) and scales of the boxes whose answers are averaged."""
 SPREAD_OF_ZERO_SCORE = 0.1
+LARGEST_ROLL_DEG = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class FaceSquare:
+    """Where a face lies in a photograph: a square whose lower side is below its chin.
+
+    Attributes:
+        centre: Photograph coordinates.
+        side: px.
+        roll_deg: How far it is turned in the image, clockwise as seen.
+    """
+
+    centre: Float[np.ndarray, "2"]
+    side: float
+    roll_deg: float = 0.0
+
+    @classmethod
+    def around(cls, points: Float[np.ndarray, "68 2"]) -> "FaceSquare":
+        """The canonical box of the points after they were turned upright."""
+        angle = float(np.clip(roll_deg(points), -LARGEST_ROLL_DEG, LARGEST_ROLL_DEG))
+        turn = _turn(angle)
+        box = canonical_box(points @ turn)
+        return cls(0.5 * (box[:2] + box[2:]) @ turn.T, float(box[2] - box[0]), angle)
+
+    @classmethod
+    def of_box(cls, box: Float[np.ndarray, "4"]) -> "FaceSquare":
+        """An upright square of a detector's box.
+
+        Raises:
+            ValueError: The box is empty.
+        """
+        square = square_box(np.asarray(box, dtype=np.float64))
+        return cls(0.5 * (square[:2] + square[2:]), float(square[2] - square[0]))
+
+    def moved(self, right: float, down: float, scale: float) -> "FaceSquare":
+        """Shifted along its own sides by fractions of them, and scaled about its centre."""
+        shift = _turn(self.roll_deg) @ np.array([right, down]) * self.side
+        return FaceSquare(self.centre + shift, scale * self.side, self.roll_deg)
+
+    def rolled(self, by_deg: float) -> "FaceSquare":
+        """Turned about its centre."""
+        return FaceSquare(self.centre, self.side, self.roll_deg + by_deg)
+
+    def corners(self) -> Float[np.ndarray, "2 2"]:
+        """Upper left and lower right corner as the face has them, photograph coordinates."""
+        half = 0.5 * self.side * np.array([[-1.0, -1.0], [1.0, 1.0]])
+        return self.centre + half @ _turn(self.roll_deg).T
+
+    def apart(self, other: "FaceSquare") -> float:
+        """Mean distance of the edges of two squares as if neither were turned."""
+        half = 0.5 * (self.side - other.side)
+        edges = (self.centre - other.centre)[:, None] + np.array([-half, half])
+        return float(np.abs(edges).mean())
+
+
+def _turn(angle_deg: float) -> Float[np.ndarray, "2 2"]:
+    """Rotation clockwise as seen where y points down."""
+    c, s = np.cos(np.radians(angle_deg)), np.sin(np.radians(angle_deg))
+    return np.array([[c, -s], [s, c]])
 
 
 @dataclass(frozen=True, slots=True)
 class FaceCrop:
-    """A grey crop around a box.
+    """A grey crop around a face, upright.
 
     Attributes:
         image: The crop.
-        left: Column coordinate of its left edge in the photograph.
-        top: Row coordinate of its top edge.
-        scale: Crop pixels per photograph pixel.
+        matrix: (2, 2) of ``crop = matrix @ photo + shift``, continuous coordinates.
+        shift: (2,).
     """
 
     image: UInt8[np.ndarray, "h w"]
-    left: float
-    top: float
-    scale: float
+    matrix: Float[np.ndarray, "2 2"]
+    shift: Float[np.ndarray, "2"]
 
     def to_crop(self, points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 2"]:
         """Photograph coordinates to crop coordinates."""
-        return (points - [self.left, self.top]) * self.scale
+        return points @ self.matrix.T + self.shift
 
     def to_photo(self, points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 2"]:
         """Crop coordinates to photograph coordinates."""
-        return points / self.scale + [self.left, self.top]
+        return np.asarray((points - self.shift) @ np.linalg.inv(self.matrix).T)
 
     def mirrored(self) -> "FaceCrop":
-        """The crop with left and right exchanged about its own middle."""
-        return FaceCrop(np.ascontiguousarray(self.image[:, ::-1]), self.left, self.top, self.scale)
-
-    def reflected(self, points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 2"]:
-        """Photograph coordinates exchanged about the middle of the crop."""
-        middle = self.left + 0.5 * self.image.shape[1] / self.scale
-        return points * [-1.0, 1.0] + [2.0 * middle, 0.0]
+        """The crop with left and right exchanged; its coordinates still lead to the photograph."""
+        flip = np.array([-1.0, 1.0])
+        width = np.array([float(self.image.shape[1]), 0.0])
+        flipped = np.ascontiguousarray(self.image[:, ::-1])
+        return FaceCrop(flipped, flip[:, None] * self.matrix, flip * self.shift + width)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,35 +165,31 @@ def grey_of(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w"]:
 
 
 def crop_face(
-    image: UInt8[np.ndarray, "h w"], box: Float[np.ndarray, "4"], face_px: int = FACE_PX
+    image: UInt8[np.ndarray, "h w"], square: FaceSquare, face_px: int = FACE_PX
 ) -> FaceCrop:
-    """Crop a square box with its margin, resampled so that the box has ``face_px`` pixels."""
+    """Crop a square and its margin, turned upright, so that the square has ``face_px`` pixels."""
     import cv2
 
-    left, top, right, _ = square_box(box)
-    side = right - left
-    scale = face_px / side
+    scale = face_px / square.side
     size = round(face_px * (1.0 + 2.0 * MARGIN))
-    left, top = left - MARGIN * side, top - MARGIN * side
-    # Continuous coordinates: crop = scale (photo - corner); OpenCV counts pixel centres from 0.
-    matrix = np.array(
-        [
-            [scale, 0.0, scale * (0.5 - left) - 0.5],
-            [0.0, scale, scale * (0.5 - top) - 0.5],
-        ]
-    )
+    linear = scale * _turn(square.roll_deg).T
+    shift = 0.5 * size - linear @ square.centre
+    # Continuous coordinates; OpenCV counts pixel centres from 0.
+    matrix = np.column_stack([linear, shift + linear @ [0.5, 0.5] - 0.5])
     blurred = cv2.GaussianBlur(image, (0, 0), 0.4 / scale) if scale < 0.5 else image
     crop = cv2.warpAffine(
         blurred, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
     )
-    return FaceCrop(np.asarray(crop, dtype=np.uint8), float(left), float(top), scale)
+    return FaceCrop(np.asarray(crop, dtype=np.uint8), linear, shift)
 
 
-def rectangle(box: Float[np.ndarray, "4"]) -> Any:  # noqa: ANN401 - dlib.rectangle
-    """The dlib rectangle (whole, inclusive pixels) nearest to a box in crop coordinates."""
+def rectangle(crop: FaceCrop, square: FaceSquare) -> Any:  # noqa: ANN401 - dlib.rectangle
+    """The dlib rectangle (whole, inclusive pixels) nearest to a square of the crop's own roll."""
     import dlib
 
-    left, top, right, bottom = (round(float(edge)) for edge in box)
+    corners = crop.to_crop(square.corners())
+    left, top = (round(float(edge)) for edge in corners.min(axis=0))
+    right, bottom = (round(float(edge)) for edge in corners.max(axis=0))
     return dlib.rectangle(left, top, right - 1, bottom - 1)
 
 
@@ -159,21 +216,17 @@ class LandmarkPredictor:
         if parts != 68:
             raise ValueError(f"{path}: expected a predictor of 68 points, got {parts}")
 
-    def _points(self, crop: FaceCrop, box: Float[np.ndarray, "4"]) -> Float[np.ndarray, "68 2"]:
+    def _points(self, crop: FaceCrop, square: FaceSquare) -> Float[np.ndarray, "68 2"]:
         """One answer, photograph coordinates; whole crop pixels lie at their centres."""
-        corners = crop.to_crop(box.reshape(2, 2)).reshape(4)
-        found = self._predictor(crop.image, rectangle(corners))
+        found = self._predictor(crop.image, rectangle(crop, square))
         parts = np.array([(part.x, part.y) for part in found.parts()], dtype=np.float64)
         return crop.to_photo(parts + 0.5)
 
     def _both(
-        self, crop: FaceCrop, mirror: FaceCrop, box: Float[np.ndarray, "4"]
+        self, crop: FaceCrop, mirror: FaceCrop, square: FaceSquare
     ) -> tuple[Float[np.ndarray, "68 2"], Float[np.ndarray, "68 2"]]:
         """The answers of a crop and of its mirror image, both in photograph coordinates."""
-        right, left = mirror.reflected(box.reshape(2, 2))[:, 0]
-        turned = np.array([left, box[1], right, box[3]])
-        found = mirror.reflected(self._points(mirror, turned))[MIRROR_68]
-        return self._points(crop, box), found
+        return self._points(crop, square), self._points(mirror, square)[MIRROR_68]
 
     def __call__(self, image: UInt8[np.ndarray, "h w"], box: Float[np.ndarray, "4"]) -> Answer:
         """Find the landmarks of the face in ``box``.
@@ -185,53 +238,44 @@ class LandmarkPredictor:
         Raises:
             ValueError: The box is empty.
         """
-        given = square_box(np.asarray(box, dtype=np.float64))
-        boxes, doubts = [], []
-        for right, down, scale in STARTS:
-            candidate = moved_box(given, np.array([right, down]), scale)
+        given = FaceSquare.of_box(box)
+        squares, doubts = [], []
+        for right, down, scale, roll in STARTS:
+            candidate = given.moved(right, down, scale).rolled(roll)
             for _ in range(LOCATING_PASSES):
-                candidate = self._located(image, candidate)
+                crop = crop_face(image, candidate, LOCATING_PX)
+                candidate = FaceSquare.around(self._points(crop, candidate))
             crop = crop_face(image, candidate, LOCATING_PX)
             straight, mirrored = self._both(crop, crop.mirrored(), candidate)
-            again = canonical_box(0.5 * (straight + mirrored))
-            moved = float(np.abs(again - candidate).mean())
+            again = FaceSquare.around(0.5 * (straight + mirrored))
             apart = float(np.linalg.norm(straight - mirrored, axis=1).mean())
-            boxes.append(again)
-            doubts.append((moved + apart) / face_size(straight))
+            squares.append(again)
+            doubts.append((again.apart(candidate) + apart) / face_size(straight))
             if doubts[0] < TRUSTED_DOUBT:
                 break
-        best = boxes[_agreed(np.array(boxes), np.array(doubts))]
-        return self._vote(image, canonical_box(self._vote(image, best).points))
+        tried = np.argsort(_dissent(squares, np.array(doubts)), kind="stable")[:CONTENDERS]
+        rounds = [self._vote(image, squares[at]) for at in tried]
+        best = max(rounds, key=lambda answer: answer.score)
+        return self._vote(image, FaceSquare.around(best.points))
 
-    def _located(
-        self, image: UInt8[np.ndarray, "h w"], box: Float[np.ndarray, "4"]
-    ) -> Float[np.ndarray, "4"]:
-        """The canonical box of one coarse answer."""
-        return canonical_box(self._points(crop_face(image, box, LOCATING_PX), box))
-
-    def _vote(self, image: UInt8[np.ndarray, "h w"], box: Float[np.ndarray, "4"]) -> Answer:
-        """The average of slightly moved boxes and of the mirror image, and how far they agree."""
-        crop = crop_face(image, box)
+    def _vote(self, image: UInt8[np.ndarray, "h w"], square: FaceSquare) -> Answer:
+        """The average of slightly moved squares and of the mirror image, and how far they agree."""
+        crop = crop_face(image, square)
         mirror = crop.mirrored()
         votes = np.stack(
-            [
-                points
-                for right, down, scale in VOTES
-                for points in self._both(
-                    crop, mirror, moved_box(box, np.array([right, down]), scale)
-                )
-            ]
+            [points for vote in VOTES for points in self._both(crop, mirror, square.moved(*vote))]
         )
         points = votes.mean(axis=0)
         spread = float(np.linalg.norm(votes - points, axis=2).mean()) / face_size(points)
         return Answer(points, float(np.clip(1.0 - spread / SPREAD_OF_ZERO_SCORE, 0.0, 1.0)))
 
 
-def _agreed(boxes: Float[np.ndarray, "n 4"], doubts: Float[np.ndarray, " n"]) -> int:
-    """The start that is least doubtful and nearest to where the others ended."""
-    sides = (boxes[:, 2:] - boxes[:, :2]).mean(axis=1)
-    gaps = np.abs(boxes[:, None] - boxes[None]).mean(axis=2) / sides[:, None]
-    return int(np.argmin(doubts + DISSENT_WEIGHT * np.median(gaps, axis=1)))
+def _dissent(
+    squares: Sequence[FaceSquare], doubts: Float[np.ndarray, " n"]
+) -> Float[np.ndarray, " n"]:
+    """How doubtful each start is and how far from where the others ended."""
+    gaps = np.array([[one.apart(other) / one.side for other in squares] for one in squares])
+    return np.asarray(doubts + DISSENT_WEIGHT * np.median(gaps, axis=1))
 
 
 class FaceDetector:

@@ -100,6 +100,17 @@ class FaceWarehouseSizes(Section):
     size_px: int = Field(ge=96)
 
 
+class SequenceSizes(Section):
+    """D3DFACS; it has ten people."""
+
+    subjects: int = Field(ge=1, le=10)
+    sequences: int = Field(ge=1, le=10, description="per subject")
+    scans: int = Field(ge=3, description="per sequence, from rest to the peak and back")
+    photos: int = Field(ge=1, description="per subject")
+    size_px: int = Field(ge=96, description="longer side of a photograph")
+    scan_vertices: int = Field(ge=2000, description="samples per scan before trimming")
+
+
 class IdentitySizes(Section):
     """VGGFace2."""
 
@@ -123,6 +134,8 @@ class SynthesizeParams(Section):
     bp4d: FrameSetSizes
     now: ScanSetSizes
     vggface2: IdentitySizes
+    d3dfacs: SequenceSizes
+    florence: ScanSetSizes
 
 
 class ConvertParams(Section):
@@ -312,7 +325,9 @@ class MicaParams(Section):
     shape_penalty: float = Field(ge=0, description="weight of the mean squared coefficient")
     encoder_rate: float = Field(ge=0, description="factor on the encoder's learning rate")
     images_per_subject: int = Field(ge=1, description="K photographs of each drawn subject")
-    holdout: float = Field(gt=0, lt=1, description="fraction of subjects kept for validation")
+    holdout: float = Field(
+        gt=0, lt=1, description="fraction of subjects for validation without Florence"
+    )
     augment: AugmentParams
     fit: LoopParams
 
@@ -372,7 +387,7 @@ class LandmarkModelParams(Section):
     max_measured: int = Field(ge=1, description="held-out photographs that are measured")
     max_yaw_deg: float = Field(gt=0, le=90, description="training faces turned at most this far")
     measured_yaw_deg: float = Field(gt=0, le=90, description="the main error counts up to it")
-    copies: int = Field(ge=1, description="per photograph, each mirrored too; the first upright")
+    copies: int = Field(ge=1, description="per photograph, each mirrored too; the first as taken")
     copy_turn_deg: float = Field(ge=0, description="deviation of the other copies' rotation")
     box_shift: float = Field(ge=0, description="their deviation, fraction of the side")
     box_scale: float = Field(ge=0, description="their log scale deviation")

@@ -15,8 +15,10 @@ from stages.corpus import (
     bfm2017,
     bp4d,
     bu3dfe,
+    d3dfacs,
     facewarehouse,
     flame,
+    florence,
     frgc,
     lyhm,
     now,
@@ -46,6 +48,8 @@ SOURCES: dict[str, tuple[str, Callable[[Order], None]]] = {
     "bp4d": ("BP4D+", bp4d.build),
     "now": ("the NoW challenge", now.build),
     "vggface2": ("VGGFace2", vggface2.build),
+    "d3dfacs": ("D3DFACS", d3dfacs.build),
+    "florence": ("MICC Florence", florence.build),
 }
 LABEL = "SYNTHETIC.txt"
 

@@ -11,6 +11,7 @@ Departure from the published layout: ``image_paths`` is JSON because the publish
 """
 
 import argparse
+import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ from stages.artifacts import (
     write_table,
 )
 from stages.compute import map_ordered
-from stages.contracts import table_of
+from stages.contracts import STATUSES, VALIDATION_SETS, table_of
 from stages.datasets.images import decode_rgb
 from stages.datasets.meshes import write_obj
 from stages.photos import landmark_rows
@@ -52,6 +53,17 @@ PUBLISHED_SUBJECTS = {
     "LYHM": 1211,
     "STIRLING": 133,
 }
+COUNTED = (
+    "subjects_found",
+    "subjects",
+    "not_unified",
+    "scans_ok",
+    "scans_rejected",
+    "scans_failed",
+    "photographs",
+    "crops",
+)
+"""Figures of a set: people with scans, unified, not unified; scans by status; pictures."""
 PUBLISHED_SOURCE = "Zielonka, Bolkart, Thies: Towards Metrical Reconstruction of Human Faces, 2022"
 
 
@@ -123,7 +135,8 @@ def run(
             )
             rows += found
             meta = packed / folder.name / "meta.json"
-            attached[folder.name.upper()] = _counts(found) | {
+            statuses = read_table(folder / "registrations.parquet", ["status"])["status"]
+            attached[folder.name.upper()] = _counts(found, statuses.to_pylist()) | {
                 "synthetic": read_json(meta).get("synthetic") if meta.is_file() else None
             }
         rows.sort(key=lambda row: (row["dataset"], row["subject_id"]))
@@ -142,8 +155,8 @@ def choose(
 ) -> list[Choice]:
     """The best neutral registration of every subject, in order of ``subject_id``.
 
-    Only accepted registrations of neutral scans of metric scale count; the smallest median
-    residual wins, then the lowest ``item_id``.
+    Only accepted registrations of neutral scans of metric scale count. The scan that its data set
+    names as ground truth wins, then the smallest median residual, then the lowest ``item_id``.
 
     Args:
         registrations: Rows of ``registrations.parquet``.
@@ -161,12 +174,25 @@ def choose(
             if row["status"] == "ok" and "scale_not_metric" not in row["flags"]
         ]
         if good:
-            best = min(good, key=lambda row: (row["residual_median_mm"], row["item_id"]))
+            truths = {row["item_id"]: _ground_truth(scans[row["item_id"]]) for row in good}
+            best = min(
+                good,
+                key=lambda row: (
+                    not truths[row["item_id"]],
+                    row["residual_median_mm"],
+                    row["item_id"],
+                ),
+            )
             stem = PurePosixPath(scans[best["item_id"]]["source_path"]).stem
             choices.append(Choice(subject, best["item_id"], stem, ""))
         else:
             choices.append(Choice(subject, "", "", _why_none(candidates, neutral)))
     return choices
+
+
+def _ground_truth(scan: Mapping[str, Any]) -> bool:
+    """Whether the data set prefers this scan over the subject's others."""
+    return bool(json.loads(scan.get("attributes") or "{}").get("ground_truth"))
 
 
 def _why_none(candidates: list[Mapping[str, Any]], neutral: list[Mapping[str, Any]]) -> str:
@@ -183,8 +209,7 @@ def eight_rows(attached: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The table of the eight sets: what is here, beside what was published.
 
     Args:
-        attached: By set name: ``subjects``, ``photographs``, ``crops``, ``not_unified``,
-            ``synthetic``.
+        attached: By set name: ``COUNTED`` and ``synthetic``.
     """
     rows = []
     for name in sorted(PUBLISHED_SUBJECTS | dict.fromkeys(attached, 0)):
@@ -193,10 +218,8 @@ def eight_rows(attached: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
             {
                 "dataset": name,
                 "status": "not attached" if here is None else "attached",
-                "subjects": 0 if here is None else here["subjects"],
-                "photographs": 0 if here is None else here["photographs"],
-                "crops": 0 if here is None else here["crops"],
-                "not_unified": 0 if here is None else here["not_unified"],
+                "role": role(name),
+                **{column: 0 if here is None else here[column] for column in COUNTED},
                 "synthetic": None if here is None else here["synthetic"],
                 "published_subjects": PUBLISHED_SUBJECTS.get(name),
             }
@@ -205,6 +228,7 @@ def eight_rows(attached: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         "rows": rows,
         "total": {
             "subjects": sum(row["subjects"] for row in rows),
+            "train_subjects": sum(row["subjects"] for row in rows if row["role"] == "train"),
             "photographs": sum(row["photographs"] for row in rows),
             "published_subjects": sum(PUBLISHED_SUBJECTS.values()),
         },
@@ -212,9 +236,17 @@ def eight_rows(attached: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _counts(rows: list[dict[str, Any]]) -> dict[str, Any]:
+def role(name: str) -> str:
+    """What the people of a set serve for."""
+    return "validation" if name in VALIDATION_SETS else "train"
+
+
+def _counts(rows: list[dict[str, Any]], verdicts: list[str]) -> dict[str, int]:
+    """Figures of one set; ``verdicts`` are the statuses of its registered scans."""
     good = [row for row in rows if row["status"] == "ok"]
     return {
+        "subjects_found": len(rows),
+        **{f"scans_{status}": verdicts.count(status) for status in STATUSES},
         "subjects": len(good),
         "photographs": sum(len(row["images"]) for row in good),
         "crops": sum(row.pop("crops") for row in rows),
@@ -291,7 +323,7 @@ def _unify_set(
     return rows
 
 
-_SCAN_COLUMNS = ["item_id", "source_path", "neutral"]
+_SCAN_COLUMNS = ["item_id", "source_path", "neutral", "attributes"]
 
 
 def _write_registration(

@@ -17,6 +17,7 @@ import yaml
 from pipelines import presets
 from pipelines.engine import dvc_command, environment
 from stages.artifacts import read_json, read_table
+from stages.datasets.registry import DATASETS
 
 pytestmark = pytest.mark.slow
 
@@ -68,7 +69,7 @@ def test_the_next_repro_changes_nothing(clone: Path) -> None:
 
 
 def test_broken_inputs_are_rows_and_the_rest_is_unharmed(clone: Path) -> None:
-    for dataset in ("lyhm", "300w_lp", "now", "vggface2", "stirling", "facewarehouse"):
+    for dataset in DATASETS:
         rows = []
         for kind in ("images", "scans"):
             for shard in sorted((clone / "data/packed" / dataset).glob(f"{kind}-*.parquet")):

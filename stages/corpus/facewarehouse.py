@@ -24,7 +24,7 @@ SHAPES = 47
 COLUMNS, ROWS, EXTRA = 110, 104, 70  # a ring grid and part of one more row: 11,510 vertices
 SLOPE_DEG = 2.0  # how much further a column may reach than its neighbour
 DM_PER_MM = 0.01
-BROKEN = ("image", "short_landmarks", "no_faces")
+BROKEN = ("image", "short_landmarks", "no_faces", "cut_blendshapes")
 POSES = (
     "neutral", "mouth_open", "smile", "brow_lower", "frown", "anger", "jaw_left", "jaw_right",
     "mouth_left", "mouth_right", "dimple", "chin_raise", "kiss", "funnel", "grin", "laugh",
@@ -146,7 +146,7 @@ def testers(order: Order) -> list[Tester]:
 def make_tester(
     tester: Tester, order: Order
 ) -> tuple[list[PhotoTruth], list[ScanTruth], PersonTruth]:
-    """Write one person's poses and, for the first few, the blendshapes."""
+    """Write one person's poses and, for the first few and a damaged one, the blendshapes."""
     sizes = order.sizes.facewarehouse
     who = person(order.seed, SOURCE, tester.name)
     rng = item_rng(order.seed, f"facewarehouse/{tester.name}")
@@ -158,7 +158,7 @@ def make_tester(
         photos.append(photo)
         if scan is not None:
             scans.append(scan)
-    if tester.number <= sizes.blendshapes:
+    if tester.number <= sizes.blendshapes or tester.broken == "cut_blendshapes":
         _write_blendshapes(order, tester, who, frame)
     neutral = np.asarray(studio.head().vertices(who.identity))
     row = PersonTruth(tester.name, who.identity.sex, who.identity.age_years, neutral)
@@ -192,7 +192,7 @@ def _write_pose(
         text = text[: text.rindex("\n", 0, -1) + 1]
     write(path.with_suffix(".land"), text)
     truth = studio.photo_truth(f"{item}_photo", tester.name, photo)
-    if pose >= sizes.meshes:
+    if pose >= sizes.meshes or tester.broken == "cut_blendshapes":
         return truth, None
     groups = polygons() if tester.broken != "no_faces" else []
     points_mm = mesh_of(vertices) + rng.normal(0.0, 0.03, (VERTICES, 3))
@@ -203,7 +203,7 @@ def _write_pose(
 
 
 def _write_blendshapes(order: Order, tester: Tester, who: Person, frame: Placement) -> None:
-    """Write ``shape.bs`` (47 meshes) and the neutral mesh beside it."""
+    """Write ``shape.bs`` (47 meshes) and the neutral mesh beside it, or a third of the first."""
     from models.procedural.expression import LINEAR_UNITS, UNIT_COUNT, UNITS, Expression
 
     names = [name for name in UNITS if name not in LINEAR_UNITS] + list(LINEAR_UNITS)
@@ -214,7 +214,11 @@ def _write_blendshapes(order: Order, tester: Tester, who: Person, frame: Placeme
         vertices = np.asarray(studio.head().vertices(who.identity, Expression(weights)))
         shapes.append(frame.apply(mesh_of(vertices)))
     folder = order.out / tester.name / "Blendshape"
-    write(folder / "shape.bs", shape_bs(np.stack(shapes), POLYGONS))
+    packed = shape_bs(np.stack(shapes), POLYGONS)
+    if tester.broken == "cut_blendshapes":  # the only mesh of this person
+        write(folder / "shape.bs", truncated(packed))
+        return
+    write(folder / "shape.bs", packed)
     write(folder / "shape_0.obj", obj_text(shapes[0], polygons(), texture_indices=True))
 
 

@@ -85,6 +85,11 @@ def png_bytes(image: UInt8[np.ndarray, "h w *c"], level: int = 3) -> bytes:
     return _encode(".png", image, [16, level])
 
 
+def bmp_bytes(image: UInt8[np.ndarray, "h w 3"]) -> bytes:
+    """Return an RGB image as BMP."""
+    return _encode(".bmp", image, [])
+
+
 def _encode(kind: str, image: UInt8[np.ndarray, "h w *c"], flags: list[int]) -> bytes:
     import cv2
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 
 NOW_SEVEN = (36, 39, 42, 45, 33, 48, 54)  # iBUG-68 places of the seven benchmark landmarks
 
@@ -97,3 +97,35 @@ def shape_bs(shapes: Float[np.ndarray, "s v 3"], face_count: int) -> bytes:
     """
     counts = np.array([len(shapes) - 1, shapes.shape[1], face_count], dtype="<i4")
     return counts.tobytes() + np.ascontiguousarray(shapes, dtype="<f4").tobytes()
+
+
+def planar_texture(
+    vertices: Float[np.ndarray, "n 3"], colours: UInt8[np.ndarray, "n 3"], size_px: tuple[int, int]
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Return the texture that ``obj_text``'s planar coordinates look up: the nearest colour.
+
+    Args:
+        vertices: As written to the OBJ.
+        colours: RGB per vertex.
+        size_px: Height and width.
+    """
+    from scipy.spatial import cKDTree
+
+    height, width = size_px
+    low, high = vertices[:, :2].min(0), vertices[:, :2].max(0)
+    u, v = np.meshgrid((np.arange(width) + 0.5) / width, 1 - (np.arange(height) + 0.5) / height)
+    _, index = cKDTree((vertices[:, :2] - low) / (high - low)).query(np.stack([u, v], axis=-1))
+    return np.asarray(colours[index])
+
+
+def ply_bytes(vertices: Float[np.ndarray, "v 3"], faces: Int[np.ndarray, "f 3"]) -> bytes:
+    """Return a binary little-endian PLY of triangles."""
+    header = (
+        "ply\nformat binary_little_endian 1.0\n"
+        f"element vertex {len(vertices)}\n"
+        "property float x\nproperty float y\nproperty float z\n"
+        f"element face {len(faces)}\nproperty list uchar int vertex_indices\nend_header\n"
+    )
+    polygons = np.zeros(len(faces), dtype=[("count", "u1"), ("corners", "<i4", (3,))])
+    polygons["count"], polygons["corners"] = 3, faces
+    return header.encode() + vertices.astype("<f4").tobytes() + polygons.tobytes()

@@ -4,8 +4,13 @@ Raw lengths are about decimetres. ``.land`` points are relative to the image wit
 an order of their own (74 points). The owners ship no points on the meshes; all meshes share one
 topology, so one annotation of yours serves them all: ``landmark_vertices.txt`` in the root, 68
 lines of 1-based vertex indices in iBUG order.
+
+A person without a single pose mesh is read from the ``Blendshape`` folder instead: the neutral face
+and 46 expressions, ``shape_<k>.obj`` where there is one, else from ``shape.bs``, which holds the
+positions alone; its polygons are those of any mesh of the set.
 """
 
+import functools
 import re
 from pathlib import Path
 from typing import ClassVar
@@ -25,16 +30,22 @@ from stages.datasets.base import (
     relative,
 )
 from stages.datasets.images import image_size
-from stages.datasets.meshes import read_mesh
+from stages.datasets.meshes import Mesh, MeshError, read_mesh
 from stages.datasets.problems import Expected
 
+SHAPES, VERTICES, POLYGONS = 47, 11510, 11540
+"""Neutral and 46 expressions; vertices and polygons of the set's topology."""
+BLENDSHAPES = "shape.bs"
+_HEADER = np.dtype("<i4")
+_POSITION = np.dtype("<f4")
+_LEAST_BYTES = 3 * _HEADER.itemsize + SHAPES * VERTICES * 3 * _POSITION.itemsize
 _POSE = re.compile(r"^pose_(\d+)$")
 LANDMARK_VERTICES = "landmark_vertices.txt"
 _WHERE = "kunzhou.net, FaceWarehouse (signed agreement)"
 
 
 class FaceWarehouse(Adapter):
-    """``Tester_<i>/TrainingPose/pose_<k>.{obj,png,land}``."""
+    """``Tester_<i>/TrainingPose/pose_<k>.{obj,png,land}``, ``Tester_<i>/Blendshape/shape.bs``."""
 
     name: ClassVar[str] = "facewarehouse"
     title: ClassVar[str] = "FaceWarehouse"
@@ -44,14 +55,22 @@ class FaceWarehouse(Adapter):
     unit: ClassVar[str] = "dm"
     layout: ClassVar[tuple[Expected, ...]] = (
         Expected(
-            ("Tester_*/TrainingPose", "*/Tester_*/TrainingPose"),
+            (
+                "Tester_*/TrainingPose",
+                "*/Tester_*/TrainingPose",
+                f"Tester_*/Blendshape/{BLENDSHAPES}",
+                f"*/Tester_*/Blendshape/{BLENDSHAPES}",
+            ),
             "meshes and photographs of each expression",
             _WHERE,
         ),
     )
 
     def discover(self, root: Path) -> list[ItemRef]:
-        """One scan and one photograph per person and expression."""
+        """One scan and one photograph per person and expression.
+
+        A ``shape.bs`` that is too short is one item, which fails when it is read.
+        """
         refs = []
         for folder in sorted(root.rglob("TrainingPose")):
             person = folder.parent.name
@@ -73,6 +92,10 @@ class FaceWarehouse(Adapter):
                         facts={"points": relative(root, points)} if pointed else {},
                     )
                 )
+        posed = {ref.subject_id for ref in refs if ref.kind == "scan"}
+        for folder in sorted(root.rglob("Blendshape")):
+            if self.subject(folder.parent.name) not in posed:
+                refs += self._blendshapes(root, folder)
         if not refs:
             raise FileNotFoundError(
                 f"{self.title}: expected Tester_<i>/TrainingPose/pose_<k>.obj in {root}, found "
@@ -80,11 +103,34 @@ class FaceWarehouse(Adapter):
             )
         return ordered(refs)
 
+    def _blendshapes(self, root: Path, folder: Path) -> list[ItemRef]:
+        """The neutral face and the expressions of one person."""
+        person, packed = folder.parent.name, folder / BLENDSHAPES
+        refs = []
+        for k in range(SHAPES):
+            mesh = folder / f"shape_{k}.obj"
+            path = mesh if mesh.is_file() else packed
+            if not path.is_file() or (k and path == packed and _short(packed)):
+                continue
+            refs.append(
+                ItemRef(
+                    item_id=f"{person}/shape_{k}",
+                    subject_id=self.subject(person),
+                    kind="scan",
+                    path=relative(root, path),
+                    attributes={"blendshape": k},
+                )
+            )
+        return refs
+
     def read(self, root: Path, ref: ItemRef) -> ImageRow | ScanRow:
         """Read a mesh (quads fanned into triangles), or a photograph with its own points."""
         path = inside(root, ref.path)
         if ref.kind == "scan":
-            mesh = read_mesh(path)
+            if path.name == BLENDSHAPES:
+                mesh = Mesh(read_blendshape(path, ref.attributes["blendshape"]), topology(root))
+            else:
+                mesh = read_mesh(path)
             landmarks = None
             if (root / LANDMARK_VERTICES).is_file():
                 landmarks = mesh.vertices[_landmark_vertices(root, len(mesh.vertices))]
@@ -95,7 +141,7 @@ class FaceWarehouse(Adapter):
                 unit=self.unit,
                 landmarks=landmarks,
                 landmark_order="" if landmarks is None else "ibug68",
-                neutral=ref.attributes["pose"] == 0,
+                neutral=ref.attributes.get("pose", ref.attributes.get("blendshape")) == 0,
                 capped=False,
             )
         data = path.read_bytes()
@@ -104,6 +150,63 @@ class FaceWarehouse(Adapter):
         if "points" in ref.facts:
             points = read_land(inside(root, ref.facts["points"]), height, width)
         return ImageRow(data, height, width, landmarks_px=points)
+
+
+def _short(packed: Path) -> bool:
+    """Whether a ``shape.bs`` cannot hold all its shapes."""
+    return packed.stat().st_size < _LEAST_BYTES
+
+
+def read_blendshape(path: Path, index: int) -> Float[np.ndarray, "11510 3"]:
+    """Read one shape of a ``shape.bs``; what follows the last shape is ignored.
+
+    The file holds three int32 (shapes besides the neutral one, vertices, polygons), then absolute
+    positions as float32, the neutral shape first; little-endian.
+
+    Args:
+        path: The file.
+        index: 0 is neutral, up to 46.
+
+    Raises:
+        ItemError: The counts are not the set's, or the file is truncated.
+    """
+    size = path.stat().st_size
+    if size < _LEAST_BYTES:
+        raise ItemError(f"{path.name} is truncated: {size} bytes, expected at least {_LEAST_BYTES}")
+    with path.open("rb") as file:
+        counts = np.frombuffer(file.read(3 * _HEADER.itemsize), _HEADER).tolist()
+        if counts != [SHAPES - 1, VERTICES, POLYGONS]:
+            raise ItemError(
+                f"{path.name}: expected {SHAPES - 1} shapes, {VERTICES} vertices, {POLYGONS} "
+                f"polygons, got {counts}"
+            )
+        length = VERTICES * 3 * _POSITION.itemsize
+        file.seek(3 * _HEADER.itemsize + index * length)
+        positions = np.frombuffer(file.read(length), _POSITION).astype(np.float64)
+    if not np.isfinite(positions).all():
+        raise ItemError(f"{path.name}: shape {index} holds NaN or infinite positions")
+    return positions.reshape(VERTICES, 3)
+
+
+@functools.lru_cache(maxsize=1)
+def topology(root: Path) -> Int[np.ndarray, "f 3"]:
+    """The triangles that all meshes of the set share, from the first OBJ that has them.
+
+    Raises:
+        ItemError: No OBJ of the set can be read with the set's number of vertices.
+    """
+    for pattern in ("TrainingPose/pose_*.obj", "Blendshape/shape_*.obj"):
+        for path in sorted(root.rglob(pattern)):
+            try:
+                mesh = read_mesh(inside(root, relative(root, path)))
+            except (MeshError, ItemError, OSError):
+                continue
+            if len(mesh.vertices) == VERTICES:
+                return mesh.faces
+    raise ItemError(
+        f"{BLENDSHAPES} holds positions alone; expected a pose_<k>.obj or shape_<k>.obj of "
+        f"{VERTICES} vertices somewhere in the set, whose polygons it shares; got none"
+    )
 
 
 def _landmark_vertices(root: Path, vertices: int) -> Int[np.ndarray, "68"]:

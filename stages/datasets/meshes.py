@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
 logger = logging.getLogger(__name__)
 
@@ -199,6 +199,13 @@ def numbers(tokens: bytes, what: str) -> Float[np.ndarray, " k"]:
 
 def _parse_obj(content: bytes) -> Mesh:
     """Parse Wavefront OBJ: ``v`` (with or without colour) and ``f``; the rest is ignored."""
+    vertex_lines, face_lines, seen = _obj_lines(_plain_obj(content))
+    vertices, colors = _obj_vertices(vertex_lines)
+    return Mesh(vertices, _obj_faces(face_lines, seen), colors)
+
+
+def _plain_obj(content: bytes) -> bytes:
+    """OBJ text with one record per line and nothing but spaces between words."""
     content = content.removeprefix(b"\xef\xbb\xbf")
     if b"\0" in content:
         raise MeshError("holds zero bytes; expected OBJ text")
@@ -208,32 +215,62 @@ def _parse_obj(content: bytes) -> Mesh:
         content = content.replace(b"\\\n", b" ")
     if b"\t" in content:
         content = content.replace(b"\t", b" ")
-    if b"#" in content:
+    whole_lines = content.count(b"\n#") + content.startswith(b"#")
+    if content.count(b"#") > whole_lines:
         content = b"\n".join(line.split(b"#", 1)[0] for line in content.split(b"\n"))
-    lines = content.split(b"\n")
     if b"\n " in content or content.startswith(b" "):
-        lines = [line.lstrip() for line in lines]
-    vertex_lines = [line[2:] for line in lines if line.startswith(b"v ")]
-    vertices, colors = _obj_vertices(vertex_lines)
-    face_lines = [line[2:] for line in lines if line.startswith(b"f ")]
-    if b"-" in b" ".join(face_lines):
-        face_lines = _absolute_faces(lines)
-    return Mesh(vertices, _obj_faces(face_lines), colors)
+        content = b"\n".join(line.lstrip() for line in content.split(b"\n"))
+    return content + b"\n"
+
+
+@dataclass(frozen=True, slots=True)
+class _Lines:
+    """The words of all records of one kind, and how many each record has."""
+
+    words: UInt8[np.ndarray, " b"]
+    counts: Int[np.ndarray, " r"]
+
+
+def _obj_lines(content: bytes) -> tuple[_Lines, _Lines, Int[np.ndarray, " r"]]:
+    """The ``v`` and the ``f`` records, and how many vertices stand before each ``f``."""
+    text = np.frombuffer(content, dtype=np.uint8).copy()
+    ends = np.flatnonzero(text == ord("\n"))
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    keyed = text[np.minimum(starts + 1, len(text) - 1)] == ord(" ")
+    keys = text[starts]
+    text[starts[keyed]] = ord(" ")
+    is_vertex, is_face = keyed & (keys == ord("v")), keyed & (keys == ord("f"))
+    lengths = ends - starts + 1
+    seen = np.cumsum(is_vertex)[is_face]
+    return _lines(text, lengths, is_vertex), _lines(text, lengths, is_face), seen
+
+
+def _lines(
+    text: UInt8[np.ndarray, " b"], lengths: Int[np.ndarray, " n"], wanted: Bool[np.ndarray, " n"]
+) -> _Lines:
+    """Those lines of a text that are wanted."""
+    words = text[np.repeat(wanted, lengths)]
+    blank = words <= ord(" ")
+    first = np.flatnonzero(~blank[1:] & blank[:-1]) + 1  # every record starts with a blank
+    until = np.searchsorted(first, np.cumsum(lengths[wanted]))
+    return _Lines(words, np.diff(until, prepend=0))
 
 
 def _obj_vertices(
-    lines: list[bytes],
+    lines: _Lines,
 ) -> tuple[Float[np.ndarray, "n 3"], UInt8[np.ndarray, "n 3"] | None]:
-    if not lines:
+    if not len(lines.counts):
         return np.zeros((0, 3)), None
-    counts = {len(line.split()) for line in lines}
-    if min(counts) < 3:
+    if lines.counts.min() < 3:
         raise MeshError("a vertex line has fewer than 3 numbers; the file is damaged or truncated")
-    if len(counts) > 1:
-        lines = [b" ".join(line.split()[:3]) for line in lines]
-        counts = {3}
-    (width,) = counts
-    rows = numbers(b" ".join(lines), "vertex lines").reshape(-1, width)
+    values = numbers(lines.words.tobytes(), "vertex lines")
+    if len(values) != lines.counts.sum():
+        raise MeshError("vertex lines hold something that is not a number")
+    width = int(lines.counts[0])
+    if (lines.counts != width).any():
+        start = np.cumsum(lines.counts) - lines.counts
+        return values[start[:, None] + np.arange(3)], None
+    rows = values.reshape(-1, width)
     vertices = np.ascontiguousarray(rows[:, :3])
     if width not in {6, 7}:
         return vertices, None
@@ -244,33 +281,34 @@ def _obj_vertices(
     return vertices, np.clip(np.rint(tint * scale), 0, 255).astype(np.uint8)
 
 
-def _obj_faces(lines: list[bytes]) -> Int[np.ndarray, "f 3"]:
-    if not lines:
+def _obj_faces(lines: _Lines, seen: Int[np.ndarray, " r"]) -> Int[np.ndarray, "f 3"]:
+    """Triangles of face records; negative indices count back from the last vertex so far."""
+    if not len(lines.counts):
         return np.zeros((0, 3), dtype=np.int64)
-    sizes = np.fromiter(map(len, map(bytes.split, lines)), dtype=np.int64, count=len(lines))
-    joined = b" ".join(lines)
-    if b"/" in joined:
-        joined = b" ".join([token.split(b"/", 1)[0] for token in joined.split()])
-    indices = numbers(joined, "face lines")
-    whole = indices.astype(np.int64)
-    if not np.array_equal(whole, indices):
-        raise MeshError("face lines hold indices that are not integers")
-    if len(whole) and whole.min() < 1:
-        raise MeshError(f"a face refers to vertex {int(whole.min())}, OBJ counts from 1")
-    return triangulate(sizes, whole - 1)
+    tokens = _before_slashes(lines.words).tobytes()
+    try:
+        indices = np.fromstring(tokens, dtype=np.int64, sep=" ")
+    except (ValueError, DeprecationWarning):
+        numbers(tokens, "face lines")
+        raise MeshError("face lines hold indices that are not integers") from None
+    if len(indices) != lines.counts.sum():
+        raise MeshError("face lines hold something that is not a number")
+    if len(indices) and indices.min() < 0:
+        indices = np.where(indices < 0, indices + np.repeat(seen, lines.counts) + 1, indices)
+    if len(indices) and indices.min() < 1:
+        raise MeshError(f"a face refers to vertex {int(indices.min())}, OBJ counts from 1")
+    return triangulate(lines.counts, indices - 1)
 
 
-def _absolute_faces(lines: list[bytes]) -> list[bytes]:
-    """Face lines with negative indices, which count back from the last vertex so far, resolved."""
-    seen, out = 0, []
-    for line in lines:
-        if line.startswith(b"v "):
-            seen += 1
-        elif line.startswith(b"f "):
-            corners = [int(token.split(b"/", 1)[0]) for token in line[2:].split()]
-            fixed = [corner if corner > 0 else seen + 1 + corner for corner in corners]
-            out.append(b" ".join(b"%d" % corner for corner in fixed))
-    return out
+def _before_slashes(words: UInt8[np.ndarray, " b"]) -> UInt8[np.ndarray, " b"]:
+    """Face words without texture and normal indices: blank from a slash to the next blank."""
+    slash = words == ord("/")
+    if not slash.any():
+        return words
+    place = np.arange(len(words), dtype=np.int32)
+    last_slash = np.maximum.accumulate(np.where(slash, place, -1))
+    last_blank = np.maximum.accumulate(np.where(words <= ord(" "), place, -1))
+    return np.where(last_slash > last_blank, np.uint8(ord(" ")), words)
 
 
 @dataclass(frozen=True, slots=True)

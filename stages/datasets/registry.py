@@ -3,7 +3,9 @@
 from stages.datasets.base import Adapter
 from stages.datasets.bp4d import Bp4d
 from stages.datasets.bu3dfe import Bu3dfe
+from stages.datasets.d3dfacs import D3dFacs
 from stages.datasets.facewarehouse import FaceWarehouse
+from stages.datasets.florence import Florence
 from stages.datasets.frgc import Frgc
 from stages.datasets.lyhm import Lyhm
 from stages.datasets.now import Now
@@ -16,7 +18,9 @@ DATASETS: dict[str, Adapter] = {
     for adapter in (
         Bp4d(),
         Bu3dfe(),
+        D3dFacs(),
         FaceWarehouse(),
+        Florence(),
         Frgc(),
         Lyhm(),
         Now(),

@@ -296,6 +296,17 @@ def _series(
     }
 
 
+_UNIFIED = {
+    "subjects_found": "found",
+    "subjects": "unified",
+    "scans_ok": "scans ok",
+    "scans_rejected": "rejected",
+    "scans_failed": "failed",
+    "photographs": "photographs",
+    "crops": "crops",
+}
+
+
 def _unified_table(data: Path) -> str:
     """The eight sets of scans with photographs, what is here and what was published."""
     content = json_or_none(data / "unified" / "table.json")
@@ -308,22 +319,20 @@ def _unified_table(data: Path) -> str:
             [
                 name(row["dataset"]),
                 Cell(source(synthetic=row.get("synthetic")) if here else "not attached"),
-                *[
-                    number(row.get(column) if here else None, 0)
-                    for column in ("subjects", "photographs", "not_unified")
-                ],
+                Cell(text(row.get("role") or NONE)),
+                *[number(row.get(column) if here else None, 0) for column in _UNIFIED],
                 number(row.get("published_subjects"), 0, "quiet"),
             ]
         )
-    head = [Cell("Set"), Cell("Source")]
-    head += [
-        Cell(word, "num") for word in ("subjects", "photographs", "not unified", "in the paper")
-    ]
+    head = [Cell("Set"), Cell("Source"), Cell("Role")]
+    head += [Cell(text(words), "num") for words in (*_UNIFIED.values(), "in the paper")]
     return "<h3>Scans with photographs, in one shape</h3>" + table(
         head,
         rows,
         caption="One neutral FLAME mesh per subject and the subject's photographs, as MICA is "
-        f"trained on. Subjects <i>in the paper</i>: {text(content.get('published_source', NONE))}.",
+        "trained on; a set whose role is validation is never trained on. <i>Found</i> are people "
+        "with scans; scans are registered (ok), rejected by their quality, or failed. Subjects "
+        f"<i>in the paper</i>: {text(content.get('published_source', NONE))}.",
     )
 
 

@@ -2,9 +2,12 @@
 
 The layout read is the published one: ``<NAME>/FLAME_parameters/<actor>/*.npz`` (``betas``) and
 ``<NAME>/arcface_input/<actor>/*.npy`` (float32 (3, 112, 112) RGB in [-1, 1]).
+
+As in the publication, Florence validates and is never trained on; where it is not attached, a part
+of the other sets' people does.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +16,7 @@ from jaxtyping import Float
 
 from models.flame import FlameArrays
 from stages.artifacts import read_safetensors, write_bytes
+from stages.contracts import VALIDATION_SETS
 from stages.training.assembly import encoder_config, held_out, save_array, to_blobs
 
 if TYPE_CHECKING:
@@ -35,7 +39,8 @@ def prepare(
 
     Raises:
         FileNotFoundError: An input is missing.
-        ValueError: Fewer than two subjects are left for training.
+        ValueError: Fewer than two subjects are left for training, or a person of a validation set
+            is in another set too.
     """
     from models.methods.mica import MicaConfig, region_weights
 
@@ -60,7 +65,7 @@ def prepare(
                 owners.append(len(subjects))
             betas.append(np.pad(beta, (0, section["n_shape"] - len(beta))))
             subjects.append(subject)
-    kept = held_out(subjects, section["holdout"], seed) if subjects else set()
+    kept = validation_subjects(subjects, section["holdout"], seed)
     if len(subjects) - len(kept) < 2:
         raise ValueError(
             f"MICA needs >= 2 training subjects with photographs under {unified}, got "
@@ -92,6 +97,30 @@ def prepare(
         "photographs": len(crops),
         "skipped": skipped,
     }
+
+
+def validation_subjects(subjects: Sequence[str], holdout: float, seed: int) -> set[str]:
+    """The people that only validate: a validation set's where it is attached, else a part of all.
+
+    Args:
+        subjects: ``<SET>/<actor>`` of everybody with photographs.
+        holdout: Fraction kept where no validation set is attached.
+        seed: Decides who that is.
+
+    Raises:
+        ValueError: An actor's folder is in a validation set and in another set.
+    """
+    kept = {name for name in subjects if name.split("/")[0] in VALIDATION_SETS}
+    actors = {name.split("/")[1] for name in kept}
+    twice = sorted(s for s in subjects if s not in kept and s.split("/")[1] in actors)
+    if twice:
+        raise ValueError(
+            f"expected nobody both in training and in {', '.join(sorted(VALIDATION_SETS))}, got "
+            f"{', '.join(twice[:3])}; remove them from the training sets"
+        )
+    if kept or not subjects:
+        return kept
+    return held_out(subjects, holdout, seed)
 
 
 def build(data: Path, config: Mapping[str, Any]) -> "Job":

@@ -11,7 +11,14 @@ from stages.artifacts import read_json, read_table, write_json, write_table
 from stages.contracts import schema, table_of
 from stages.landmark_model import held_out, spread_over, training_rows
 from stages.landmark_model import run as train_model
-from stages.landmark_predictor import FILE_NAME, LandmarkPredictor, _agreed, crop_face
+from stages.landmark_predictor import (
+    FACE_PX,
+    FILE_NAME,
+    FaceSquare,
+    LandmarkPredictor,
+    _dissent,
+    crop_face,
+)
 from stages.landmarks import run as locate
 from stages.params import (
     ComputeParams,
@@ -217,20 +224,59 @@ def test_held_out_is_a_fixed_share_of_subjects():
     assert [row["k"] for row in spread_over([{"k": k} for k in range(10)], 4)] == [0, 3, 6, 9]
 
 
-def test_crop_keeps_coordinates():
+@pytest.mark.parametrize("roll", [0.0, 33.0, -71.0])
+def test_crop_keeps_coordinates(roll):
     image = np.zeros((200, 300), np.uint8)
     image[77, 123] = 255  # centre at (123.5, 77.5)
     for box in ([90.0, 50, 150, 110], [60.0, 20, 190, 150], [10.3, 0, 180.3, 170]):
-        crop = crop_face(image, np.array(box))
+        square = FaceSquare.of_box(np.array(box)).rolled(roll)
+        crop = crop_face(image, square)
         rows, columns = np.nonzero(crop.image)
         weights = crop.image[rows, columns].astype(float)
         seen = np.array([(columns + 0.5) @ weights, (rows + 0.5) @ weights]) / weights.sum()
         np.testing.assert_allclose(crop.to_photo(seen[None])[0], [123.5, 77.5], atol=0.15)
         np.testing.assert_allclose(crop.to_crop(crop.to_photo(seen[None])), seen[None], atol=1e-9)
         np.testing.assert_allclose(
-            crop.mirrored().to_crop(crop.reflected(crop.to_photo(seen[None])))[0, 0],
-            crop.image.shape[1] - seen[0],
+            crop.mirrored().to_crop(crop.to_photo(seen[None]))[0],
+            [crop.image.shape[1] - seen[0], seen[1]],
         )
+        corners = crop.to_crop(square.corners())
+        np.testing.assert_allclose(corners[1] - corners[0], FACE_PX)
+        np.testing.assert_allclose(corners.mean(axis=0), 0.5 * crop.image.shape[0])
+
+
+def test_a_square_turns_with_its_face():
+    points = toy_face(12)[1]
+    upright = FaceSquare.around(points)
+    c, s = np.cos(np.radians(40.0)), np.sin(np.radians(40.0))
+    turned = FaceSquare.around(3.0 * points @ np.array([[c, -s], [s, c]]).T + [7, 9])
+    assert turned.roll_deg == pytest.approx(upright.roll_deg + 40.0)
+    assert turned.side == pytest.approx(3.0 * upright.side)
+    np.testing.assert_allclose(
+        turned.centre, 3.0 * upright.centre @ np.array([[c, -s], [s, c]]).T + [7, 9]
+    )
+    np.testing.assert_allclose(
+        turned.moved(0.5, -0.25, 2.0).centre - turned.centre,
+        turned.side * np.array([[c, -s], [s, c]]) @ _turned([0.5, -0.25], upright.roll_deg),
+    )
+
+
+def _turned(vector, degrees):
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    return np.array([[c, -s], [s, c]]) @ vector
+
+
+def test_a_head_held_askew_is_found_as_well(model):
+    predictor = LandmarkPredictor(model / FILE_NAME)
+    image, points = toy_face(302)
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    straight = predictor(grey, canonical_box(points)).points
+    for angle in (-28.0, 28.0):
+        matrix = cv2.getRotationMatrix2D((SIZE / 2 - 0.5, SIZE / 2 - 0.5), -angle, 1)
+        rolled = cv2.warpAffine(grey, matrix, (SIZE, SIZE), borderMode=cv2.BORDER_REPLICATE)
+        true = (points - 0.5) @ matrix[:, :2].T + matrix[:, 2] + 0.5
+        found = predictor(rolled, canonical_box(true)).points
+        assert relative_error(found, true) < max(0.06, 2 * relative_error(straight, points))
 
 
 def face_box(seed):
@@ -422,6 +468,12 @@ def test_a_box_that_holds_the_whole_head_still_finds_the_face(model):
 
 
 def test_the_least_doubtful_start_wins_unless_it_stands_alone():
-    together = np.array([[0.0, 0, 10, 10], [0.1, 0, 10, 10], [0, 0.1, 10, 10], [90.0, 90, 99, 99]])
-    assert _agreed(together, np.array([0.3, 0.1, 0.2, 0.3])) == 1
-    assert _agreed(together, np.array([0.3, 0.1, 0.2, 0.09])) == 1
+    boxes = np.array([[0.0, 0, 10, 10], [0.1, 0, 10, 10], [0, 0.1, 10, 10], [90.0, 90, 99, 99]])
+    together = [FaceSquare.of_box(box) for box in boxes]
+    assert np.argmin(_dissent(together, np.array([0.3, 0.1, 0.2, 0.3]))) == 1
+    assert np.argmin(_dissent(together, np.array([0.3, 0.1, 0.2, 0.09]))) == 1
+    one, other = (
+        FaceSquare.of_box(np.array([0.0, 0, 4, 4])),
+        FaceSquare.of_box(np.array([1.0, 2, 7, 8])),
+    )
+    assert one.apart(other) == pytest.approx(np.abs(np.array([1.0, 2, 3, 4])).mean())

@@ -12,7 +12,7 @@ from stages import params
 from stages.artifacts import read_json, read_table, write_json, write_safetensors, write_table
 from stages.contracts import table_of
 from stages.datasets.meshes import read_mesh
-from stages.unify import choose, eight_rows, run
+from stages.unify import COUNTED, choose, eight_rows, run
 
 V = 12
 SHIFT = np.array([20, 30])
@@ -198,6 +198,12 @@ def test_subjects_and_table(inputs, tmp_path) -> None:
     assert by_name["STIRLING"]["crops"] == 1
     assert by_name["STIRLING"]["not_unified"] == 1
     assert by_name["STIRLING"]["synthetic"] is True
+    assert by_name["STIRLING"]["subjects_found"] == 2
+    scans = [by_name["STIRLING"][f"scans_{status}"] for status in ("ok", "rejected", "failed")]
+    assert scans == [3, 1, 0]
+    roles = {name: row["role"] for name, row in by_name.items()}
+    assert roles.pop("FLORENCE") == "validation"
+    assert set(roles.values()) == {"train"}
     assert by_name["FRGC"]["status"] == "not attached"
     assert by_name["FRGC"]["published_subjects"] == 531
     assert table["total"]["published_subjects"] == 2315
@@ -256,8 +262,30 @@ def test_ties_go_to_the_lower_item() -> None:
     assert choose(rows, scans)[0].item_id == "a/x"
 
 
+def test_the_ground_truth_of_a_set_wins_over_a_smaller_residual() -> None:
+    rows = [registration("a/one", "S/a", 0.3), registration("a/two", "S/a", 0.1)]
+    scans = {
+        "a/one": {**scan("a/one", "S/a"), "attributes": '{"ground_truth":true}'},
+        "a/two": {**scan("a/two", "S/a"), "attributes": '{"ground_truth":false}'},
+    }
+    assert choose(rows, scans)[0].item_id == "a/one"
+    rows[0]["status"] = "rejected"
+    assert choose(rows, scans)[0].item_id == "a/two"
+
+
+def test_the_validation_set_is_unified_but_counted_apart(inputs, tmp_path) -> None:
+    for folder in ("registered", "packed", "landmarks"):
+        (inputs[folder] / "florence").symlink_to(inputs[folder] / "stirling")
+    run(SECTION, COMPUTE, **inputs, out=tmp_path / "u")
+    table = read_json(tmp_path / "u/table.json")
+    by_name = {row["dataset"]: row for row in table["rows"]}
+    assert by_name["FLORENCE"]["subjects"] == by_name["STIRLING"]["subjects"] == 1
+    assert (table["total"]["subjects"], table["total"]["train_subjects"]) == (2, 1)
+    assert (tmp_path / "u/FLORENCE/FLAME_parameters/F1/F1_NH.npz").is_file()
+
+
 def test_a_set_beyond_the_eight_gets_a_row() -> None:
-    here = {"subjects": 3, "photographs": 4, "crops": 4, "not_unified": 0, "synthetic": False}
+    here = {**dict.fromkeys(COUNTED, 0), "subjects": 3, "photographs": 4, "synthetic": False}
     table = eight_rows({"OURS": here})
     assert len(table["rows"]) == 9
     ours = next(row for row in table["rows"] if row["dataset"] == "OURS")

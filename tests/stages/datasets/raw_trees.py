@@ -295,6 +295,60 @@ def bp4d(root: Path) -> Path:
     write(root / "scans" / "F003.obj", SQUARE)
     write(root / "images" / "F003" / "0491.jpg", picture())
     write(root / "neutral_frames.csv", "subject,scan\nF001,T1/0002\nF001,0005\n")
+
+
+def d3dfacs(root: Path) -> Path:
+    """Raw sequences of one actor, registrations of another, a third known to MICA alone."""
+    for frame, depth in ((175, 5), (190, 7), (205, 6)):
+        scan = SQUARE.replace("100 5", f"100 {depth}").replace("\n", "\r\n")
+        write(root / "Adrian" / "1+2" / f"1+2_{frame}.obj", scan)
+        write(root / "Adrian" / "1+2" / f"1+2_{frame}.mtl", "newmtl other\n")
+    write(root / "Adrian" / "12" / "12_060.obj", SQUARE)
+    write(root / "Adrian" / "12" / "12_090.obj", SQUARE[:9])
+    aligned = root / "d3dfacs_alignments"
+    for place in ("Adrian/1+2/1+2_190", "Nat/12/12_003", "Nat/12/12_010"):
+        write(aligned / f"{place}.ply", ply_text())
+    registered = root / "processed" / "registrations"
+    for actor in ("Adrian", "Joe"):
+        write(registered / f"{actor}_neutral.obj", SQUARE.replace("100", "0.1"))
+    for actor in ("Adrian", "Joe"):
+        write(root / "processed" / "images" / actor / "texture_1C_061.jpg", picture())
+    write(root / "processed" / "images" / "Joe" / "texture_2C_061.jpg", picture()[:200])
+    return root
+
+
+def ply_text() -> str:
+    head = "ply\nformat ascii 1.0\nelement vertex 4\nproperty float x\nproperty float y\n"
+    head += "property float z\nelement face 2\nproperty list uchar int vertex_indices\nend_header\n"
+    return head + "0 0 0\n.1 0 0\n.1 .1 .01\n0 .1 0\n3 0 1 2\n3 0 2 3\n"
+
+
+def florence(root: Path) -> Path:
+    """Both scans, frontal1 missing, frontal1 unreadable, none readable; sides, clips, a video."""
+    for person, view, digits, content in (
+        (1, "frontal1", "110920150452", SQUARE),
+        (1, "frontal2", "110920150519", SQUARE.replace("100 5", "100 6")),
+        (1, "sidel", "110920150600", SQUARE),
+        (2, "frontal2", "110920160000", SQUARE),
+        (3, "frontal1", "110921090000", SQUARE[: SQUARE.index("f ")]),
+        (3, "frontal2", "110921090030", SQUARE),
+        (4, "frontal1", "110922100000", "v nan 0 0\n" + SQUARE),
+        (4, "frontal2", "110922100001", ""),
+    ):
+        folder = root / f"subject_{person:02d}" / "Model" / view
+        write(folder / "obj" / f"{digits}.obj", content)
+        write(folder / "obj" / f"{digits}.mtl", "newmtl mismatch\n")
+        write(folder / "vrml" / f"{digits}.wrl", "#VRML V2.0 utf8\n")
+    write(root / "subject_01" / "Video" / "Indoor-Cooperative.mjpg", picture())
+    images = root / "images"
+    write(images / "subject_01" / "Indoor-Cooperative" / "frame_0010.jpg", picture())
+    write(images / "subject_01" / "PTZ-Indoor" / "frame_0010.jpg", picture(seed=1))
+    write(images / "subject_01" / "PTZ-Outdoor" / "frame_0010.jpg", picture(seed=2))
+    write(images / "subject_01" / "ptz_outdoor" / "frame_0020.jpg", picture(seed=2))
+    write(images / "subject_02" / "PTZ-Indoor" / "frame_0010.jpg", picture()[:200])
+    (images / "subject_02" / "Indoor-Cooperative").mkdir()
+    tips = "subject,x,y,z\r\nsubject_1,100,100,8\r\nsubject_03,0,0,-400\r\n"
+    write(root / "nose_tips.csv", tips)
     return root
 
 
@@ -323,4 +377,6 @@ TREES: dict[str, Callable[[Path], Path]] = {
     "bp4d": bp4d,
     "now": now,
     "vggface2": vggface2,
+    "d3dfacs": d3dfacs,
+    "florence": florence,
 }

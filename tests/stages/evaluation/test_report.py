@@ -98,6 +98,7 @@ def data(tmp_path_factory, kit):
     known = {"weights": "synthetic-trained", "step": 3, "validation": {"face_mm": 1.234}}
     write_json(known, folder / "checkpoints" / "mica" / "metrics.json")
     here = {"status": "attached", "subjects": 12, "photographs": 24, "not_unified": 1}
+    here |= {"role": "validation", "subjects_found": 13, "scans_rejected": 77}
     rows = [{"dataset": "LYHM", "synthetic": True, "published_subjects": 1211, **here}]
     write_json({"rows": rows, "published_source": "them"}, folder / "unified" / "table.json")
     model = {"title": "FLAME 2020", "synthetic": True, "unit": "m", "licence": "research"}
@@ -129,6 +130,12 @@ def test_every_section_is_there_and_linked(written):
     links = [target for target in written.checked.targets if target.startswith("#")]
     assert links == [f"#{anchor}" for anchor in SECTIONS]
     assert "Nothing to show" not in written.document
+
+
+def test_the_table_of_sets_gives_role_and_verdicts(written):
+    table = written.document.split("Scans with photographs, in one shape")[1].split("</table>")[0]
+    for said in ("validation", ">13<", ">77<", "1,211"):
+        assert said in table
 
 
 def test_the_page_says_what_is_synthetic_and_what_is_published(written):

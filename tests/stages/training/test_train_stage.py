@@ -31,7 +31,7 @@ from stages.params import (
     Pix2FaceParams,
     ReconstructParams,
 )
-from stages.training.mica import aligned_distance_mm
+from stages.training.mica import aligned_distance_mm, prepare, validation_subjects
 from tests.stages.training.conftest import AUGMENT, ENCODER, failed_row, image_row, landmarks_68
 
 Run = Callable[[str, Path], bytes]
@@ -268,3 +268,56 @@ def test_aligned_distance_ignores_rigid_motion_only() -> None:
     assert aligned_distance_mm(a @ R.T + 3, a) == pytest.approx(0, abs=1e-9)
     assert aligned_distance_mm(1.1 * a, a) > 1
     assert aligned_distance_mm(a * [-1, 1, 1], a) > 1
+
+
+def _add_florence(data: Path) -> None:
+    """Two people of the validation set, shaped unlike anybody else."""
+    for actor in ("subject_01", "subject_02"):
+        folder = data / "unified/FLORENCE"
+        parameters = folder / f"FLAME_parameters/{actor}/110920150452.npz"
+        parameters.parent.mkdir(parents=True)
+        np.savez(parameters, pose=np.zeros(15), betas=np.full(400, 3.0))
+        file = folder / f"arcface_input/{actor}/frame_0010.npy"
+        file.parent.mkdir(parents=True)
+        np.save(file, np.zeros((3, 112, 112), np.float32))
+
+
+def _prepared(data: Path, mica: MicaParams, out: Path) -> dict[str, object]:
+    out.mkdir()
+    return prepare(
+        out, unified=data / "unified", recognizer=None, model=data / "models/flame",
+        section=mica.model_dump(mode="json", exclude={"fit"}), seed=3,
+    )  # fmt: skip
+
+
+def test_florence_validates_and_is_never_trained_on(
+    data: Path, mica: MicaParams, tmp_path: Path
+) -> None:
+    before = _prepared(data, mica, tmp_path / "a")
+    assert before["subjects"] == 4  # a part of the six is held out
+    assert not np.load(tmp_path / "a/validation.npy").all()
+    _add_florence(data)
+    after = _prepared(data, mica, tmp_path / "b")
+    assert after["subjects"] == 6
+    assert after["validation_subjects"] == ["FLORENCE/subject_01", "FLORENCE/subject_02"]
+    validation, betas = np.load(tmp_path / "b/validation.npy"), np.load(tmp_path / "b/betas.npy")
+    np.testing.assert_array_equal(validation, (betas == 3.0).all(axis=1))
+
+
+def test_nobody_is_in_training_and_validation(data: Path, mica: MicaParams, tmp_path: Path) -> None:
+    _add_florence(data)
+    (data / "unified/LYHM/FLAME_parameters/00000").rename(
+        data / "unified/LYHM/FLAME_parameters/subject_01"
+    )
+    (data / "unified/LYHM/arcface_input/00000").rename(
+        data / "unified/LYHM/arcface_input/subject_01"
+    )
+    with pytest.raises(ValueError, match="nobody both in training and in FLORENCE, got LYHM/subj"):
+        _prepared(data, mica, tmp_path / "a")
+
+
+def test_who_validates() -> None:
+    names = [f"LYHM/{k}" for k in range(10)]
+    assert validation_subjects([], 0.3, 1) == set()
+    assert len(validation_subjects(names, 0.3, 1)) == 3
+    assert validation_subjects([*names, "FLORENCE/subject_01"], 0.3, 1) == {"FLORENCE/subject_01"}
