@@ -295,6 +295,7 @@ def bp4d(root: Path) -> Path:
     write(root / "scans" / "F003.obj", SQUARE)
     write(root / "images" / "F003" / "0491.jpg", picture())
     write(root / "neutral_frames.csv", "subject,scan\nF001,T1/0002\nF001,0005\n")
+    return root
 
 
 def d3dfacs(root: Path) -> Path:
