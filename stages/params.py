@@ -68,6 +68,28 @@ class ScanSetSizes(Section):
     scan_vertices: int = Field(ge=2000, description="samples per scan before trimming")
 
 
+class RangeSetSizes(ScanSetSizes):
+    """FRGC; its range images have 480 x 640 pixels always."""
+
+    scans: int = Field(ge=1, description="range images per subject, each with a photograph")
+    photos: int = Field(ge=1, description="further photographs per subject")
+
+
+class ExpressionSetSizes(ScanSetSizes):
+    """BU-3DFE."""
+
+    scans: int = Field(ge=1, le=7, description="expressions per subject, the first neutral")
+
+
+class FrameSetSizes(Section):
+    """BP4D+: every frame has a mesh and a photograph."""
+
+    subjects: int = Field(ge=1)
+    frames: int = Field(ge=1, description="per subject")
+    size_px: int = Field(ge=96, description="longer side of a photograph")
+    scan_vertices: int = Field(ge=2000, description="samples per scan before trimming")
+
+
 class FaceWarehouseSizes(Section):
     """FaceWarehouse; its meshes have 11,510 vertices always."""
 
@@ -107,6 +129,9 @@ class SynthesizeParams(Section):
     lyhm: ScanSetSizes
     stirling: ScanSetSizes
     facewarehouse: FaceWarehouseSizes
+    frgc: RangeSetSizes
+    bu3dfe: ExpressionSetSizes
+    bp4d: FrameSetSizes
     now: ScanSetSizes
     vggface2: IdentitySizes
     d3dfacs: SequenceSizes

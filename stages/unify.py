@@ -183,7 +183,7 @@ def choose(
                     row["item_id"],
                 ),
             )
-            stem = PurePosixPath(scans[best["item_id"]]["source_path"]).stem
+            stem = _unzipped(scans[best["item_id"]]["source_path"]).stem
             choices.append(Choice(subject, best["item_id"], stem, ""))
         else:
             choices.append(Choice(subject, "", "", _why_none(candidates, neutral)))
@@ -380,7 +380,9 @@ def write_photographs(
         images, crops = found.get(subject, ([], 0))
         if row["status"] != "ok" or subject not in actors or len(images) >= most:
             continue
-        source = PurePosixPath(row["source_path"])
+        source = _unzipped(row["source_path"])
+        if source.suffix.lower() == ".ppm":  # packed as PNG
+            source = source.with_suffix(".png")
         name = f"{actors[subject]}/{source.name}"
         if name in images:
             name = f"{actors[subject]}/{source.parent.name}_{source.name}"
@@ -399,6 +401,11 @@ def write_photographs(
             crops += 1
         found[subject] = ([*images, name], crops)
     return found
+
+
+def _unzipped(path: str) -> PurePosixPath:
+    """The owner's path, a closing ``.gz`` left out."""
+    return PurePosixPath(path.removesuffix(".gz"))
 
 
 def _put(path: Path, data: bytes) -> None:

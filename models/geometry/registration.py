@@ -15,6 +15,7 @@ from models.geometry.parametric import FitState, Subset, Surface, fit_parameters
 from models.geometry.placement import place_by_shape
 from models.geometry.settings import FitSettings, QualityLimits
 from models.geometry.template import RegistrationModel
+from models.geometry.winding import convexity
 
 UNITS_MM = {"m": 1e3, "dm": 1e2, "cm": 1e1, "mm": 1.0}
 INNER = 51
@@ -129,7 +130,7 @@ def register(
     if landmarks is None:
         marks = np.full((len(model.landmark_faces), 3), np.nan)
         placements, flags = _placed_by_shape(scan, vertices, faces, normals, model)
-        outward = float(_flux(vertices, faces))
+        outward = convexity(vertices, faces)
         settings = _patient(settings)
     else:
         marks = inner_landmarks(landmarks)
@@ -242,15 +243,9 @@ def _placed_by_shape(
             f"{extent:.3g} mm in the declared unit {scan.unit}; give landmarks"
         )
     areas = vertex_areas(vertices, faces)
-    outward = normals if _flux(vertices, faces) >= 0 else -normals
+    outward = normals if convexity(vertices, faces) >= 0 else -normals
     candidates = place_by_shape(vertices, outward, areas, model, scale, most=SHAPE_CANDIDATES)
     return candidates, ["no_landmarks"]
-
-
-def _flux(vertices: np.ndarray, faces: np.ndarray) -> float:
-    """How much the triangles face away from the scan's middle; negative where wound inward."""
-    middles = vertices[faces].mean(axis=1)
-    return float((face_normals(vertices, faces) * (middles - vertices.mean(axis=0))).sum())
 
 
 def _fit_score(model: RegistrationModel, state: FitState, view: _View) -> float:

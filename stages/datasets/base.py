@@ -66,7 +66,7 @@ class ImageRow:
     """One readable photograph.
 
     Attributes:
-        image: The encoded file, unchanged.
+        image: The encoded file, unchanged; PNG of the same pixels where the owner's is PPM.
         height_px: As decoded, orientation tag applied.
         width_px: As decoded, orientation tag applied.
         landmarks_px: Points in our pixel convention (pixel centres at +0.5), or None.

@@ -17,9 +17,12 @@ METHOD_TITLES: Final[Mapping[str, str]] = {
 PROTOCOL_TITLES: Final[Mapping[str, str]] = {"now": "NoW", "now-metric": "NoW-metric"}
 DATASET_TITLES: Final[Mapping[str, str]] = {
     "300w_lp": "300W-LP",
+    "bp4d": "BP4D+",
+    "bu3dfe": "BU-3DFE",
     "d3dfacs": "D3DFACS",
     "facewarehouse": "FaceWarehouse",
     "florence": "MICC Florence",
+    "frgc": "FRGC v2",
     "lyhm": "LYHM / Headspace",
     "now": "NoW",
     "stirling": "Stirling / ESRC",

@@ -29,6 +29,13 @@ SIZES = SynthesizeParams.model_validate(
         "facewarehouse": {
             "subjects": 1, "poses": 2, "meshes": 1, "blendshapes": 0, "size_px": 96,
         },
+        "frgc": {
+            "subjects": 6, "scans": 1, "photos": 1, "size_px": 96, "scan_vertices": 4000,
+        },
+        "bu3dfe": {
+            "subjects": 5, "scans": 2, "photos": 2, "size_px": 96, "scan_vertices": 4000,
+        },
+        "bp4d": {"subjects": 3, "frames": 3, "size_px": 96, "scan_vertices": 4000},
         "now": {"subjects": 2, "photos": 4, "size_px": 96, "scan_vertices": 4000},
         "vggface2": {"identities": 2, "photos": 2, "size_px": 64},
         "d3dfacs": {
@@ -79,6 +86,9 @@ def digest(root: Path) -> dict[str, str]:
     [
         ("lyhm", ["truncated", "empty", "NaN", "no faces", "67 landmarks"]),
         ("stirling", ["truncated", "NaN", "6 landmarks", "no faces"]),
+        ("frgc", ["truncated", "damaged gzip", "481 rows", "is valid", "not a number"]),
+        ("bu3dfe", ["BMP file is truncated", "list 'point'", "refers to", "NaN", "no faces"]),
+        ("bp4d", ["truncated", "NaN", "no faces", "no faces"]),
         ("facewarehouse", ["JPEG|PNG", "73", "no faces", "shape.bs is truncated"]),
         ("now", ["truncated", "os.getcwd", "NaN"]),
         ("vggface2", ["truncated"]),

@@ -232,6 +232,20 @@ def test_photographs_are_limited_and_namesakes_kept_apart(inputs, tmp_path) -> N
     assert names == ["LQ_same.png", "same.png"]
 
 
+def test_gzipped_sources_are_named_by_what_they_hold(inputs, tmp_path) -> None:
+    scans = {"a/x": scan("a/x", "D/a") | {"source_path": "Fall2003range/04203d436.abs.gz"}}
+    assert choose([registration("a/x", "D/a", 0.1)], scans)[0].stem == "04203d436"
+    folder = inputs["packed"] / "stirling"
+    found = [
+        photo("F1/a", "STIRLING/F1", 1, source_path="s/04203d437.ppm.gz"),
+        photo("F1/b", "STIRLING/F1", 2, source_path="s/04203d439.ppm"),
+    ]
+    write_table(table_of(found, "images"), folder / "images-00000.parquet")
+    run(SECTION, COMPUTE, **inputs, out=tmp_path / "u")
+    names = sorted(p.name for p in (tmp_path / "u/STIRLING/images/F1").iterdir())
+    assert names == ["04203d437.png", "04203d439.png"]
+
+
 def test_packed_points_serve_without_a_landmarks_folder(inputs, tmp_path) -> None:
     own = photo(
         "F1/F1_001", "STIRLING/F1", 1, landmark_order="ibug68", landmarks_px=points68().ravel()

@@ -1,5 +1,6 @@
 """Tiny raw trees in the owners' layouts, with the dirt that real ones have."""
 
+import gzip
 import io
 import pickle
 from collections.abc import Callable
@@ -196,6 +197,107 @@ def vggface2(root: Path) -> Path:
     return root
 
 
+def range_text(
+    depth: np.ndarray, *, header: str = "{rows} rows\n{columns} columns\npixels (flag X Y Z):\n"
+) -> str:
+    """An ``.abs`` of a grid of 1 mm with the given depth; NaN marks pixels without measurement."""
+    rows, columns = depth.shape
+    y, x = np.mgrid[0:rows, 0:columns].astype(float)
+    valid = np.isfinite(depth)
+    blocks = [np.where(valid, block, -999999.0) for block in (x, -y, depth)]
+    lines = [" ".join(str(int(flag)) for flag in valid.ravel())]
+    lines += [" ".join(f"{value:.6f}" for value in block.ravel()) for block in blocks]
+    return header.format(rows=rows, columns=columns) + "\n".join(lines) + "\n"
+
+
+def ppm(height: int = 4, width: int = 6, seed: int = 0) -> tuple[bytes, np.ndarray]:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return b"P6\n# a comment\n%d %d\n255\n" % (width, height) + pixels.tobytes(), pixels
+
+
+def frgc(root: Path) -> Path:
+    """Two sessions and the dropped one; a gzipped PPM, a cut one; truncated and empty scans."""
+    flat = np.full((3, 4), -1500.0)
+    text, base = range_text(flat), root / "FRGC-2.0-dist" / "nd1"
+    write(base / "Fall2003range" / "04203d436.abs.gz", gzip.compress(text.encode()))
+    write(base / "Fall2003range" / "04203d437.ppm.gz", gzip.compress(ppm()[0]))
+    write(base / "Spring2004range" / "04203d500.abs", text)
+    write(base / "Spring2004range" / "04203d501.JPG", picture())
+    write(base / "Spring2003range" / "04203d100.abs", text)
+    write(base / "Spring2004range" / "04300d10.abs", text[: len(text) // 2])
+    write(base / "Spring2004range" / "04300d12.abs", range_text(flat * np.nan))
+    write(base / "Spring2004range" / "04300d14.abs.gz", gzip.compress(text.encode())[:60])
+    write(base / "Spring2004range" / "04300d15.ppm", ppm()[0][:-5])
+    write(base / "Spring2004range" / "notes.txt", "not a recording")
+    listed = "subject,scan\n04203,04203d436\n04203,04203d100\n"
+    write(root / "neutral_frames.csv", listed)
+    return root
+
+
+WRL = """#VRML V2.0 utf8
+# a comment with a brace { and a "quote
+Group { children [ Shape {
+  appearance Appearance { texture ImageTexture { url "odd{[name#.bmp" } }
+  geometry IndexedFaceSet {
+    coord Coordinate { point [ 0 0 0, 100 0 0, 100 100 5, 0 1.0e2 0 ] }
+    texCoordIndex [ 0 1 2 3 -1 ]
+    coordIndex [ 0, 1, 2, 3, -1 ]
+  } } ] }
+"""
+
+
+def bnd(count: int = 83) -> str:
+    return "".join(f"{k}\t\t{k}.5\t\t{-k}\t\t0.25\n" for k in range(count))
+
+
+def bu3dfe(root: Path) -> Path:
+    """RAW scans with F3D beside them, a cropped one alone, MICA's halves and converted scan."""
+    person = root / "F0001"
+    for stem in ("F0001_NE00WH", "F0001_HA03WH"):
+        write(person / f"{stem}_RAW.wrl", WRL)
+        write(person / f"{stem}_F3D.wrl", WRL.replace("100 100 5", "100 100 6"))
+        write(person / f"{stem}_F3D.bnd", bnd())
+        write(person / f"{stem}_F2D.bmp", picture(".bmp"))
+    write(person / "F0001_NE00WH_RAW.bmp", picture(".bmp", 40, 80))
+    write(person / "F0001_HA03WH_RAW_0.jpg", picture())
+    write(person / "F0001_HA03WH_RAW_1.jpg", picture(seed=1))
+    write(person / "F0001_NE00WH_RAW.pse", "camera")
+    write(root / "M0002" / "M0002_NE00BL_F3D.wrl", gzip.compress(WRL.encode()))
+    write(root / "M0002" / "M0002_NE00BL_F3D.bnd", bnd())
+    write(root / "M0002" / "M0002_AN01BL_F3D.wrl", WRL)
+    write(root / "M0002" / "M0002_AN01BL_F3D.bnd", bnd(82))
+    write(root / "M0002" / "M0002_SA01BL_RAW.wrl", WRL[: WRL.index("1.0e2")])
+    write(root / "M0002" / "M0002_DI01BL_F2D.bmp", picture(".bmp")[:500])
+    write(root / "raw_ne_data" / "F0001_NE00WH_RAW.obj", SQUARE)
+    return root
+
+
+TEXTURED = (
+    "mtllib 0001.mtl\nv 0 0 0\nv 100 0 0\nv 100 100 5\nv 0 100 0\nvt 0 0\nvt 1 0\nvt 1 1\nvt 0 1\n"
+    "usemtl a\nf 1/1 2/2 3/3\nusemtl b\nf 1/1 3/3 4/4\n"
+)
+
+
+def bp4d(root: Path) -> Path:
+    """Two tasks with frames of one number; points; one scan without faces; MICA's picks."""
+    video = root / "2D+3D" / "F001"
+    for task, frames in (("T1", ("0001", "0002", "0010")), ("T8", ("0001", "0005"))):
+        for frame in frames:
+            write(video / task / f"{frame}.obj", TEXTURED)
+            write(video / task / f"{frame}.mtl", "newmtl a\nnewmtl b\n")
+            write(video / task / f"{frame}.jpg", picture())
+    marks = root / "3DFeatures" / "FacialLandmarks"
+    lines = "".join(f"{k}.5,{-k},0.25\n" for k in range(83))
+    write(marks / "F001_T1_0001.bndplus", lines)
+    write(marks / "F001_T1_0002.bndplus", lines.replace("0.25", "x", 1))
+    write(root / "2D+3D" / "M002" / "T1" / "0001.obj", TEXTURED.partition("usemtl")[0])
+    write(root / "2D+3D" / "M002" / "T1" / "0001.jpg", picture()[:200])
+    write(root / "scans" / "F003.obj", SQUARE)
+    write(root / "images" / "F003" / "0491.jpg", picture())
+    write(root / "neutral_frames.csv", "subject,scan\nF001,T1/0002\nF001,0005\n")
+    return root
+
+
 def d3dfacs(root: Path) -> Path:
     """Raw sequences of one actor, registrations of another, a third known to MICA alone."""
     for frame, depth in ((175, 5), (190, 7), (205, 6)):
@@ -271,6 +373,9 @@ TREES: dict[str, Callable[[Path], Path]] = {
     "lyhm": lyhm,
     "stirling": stirling,
     "facewarehouse": facewarehouse,
+    "frgc": frgc,
+    "bu3dfe": bu3dfe,
+    "bp4d": bp4d,
     "now": now,
     "vggface2": vggface2,
     "d3dfacs": d3dfacs,
