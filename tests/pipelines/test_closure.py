@@ -16,9 +16,11 @@ def test_code_deps_of_every_stage_equal_its_import_closure(
     assert closure.differences(repository) == {}
 
 
-def test_the_graph_has_fewer_than_sixty_stages_and_every_group(repository: Path) -> None:
+def test_the_graph_stays_small_and_has_every_group(repository: Path) -> None:
     graph = read_graph(repository)
-    assert len(graph) < 60
+    # Stages are per data set and method, never per subject: DVC's own cost grows faster than their
+    # number. Eight scan sets with four stages each are 32, and three methods are still to come.
+    assert len(graph) <= 72
     assert {name.split("@")[0] for name in graph} == {
         "synthesize",
         "convert",
