@@ -91,3 +91,31 @@ class QualityLimits:
     min_coverage: float
     max_prior_energy: float
     max_flipped_faces: int
+
+
+@dataclass(frozen=True)
+class CleaningSettings:
+    """What of a scan is junk; shares of the largest piece's area, triangles and diagonal.
+
+    Attributes:
+        speck_area: A piece with less area is dropped wherever it is.
+        speck_faces: So is a piece with fewer triangles.
+        scrap_area: A piece with less area is dropped where it is far from the largest one.
+        scrap_distance: How far that is.
+        max_dropped: Where more of all triangles would go, nothing goes: a shattered scan is no
+            junk.
+        facing_area: A piece with more area is turned over where it faces the other way than the
+            largest, seen from the middle of the scan.
+        facing_cosine: Mean cosine between normals and rays from that middle from which either
+            piece faces any way at all.
+        cloud_neighbours: Points from which a point cloud's normals are estimated.
+    """
+
+    speck_area: float
+    speck_faces: float
+    scrap_area: float
+    scrap_distance: float
+    max_dropped: float
+    facing_area: float
+    facing_cosine: float
+    cloud_neighbours: int
