@@ -85,27 +85,49 @@ def find_defects(
 
 
 @numba.njit(cache=True)
-def _walk(
-    v: int,
-    after: NDArray[np.int32],
-    before: NDArray[np.int32],
-    first: int,
-    starts: int,
-    found: NDArray[np.int64],
-    bad: NDArray[np.bool_],
-) -> None:
-    """Go from one triangle of a regular vertex to the end of its fan; another fan is counted."""
+def _count_fans(after: NDArray[np.int32], before: NDArray[np.int32]) -> int:
+    """Fans of triangles around a vertex whose edges are all regular."""
     size = after.shape[0]
-    walked, at, going = 1, first, True
+    walked = np.zeros(size, dtype=np.bool_)
+    fans = 0
+    for first in range(size):
+        if walked[first]:
+            continue
+        fans += 1
+        for forward in (True, False):
+            at, going = first, True
+            while going:
+                walked[at] = True
+                going = False
+                for j in range(size):
+                    follows = after[j] == before[at] if forward else before[j] == after[at]
+                    if follows and not walked[j]:
+                        at, going = j, True
+                        break
+    return fans
+
+
+@numba.njit(cache=True)
+def _one_fan(after: NDArray[np.int32], before: NDArray[np.int32]) -> bool:
+    """Whether a walk from the first triangle, on and then back, meets all of them."""
+    size = after.shape[0]
+    walked, at, going, closed = 1, 0, True, False
     while going:
         going = False
         for j in range(size):
-            if after[j] == before[at] and j != first:
+            if after[j] == before[at]:
+                closed = j == 0
+                if not closed:
+                    at, walked, going = j, walked + 1, True
+                break
+    at, going = 0, not closed
+    while going:
+        going = False
+        for j in range(size):
+            if before[j] == after[at]:
                 at, walked, going = j, walked + 1, True
                 break
-    if walked < size:
-        found[FANS] += max(starts - 1, 1)
-        bad[v] = True
+    return walked == size
 
 
 @numba.njit(cache=True)
@@ -123,20 +145,16 @@ def _around(
     links = 0
     for i in range(size):
         for j in range(i):
-            if after[i] == after[j] or before[i] == before[j]:
+            turned = after[i] == before[j] and before[i] == after[j]
+            if after[i] == after[j] or before[i] == before[j] or turned:
                 plain = False
             if after[i] == before[j]:
                 links += 1
             if before[i] == after[j]:
                 links += 1
-    if plain and links >= size - 1 and size < 4:
+    if plain and links >= size - 1 and (size < 4 or _one_fan(after, before)):
         return
     regular = True
-    starts = 0
-    first = 0
-    if plain and links == size:
-        _walk(v, after, before, first, starts, found, bad)
-        return
     for i in range(size):
         for u in (after[i], before[i]):
             shared = 0
@@ -159,9 +177,6 @@ def _around(
                 regular = False
                 if v < u and not seen:
                     found[WINDING] += 1
-            elif shared == 1 and u == after[i]:
-                starts += 1
-                first = i
         if v < after[i] and v < before[i]:
             for j in range(i):
                 same = after[i] == after[j] and before[i] == before[j]
@@ -171,7 +186,10 @@ def _around(
                     bad[v] = bad[after[i]] = bad[before[i]] = True
                     break
     if regular and size > 0:
-        _walk(v, after, before, first, starts, found, bad)
+        fans = _count_fans(after, before)
+        if fans > 1:
+            found[FANS] += fans - 1
+            bad[v] = True
 
 
 @numba.njit(cache=True)

@@ -83,6 +83,7 @@ class QualityLimits:
         min_coverage: Share of the face's area that must lie on the scan.
         max_prior_energy: Sum of squared coefficients.
         max_flipped_faces: Triangles turned over by the refinement.
+        min_score: Estimated probability of being right, where a score is given.
     """
 
     max_median_mm: float
@@ -91,6 +92,7 @@ class QualityLimits:
     min_coverage: float
     max_prior_energy: float
     max_flipped_faces: int
+    min_score: float
 
 
 @dataclass(frozen=True)

@@ -62,4 +62,5 @@ def limits() -> QualityLimits:
         min_coverage=0.5,
         max_prior_energy=200.0,
         max_flipped_faces=20,
+        min_score=0.0,
     )
