@@ -9,14 +9,15 @@ face; a wrong face that is accepted is a silent failure, a right one that is not
 import argparse
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from registration_calibration import REPOSITORY, heads_of, load_cases
 
-from models.geometry.registration import Registration, Scan
+from models.geometry.quality import Evidence, QualityModel, evidence_of
+from models.geometry.registration import Registration, Scan, inner_landmarks
 from stages import params
 from stages.register import register
 
@@ -56,35 +57,53 @@ def run_case(cases: Any, heads: Any, name: str, seeds: range, section: Any) -> l
 
     rows = []
     for seed in seeds:
-        came = cases.outcome(cases.spoiled(heads, name, seed), fit, heads.model)
-        accepted = came.status == "ok"
-        row = {
+        specimen = cases.spoiled(heads, name, seed)
+        came = cases.outcome(specimen, fit, heads.model)
+        row: dict[str, Any] = {
             "case": name,
             "seed": seed,
+            "refused": cases.CASES[name].refused,
             "status": came.status,
             "reason": came.reason,
             "error_median_mm": came.error_median_mm,
             "error_q95_mm": came.error_q95_mm,
             "right": came.right,
-            "verdict_right": accepted == (came.right and not cases.CASES[name].refused),
-            "silent": accepted and (not came.right or cases.CASES[name].refused),
-            "false_rejection": not accepted and came.right and not cases.CASES[name].refused,
         }
         if came.found is not None:
+            marks = np.full((51, 3), np.nan)
+            if specimen.marks is not None:
+                marks = inner_landmarks(specimen.marks)
             row |= {
                 "residual_median_mm": came.found.residual_median_mm,
                 "residual_q95_mm": came.found.residual_q95_mm,
-                "score": came.found.score,
+                "evidence": asdict(evidence_of(came.found, marks, heads.model)),
             }
         rows.append(row)
     return rows
+
+
+def judged(row: dict[str, Any], section: Any) -> dict[str, Any]:
+    """A result under the committed limits and weights, and whether that verdict is right."""
+    reasons = [part for part in row["reason"].split("; ") if part and part[:6] != "score "]
+    if row["status"] != "failed":
+        model = QualityModel(**section.quality.model_dump(exclude={"provenance"}))
+        row["score"] = model.score(Evidence(**row["evidence"]))
+        if row["score"] < section.limits.min_score:
+            reasons.append(f"score {row['score']:.3g} is below {section.limits.min_score:.3g}")
+        row["status"] = "rejected" if reasons else "ok"
+        row["reason"] = "; ".join(reasons)
+    accepted, right = row["status"] == "ok", row["right"] and not row["refused"]
+    row["verdict_right"] = accepted == right
+    row["silent"] = accepted and not right
+    row["false_rejection"] = right and not accepted
+    return row
 
 
 def summed(name: str, rows: list[dict[str, Any]]) -> Row:
     """Medians over the heads; a dash where nothing was registered or nothing is known."""
 
     def middle(key: str, pick: Any = np.median, digits: int = 2) -> str:
-        values = [row[key] for row in rows if np.isfinite(row.get(key, np.nan))]
+        values = [row[key] for row in rows if row.get(key, 1e9) < 1e9]
         return f"{pick(values):.{digits}f}" if values else "-"
 
     figures: dict[str, Any] = {
@@ -112,23 +131,23 @@ def main() -> None:
     parser.add_argument("--source", choices=("procedural", "toy", "open"), default="procedural")
     parser.add_argument("--case", action="append", help="only this one; may be repeated")
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--gathered", type=Path, nargs="+", help="print earlier --out files")
+    parser.add_argument(
+        "--gathered", type=Path, nargs="+", help="judge and print earlier --out files anew"
+    )
     options = parser.parse_args()
     cases = load_cases()
+    section = params.load(REPOSITORY / "params.yaml").registration
     rows: list[dict[str, Any]] = []
     if options.gathered:
         for path in options.gathered:
-            rows += [
-                {k: np.inf if v is None else v for k, v in row.items()}
-                for row in json.loads(path.read_text())["rows"]
-            ]
+            rows += json.loads(path.read_text())["rows"]
     else:
-        section = params.load(REPOSITORY / "params.yaml").registration
         heads = heads_of(options.source)
         for name in options.case or cases.CASES:
             seeds = range(options.first, options.first + options.heads)
             rows += run_case(cases, heads, name, seeds, section)
             sys.stderr.write(f"{name}\n")
+    rows = [judged(row, section) for row in rows]
     table = [summed(name, [r for r in rows if r["case"] == name]) for name in cases.CASES]
     sys.stdout.write(HEADER + "\n")
     for row in table:
@@ -149,16 +168,21 @@ def main() -> None:
                 f"; {row['reason']}\n"
             )
     if options.out:
-        cleared = [
-            {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in r.items()}
-            for r in rows
-        ]
-        options.out.write_text(
-            json.dumps(
-                {"totals": totals, "table": [[r.case, r.figures] for r in table], "rows": cleared},
-                indent=1,
-            )
-        )
+        content = {
+            "totals": totals,
+            "table": [[r.case, r.figures] for r in table],
+            "rows": [_plain(row) for row in rows],
+        }
+        options.out.write_text(json.dumps(content, indent=1))
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no infinity: it is written as 1e9."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, float) and not np.isfinite(value):
+        return 1e9
+    return value
 
 
 if __name__ == "__main__":
