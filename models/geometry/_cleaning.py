@@ -193,6 +193,57 @@ def _around(
 
 
 @numba.njit(cache=True)
+def turned_faces(count: int, faces: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which triangles to turn over so that each piece is wound as its first triangle is.
+
+    Goes from triangle to triangle across the edges that exactly two share.
+    """
+    triangles = faces.shape[0]
+    start = np.zeros(count + 1, dtype=np.int64)
+    for f in range(triangles):
+        for k in range(3):
+            start[faces[f, k] + 1] += 1
+    for v in range(count):
+        start[v + 1] += start[v]
+    fill = start[:-1].copy()
+    owner = np.empty(3 * triangles, dtype=np.int32)
+    for f in range(triangles):
+        for k in range(3):
+            v = faces[f, k]
+            owner[fill[v]] = f
+            fill[v] += 1
+    turned = np.zeros(triangles, dtype=np.bool_)
+    reached = np.zeros(triangles, dtype=np.bool_)
+    stack = np.empty(triangles, dtype=np.int32)
+    for seed in range(triangles):
+        if reached[seed]:
+            continue
+        reached[seed] = True
+        stack[0] = seed
+        top = 1
+        while top > 0:
+            top -= 1
+            f = stack[top]
+            for k in range(3):
+                a, b = faces[f, k], faces[f, (k + 1) % 3]
+                shared, other, same = 0, -1, False
+                for slot in range(start[a], start[a + 1]):
+                    g = owner[slot]
+                    for m in range(3):
+                        c, d = faces[g, m], faces[g, (m + 1) % 3]
+                        if (c == a and d == b) or (c == b and d == a):
+                            shared += 1
+                            if g != f:
+                                other, same = g, c == a
+                if shared == 2 and other >= 0 and not reached[other]:
+                    reached[other] = True
+                    turned[other] = turned[f] != same
+                    stack[top] = other
+                    top += 1
+    return turned
+
+
+@numba.njit(cache=True)
 def same_positions(vertices: NDArray[np.float64]) -> tuple[NDArray[np.int64], int]:
     """The first vertex at each vertex's exact position, and how many have an earlier one."""
     count = vertices.shape[0]

@@ -1,9 +1,9 @@
 """What is wrong with a scan's mesh, mended before anything is fitted to it.
 
 Compiled checks look first; a mesh in which they find nothing passes as it came. MeshLab's filters
-(Cignoni et al. 2008, through pymeshlab) mend what is no manifold, orient mixed winding and mesh
-point clouds by ball pivoting (Bernardini et al. 1999). No vertex is moved or invented: every
-vertex of the result is one of the input.
+(Cignoni et al. 2008, through pymeshlab) mend the spots that are no manifold and mesh point clouds
+by ball pivoting (Bernardini et al. 1999). No vertex is moved or invented: every vertex of the
+result is one of the input.
 """
 
 from collections import Counter
@@ -184,14 +184,7 @@ def _oriented(
     """Make the winding the same within each piece: the one that most of its area has."""
     from models.geometry import _cleaning as checks
 
-    document = _mesh_set(points, triangles)
-    document.meshing_re_orient_faces_coherently()
-    coherent = np.asarray(document.current_mesh().face_matrix(), dtype=np.int64)
-    if not np.array_equal(np.sort(coherent, axis=1), np.sort(triangles, axis=1)):
-        raise RuntimeError("expected MeshLab to keep the order of the triangles it orients")
-    # An even permutation of the corners keeps the winding.
-    place = (coherent == triangles[:, :1]).argmax(axis=1)
-    turned = coherent[np.arange(len(coherent)), (place + 1) % 3] != triangles[:, 1]
+    turned = checks.turned_faces(len(points), triangles)
     label, pieces = checks.label_pieces(len(points), triangles)
     areas = np.linalg.norm(face_normals(points, triangles), axis=1)
     share = np.bincount(label, areas * turned, minlength=pieces)

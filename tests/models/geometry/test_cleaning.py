@@ -101,6 +101,49 @@ def test_defects_agree_with_the_slow_twin(seed: int) -> None:
     assert defects(vertices, faces) == slow_defects(vertices, faces)
 
 
+def test_orientation_agrees_with_meshlab(toy) -> None:
+    import pymeshlab
+
+    vertices, faces = toy._sphere(20, 30)
+    flat = faces[(vertices[faces][:, :, 2] > -0.3).all(axis=1)]  # with a border
+    faces = np.concatenate([flat, faces + len(vertices)])
+    vertices = np.concatenate([vertices, vertices + [3, 0, 0]])
+    turned = np.random.default_rng(5).random(len(faces)) < 0.4
+    mixed = np.where(turned[:, None], faces[:, ::-1], faces)
+    ours = checks.turned_faces(len(vertices), mixed)
+    document = pymeshlab.MeshSet(verbose=False)
+    document.add_mesh(pymeshlab.Mesh(vertices, mixed.astype(np.int32)))
+    document.meshing_re_orient_faces_coherently()
+    theirs = np.asarray(document.current_mesh().face_matrix())
+    np.testing.assert_array_equal(np.sort(theirs, axis=1), np.sort(mixed, axis=1))
+    even = [
+        any((np.roll(t, k) == m).all() for k in range(3))
+        for t, m in zip(theirs, mixed, strict=True)
+    ]
+    for piece in (np.arange(len(faces)) < len(flat), np.arange(len(faces)) >= len(flat)):
+        agree = ours[piece] == ~np.array(even)[piece]
+        assert agree.all() or not agree.any()
+        right = ours[piece] == turned[piece]
+        assert right.all() or not right.any()
+
+
+def test_a_moebius_strip_is_reported_not_forced(junk) -> None:
+    around = np.arange(24) * 2 * np.pi / 24
+    half = np.array([-0.3, 0.3])[:, None]
+    radius = 1 + half * np.cos(around / 2)
+    strip = np.stack(
+        [radius * np.cos(around), radius * np.sin(around), half * np.sin(around / 2)], axis=-1
+    ).reshape(-1, 3)
+    faces = []
+    for i in range(24):
+        a, b = i, i + 24
+        c, d = (i + 1, i + 25) if i < 23 else (24, 0)
+        faces += [(a, c, b), (b, c, d)]
+    found = clean_scan(strip, np.array(faces), junk)
+    assert found.report["unmended"] >= 1
+    assert len(found.faces) == 48
+
+
 @examples(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_first_of_equal_positions(seed: int) -> None:
