@@ -107,7 +107,7 @@ def test_orientation_agrees_with_meshlab(toy) -> None:
     vertices, faces = toy._sphere(20, 30)
     flat = faces[(vertices[faces][:, :, 2] > -0.3).all(axis=1)]  # with a border
     faces = np.concatenate([flat, faces + len(vertices)])
-    vertices = np.concatenate([vertices, vertices + [3, 0, 0]])
+    vertices = np.concatenate([vertices, vertices + np.array([3, 0, 0])])
     turned = np.random.default_rng(5).random(len(faces)) < 0.4
     mixed = np.where(turned[:, None], faces[:, ::-1], faces)
     ours = checks.turned_faces(len(vertices), mixed)
