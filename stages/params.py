@@ -179,6 +179,7 @@ class QualityParams(Section):
     max_median_mm: float = Field(gt=0, description="median scan-to-mesh distance, face, mm")
     max_q95_mm: float = Field(gt=0, description="its 95th percentile, mm")
     max_landmark_rms_mm: float = Field(gt=0, description="root mean square landmark distance, mm")
+    max_landmark_drift_mm: float = Field(gt=0, description="rigid part of the landmark error, mm")
     min_coverage: float = Field(ge=0, le=1, description="share of the face on the scan")
     max_prior_energy: float = Field(gt=0, description="sum of squared coefficients")
     max_flipped_faces: int = Field(ge=0, description="triangles turned by the refinement")

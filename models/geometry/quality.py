@@ -168,14 +168,16 @@ def judge(
         result: The registration.
         limits: Hard gates.
         quality: Weights of the score; None gives none.
-        evidence: Needed for the score.
+        evidence: Needed for the landmark drift and the score.
     """
+    drift = evidence.landmark_drift_mm if evidence is not None else 0.0
     reasons = [
         f"{name} {value:.3g} exceeds {limit:.3g}"
         for name, value, limit in (
             ("residual median, mm,", result.residual_median_mm, limits.max_median_mm),
             ("residual 95th percentile, mm,", result.residual_q95_mm, limits.max_q95_mm),
             ("landmark RMS, mm,", result.landmark_rms_mm, limits.max_landmark_rms_mm),
+            ("landmark drift, mm,", drift, limits.max_landmark_drift_mm),
             ("prior energy", result.prior_energy, limits.max_prior_energy),
             ("flipped triangles", result.flipped_faces, limits.max_flipped_faces),
         )

@@ -80,6 +80,8 @@ class QualityLimits:
         max_median_mm: Median scan-to-mesh distance over the face.
         max_q95_mm: Its 95th percentile.
         max_landmark_rms_mm: Root mean square landmark distance.
+        max_landmark_drift_mm: Rigid part of the landmark distances, RMS: the face slid, or the
+            landmarks are elsewhere.
         min_coverage: Share of the face's area that must lie on the scan.
         max_prior_energy: Sum of squared coefficients.
         max_flipped_faces: Triangles turned over by the refinement.
@@ -89,6 +91,7 @@ class QualityLimits:
     max_median_mm: float
     max_q95_mm: float
     max_landmark_rms_mm: float
+    max_landmark_drift_mm: float
     min_coverage: float
     max_prior_energy: float
     max_flipped_faces: int

@@ -226,7 +226,13 @@ def check(values: np.ndarray, rows: list[dict[str, Any]]) -> dict[str, Any]:
     limits = params.load(REPOSITORY / "params.yaml").registration.limits
     x, right = _table(rows)
     score = expit(values[0] - x @ values[1:])
-    gated = np.array([not _gated(row["reason"]) for row in rows])
+    gated = np.array(
+        [
+            not _gated(row["reason"])
+            and row["evidence"]["landmark_drift_mm"] <= limits.max_landmark_drift_mm
+            for row in rows
+        ]
+    )
     accepted = gated & (score >= limits.min_score)
     wrong = [
         f"{row['seed']}/{row['draw']} {row['done']}: score {s:.2f}, errors {row['errors_mm']}"

@@ -84,8 +84,12 @@ def run_case(cases: Any, heads: Any, name: str, seeds: range, section: Any) -> l
 
 def judged(row: dict[str, Any], section: Any) -> dict[str, Any]:
     """A result under the committed limits and weights, and whether that verdict is right."""
-    reasons = [part for part in row["reason"].split("; ") if part and part[:6] != "score "]
+    anew = ("score ", "landmark drift")
+    reasons = [part for part in row["reason"].split("; ") if part and not part.startswith(anew)]
     if row["status"] != "failed":
+        drift, limit = row["evidence"]["landmark_drift_mm"], section.limits.max_landmark_drift_mm
+        if drift > limit:
+            reasons.append(f"landmark drift, mm, {drift:.3g} exceeds {limit:.3g}")
         model = QualityModel(**section.quality.model_dump(exclude={"provenance"}))
         row["score"] = model.score(Evidence(**row["evidence"]))
         if row["score"] < section.limits.min_score:

@@ -139,6 +139,8 @@ def test_a_low_score_rejects_and_names_what_spoke_against_it(perfect, toy_model,
     judged = judge(result, strict, model, far)
     assert judged.status == "rejected"
     assert "score 0.0851 is below 0.5 (landmark_drift_mm 5)" in judged.reason
+    slid = judge(result, strict, None, replace(far, landmark_drift_mm=6.5))
+    assert slid.reason == "landmark drift, mm, 6.5 exceeds 6"
     fine = judge(result, strict, model, evidence_of(result, marks, toy_model))
     assert fine.status == "ok"
     assert fine.score == pytest.approx(1 / (1 + np.exp(-3.0)))
