@@ -153,6 +153,7 @@ def test_the_score_alone_refuses_what_lies_elsewhere(cases, heads, section, name
             "max_median_mm": 1e3,
             "max_q95_mm": 1e3,
             "max_landmark_rms_mm": 1e3,
+            "max_landmark_drift_mm": 1e3,
             "min_coverage": 0.0,
             "max_flipped_faces": 10_000,
         }

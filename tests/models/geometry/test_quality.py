@@ -170,3 +170,37 @@ def test_every_limit_and_the_score_are_named_together(perfect, limits) -> None:
         judged.reason.split("; ")[-1],
     ]
     assert judged.reason.split("; ")[-1].startswith("score 2.01e-08 is below 0.9")
+
+
+def test_committed_weights_on_measured_figures(repository) -> None:
+    """A procedural head, and a sphere with landmarks on it that passes the limits on residuals."""
+    from stages import params
+
+    section = params.load(repository / "params.yaml").registration
+    model = QualityModel(**section.quality.model_dump(exclude={"provenance"}))
+    head = Evidence(
+        landmark_drift_mm=0.253,
+        landmark_median_mm=1.78,
+        scarcity=0.0196,
+        no_landmarks=0.0,
+        residual_median_mm=0.0874,
+        residual_q95_mm=0.359,
+        free_q95_mm=1.54,
+        uncovered=0.131,
+        flipped_faces=0.0,
+        prior_energy=24.2,
+    )
+    sphere = Evidence(
+        landmark_drift_mm=1.5,
+        landmark_median_mm=7.19,
+        scarcity=0.0196,
+        no_landmarks=0.0,
+        residual_median_mm=0.0232,
+        residual_q95_mm=0.335,
+        free_q95_mm=8.26,
+        uncovered=0.174,
+        flipped_faces=2.0,
+        prior_energy=164.0,
+    )
+    assert model.score(head) > 0.97
+    assert model.score(sphere) < 0.2 < section.limits.min_score
