@@ -105,7 +105,9 @@ def schema(name: str) -> Any:  # noqa: ANN401 - pyarrow.Schema, imported late
             _field("coverage", f32, unit="fraction of the face region"),
             _field("flipped_faces", i32),
             _field("prior_energy", f32),
+            _field("score", f32, unit="estimated probability that the registration is right"),
             _field("flags", text, format="json"),
+            _field("cleaning", text, format="json: what was mended in the scan, with counts"),
         ],
         "unified_subjects": [
             _field("subject_id", text),

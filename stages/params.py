@@ -219,18 +219,52 @@ class QualityParams(Section):
     max_median_mm: float = Field(gt=0, description="median scan-to-mesh distance, face, mm")
     max_q95_mm: float = Field(gt=0, description="its 95th percentile, mm")
     max_landmark_rms_mm: float = Field(gt=0, description="root mean square landmark distance, mm")
+    max_landmark_drift_mm: float = Field(gt=0, description="rigid part of the landmark error, mm")
     min_coverage: float = Field(ge=0, le=1, description="share of the face on the scan")
     max_prior_energy: float = Field(gt=0, description="sum of squared coefficients")
     max_flipped_faces: int = Field(ge=0, description="triangles turned by the refinement")
+    min_score: float = Field(ge=0, le=1, description="estimated probability of being right")
+
+
+class ScoreParams(Section):
+    """Weights of the score; every field is explained in models.geometry.quality."""
+
+    provenance: str = Field(min_length=1, description="what the weights were fitted on")
+    intercept: float = Field(description="log odds where nothing speaks against a result")
+    landmark_drift_mm: float = Field(ge=0, description="weight of log(1 + mm)")
+    landmark_median_mm: float = Field(ge=0, description="weight of log(1 + mm)")
+    scarcity: float = Field(ge=0, description="weight of log(1 + 1 / landmarks)")
+    no_landmarks: float = Field(ge=0, description="weight of log(2) without landmarks")
+    residual_median_mm: float = Field(ge=0, description="weight of log(1 + mm)")
+    residual_q95_mm: float = Field(ge=0, description="weight of log(1 + mm)")
+    free_q95_mm: float = Field(ge=0, description="weight of log(1 + mm)")
+    uncovered: float = Field(ge=0, description="weight of log(1 + share of the face)")
+    flipped_faces: float = Field(ge=0, description="weight of log(1 + triangles)")
+    prior_energy: float = Field(ge=0, description="weight of log(1 + energy)")
+
+
+class CleaningParams(Section):
+    """What of a scan is junk; every field is explained in models.geometry.settings."""
+
+    speck_area: float = Field(ge=0, lt=1, description="of the largest piece: dropped below it")
+    speck_faces: float = Field(ge=0, lt=1, description="the same in triangles")
+    scrap_area: float = Field(ge=0, lt=1, description="dropped below it where far off")
+    scrap_distance: float = Field(ge=0, description="that far, of the largest piece's diagonal")
+    max_dropped: float = Field(ge=0, le=1, description="share of all triangles that may go")
+    facing_area: float = Field(ge=0, le=1, description="winding compared above it")
+    facing_cosine: float = Field(ge=0, le=1, description="faces some way from it on")
+    cloud_neighbours: int = Field(ge=4, description="points behind a point cloud's normal")
 
 
 class RegisterParams(Section):
     """Registration of head scans to FLAME."""
 
     preset: str = Field(description="entry of presets that the stage uses")
+    cleaning: CleaningParams
     fit: ScanFitParams
     presets: dict[str, FitPreset]
     limits: QualityParams
+    quality: ScoreParams
     without_landmarks: bool = Field(
         description="place scans without landmarks by their shape, not fail them"
     )

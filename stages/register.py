@@ -10,6 +10,7 @@ import argparse
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from itertools import groupby
 from pathlib import Path
@@ -18,9 +19,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from models.geometry.cleaning import Cleaned, clean_scan
+from models.geometry.quality import QualityModel
 from models.geometry.registration import Registration, RegistrationError, Scan
 from models.geometry.registration import register as fit_scan
-from models.geometry.settings import FitSettings, QualityLimits
+from models.geometry.settings import CleaningSettings, FitSettings, QualityLimits
 from models.geometry.template import RegistrationModel
 from stages import params
 from stages.artifacts import (
@@ -60,27 +63,64 @@ def register(
     *,
     preset: str | None = None,
 ) -> Registration:
-    """Fit FLAME to one scan with the pipeline's parameters.
+    """Clean one scan and fit FLAME to it with the pipeline's parameters.
 
     Args:
-        scan: The scan in its own unit.
+        scan: The scan in its own unit; a point cloud without faces is meshed.
         landmarks: In the scan's frame: 68, 51 or 7 points; None places the scan by its shape
             where the parameters allow it.
         section: Schedule, presets and limits.
         model: The prepared model.
         preset: Entry of ``section.presets``; None takes the section's own choice.
 
+    Returns:
+        The registration; its residuals are those of the scan's own vertices, NaN where cleaning
+        dropped one.
+
     Raises:
         RegistrationError: The input cannot be registered at all.
         ValueError: There is no such preset.
     """
+    cleaned = cleaned_scan(scan, section)
+    result = _fitted(cleaned, scan, landmarks, section, model, preset)
+    return replace(result, residuals_mm=_of_input(result, cleaned, len(scan.vertices)))
+
+
+def cleaned_scan(scan: Scan, section: params.RegisterParams) -> Cleaned:
+    """The scan's mesh, mended, with a report of what was wrong."""
+    return clean_scan(scan.vertices, scan.faces, CleaningSettings(**section.cleaning.model_dump()))
+
+
+def _of_input(result: Registration, cleaned: Cleaned, count: int) -> Float[np.ndarray, " n"]:
+    """Residuals by the input's vertices."""
+    residuals = np.full(count, np.nan)
+    residuals[cleaned.kept] = result.residuals_mm
+    return residuals
+
+
+def _fitted(
+    cleaned: Cleaned,
+    scan: Scan,
+    landmarks: Float[np.ndarray, "l 3"] | None,
+    section: params.RegisterParams,
+    model: RegistrationModel,
+    preset: str | None,
+) -> Registration:
+    """Fit FLAME to a cleaned scan; residuals are those of the cleaned vertices."""
     name = section.preset if preset is None else preset
     if name not in section.presets:
         raise ValueError(f"expected a preset among {sorted(section.presets)}, got {name!r}")
     if landmarks is None and not section.without_landmarks:
         raise RegistrationError("the scan has no landmarks; give 68, 51 or 7 to register it")
     settings = FitSettings(**section.fit.model_dump(), **section.presets[name].model_dump())
-    return fit_scan(scan, landmarks, model, settings, QualityLimits(**section.limits.model_dump()))
+    return fit_scan(
+        replace(scan, vertices=cleaned.vertices, faces=cleaned.faces),
+        landmarks,
+        model,
+        settings,
+        QualityLimits(**section.limits.model_dump()),
+        QualityModel(**section.quality.model_dump(exclude={"provenance"})),
+    )
 
 
 def run(
@@ -240,16 +280,24 @@ def register_row(
         The contract's columns, and ``residuals_mm`` of the scan's vertices for the pictures.
     """
     name = row["item_id"].as_py()
-    blank = {"item_id": name, "subject_id": row["subject_id"].as_py(), "flags": "[]"}
+    blank = {
+        "item_id": name,
+        "subject_id": row["subject_id"].as_py(),
+        "flags": "[]",
+        "cleaning": "{}",
+    }
     if row["status"].as_py() != "ok":
         reason = f"the scan is not usable: {row['reason'].as_py()}"
         return {**blank, "status": "failed", "reason": reason}
     try:
-        result = register(packed_scan(row), _packed_landmarks(row), section, model)
+        scan = packed_scan(row)
+        cleaned = cleaned_scan(scan, section)
+        blank["cleaning"] = json.dumps(cleaned.report)
+        result = _fitted(cleaned, scan, _packed_landmarks(row), section, model, None)
     except RegistrationError as error:
         logger.warning("%s: %s", name, error)
         return {**blank, "status": "failed", "reason": str(error)}
-    shown = result.residuals_mm.astype(np.float16)
+    shown = _of_input(result, cleaned, len(scan.vertices)).astype(np.float16)
     return {**blank, **result_columns(result), "residuals_mm": shown}
 
 
@@ -284,6 +332,7 @@ def result_columns(result: Registration) -> dict[str, Any]:
         "coverage": result.coverage,
         "flipped_faces": result.flipped_faces,
         "prior_energy": result.prior_energy,
+        "score": _finite(result.score),
         "flags": json.dumps(list(result.flags)),
     }
 
@@ -302,12 +351,13 @@ def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
         if values:
             metrics["over_ok_scans"][name] = {
                 "median": round(float(np.median(values)), 6),
-                "worst": round(float((min if name == "coverage" else max)(values)), 6),
+                "worst": round(float((min if name in _HIGHER else max)(values)), 6),
             }
     metrics["not_ok"] = {row["item_id"]: row["reason"] for row in rows if row["status"] != "ok"}
     return metrics
 
 
+_HIGHER = ("coverage", "score")  # the better, the higher
 _STATUSES = ("ok", "rejected", "failed")
 _MEASURES = (
     "residual_median_mm",
@@ -318,6 +368,7 @@ _MEASURES = (
     "coverage",
     "flipped_faces",
     "prior_energy",
+    "score",
 )
 
 
@@ -363,7 +414,7 @@ def register_scan_files(
                 f"{model}; editions differ by up to 13 mm, so none is assumed"
             )
     section = _parameters().registration
-    mesh = read_mesh(scan)
+    mesh = read_mesh(scan, allow_point_cloud=True)
     points = read_scan_landmarks(landmarks, mesh.vertices)
     masks: dict[str, np.ndarray] = {}
     if model.is_dir() and (model / "masks.npz").is_file():
@@ -375,11 +426,17 @@ def register_scan_files(
         load_flame(model), *read_static_embedding(embedding), masks
     )
     the_scan = Scan(mesh.vertices, mesh.faces)
+    cleaned = cleaned_scan(the_scan, section)
     try:
         with threadpool_limits(limits=1):
-            result = register(the_scan, points, section, prepared_model, preset=preset)
+            result = _fitted(cleaned, the_scan, points, section, prepared_model, preset)
     except RegistrationError as error:
-        metrics: dict[str, Any] = {"status": "failed", "reason": str(error), "scan": scan.name}
+        metrics: dict[str, Any] = {
+            "status": "failed",
+            "reason": str(error),
+            "scan": scan.name,
+            "cleaning": cleaned.report,
+        }
         with atomic_directory(out) as scratch:
             write_json(metrics, scratch / "metrics.json")
         return metrics
@@ -388,14 +445,16 @@ def register_scan_files(
     metrics = {
         **metrics,
         "flags": list(result.flags),
+        "cleaning": cleaned.report,
         "scan": scan.name,
         "scan_vertices": len(mesh.vertices),
         "face_vertices": int(np.isfinite(result.residuals_mm).sum()),
         "metres_per_scan_unit": result.scale,
         "preset": preset or section.preset,
     }
+    mended = replace(the_scan, vertices=cleaned.vertices, faces=cleaned.faces)
     picture = qa_picture(
-        the_scan, {**columns, "residuals_mm": result.residuals_mm}, prepared_model, section
+        mended, {**columns, "residuals_mm": result.residuals_mm}, prepared_model, section
     )
     with atomic_directory(out) as scratch:
         write_obj(scratch / "mesh.obj", result.vertices, prepared_model.arrays.faces)
@@ -409,7 +468,8 @@ def register_scan_files(
             "vertices_neutral": result.vertices_neutral,
         }
         np.savez(scratch / "parameters.npz", allow_pickle=False, **arrays)
-        np.save(scratch / "residuals.npy", result.residuals_mm.astype(np.float32))
+        residuals = _of_input(result, cleaned, len(mesh.vertices))
+        np.save(scratch / "residuals.npy", residuals.astype(np.float32))
         write_json(metrics, scratch / "metrics.json")
         write_bytes(scratch / "qa.png", picture)
     return metrics

@@ -13,6 +13,7 @@ from models.geometry.nearest import ClosestPointIndex
 from models.geometry.nonrigid import refine
 from models.geometry.parametric import FitState, Subset, Surface, fit_parameters
 from models.geometry.placement import place_by_shape
+from models.geometry.quality import QualityModel, evidence_of, judge
 from models.geometry.settings import FitSettings, QualityLimits
 from models.geometry.template import RegistrationModel
 from models.geometry.winding import convexity
@@ -80,6 +81,7 @@ class Registration:
         prior_energy: Sum of squares of beta and psi.
         flags: What a reader should know: ``scale_not_metric``, ``unit_mismatch``,
             ``normals_flipped``, ``no_landmarks``.
+        score: Estimated probability that the registration is right; NaN where not scored.
     """
 
     status: str
@@ -102,6 +104,7 @@ class Registration:
     flipped_faces: int
     prior_energy: float
     flags: tuple[str, ...]
+    score: float = float("nan")
 
 
 def register(
@@ -110,6 +113,7 @@ def register(
     model: RegistrationModel,
     settings: FitSettings,
     limits: QualityLimits,
+    quality: QualityModel | None = None,
 ) -> Registration:
     """Fit FLAME to one scan.
 
@@ -121,6 +125,7 @@ def register(
         model: The prepared model, with the landmark embedding that the points follow.
         settings: Schedule.
         limits: Where a result is rejected.
+        quality: Weights of the score; None leaves it NaN and unjudged.
 
     Raises:
         RegistrationError: The input cannot be registered at all.
@@ -157,7 +162,7 @@ def register(
     refined = refine(model, fitted, view.surface, samples, sample_areas, settings, bald=scan.bald)
     measured = _measure(model, refined, fitted, view)
     result = _result(model, state, placed, refined, posed, blend, measured, flags)
-    return judge(result, limits)
+    return judge(result, limits, quality, evidence_of(result, marks, model))
 
 
 def _patient(settings: FitSettings) -> FitSettings:
@@ -321,26 +326,6 @@ def place_scan(
     if unit in UNITS_MM and not np.isclose(power, UNITS_MM[unit]):
         flags.append("unit_mismatch")
     return align_similarity(source, target, fixed_scale=float(power)), flags
-
-
-def judge(result: Registration, limits: QualityLimits) -> Registration:
-    """Reject a result that exceeds a limit, naming each."""
-    reasons = [
-        f"{name} {value:.3g} exceeds {limit:.3g}"
-        for name, value, limit in (
-            ("residual median, mm,", result.residual_median_mm, limits.max_median_mm),
-            ("residual 95th percentile, mm,", result.residual_q95_mm, limits.max_q95_mm),
-            ("landmark RMS, mm,", result.landmark_rms_mm, limits.max_landmark_rms_mm),
-            ("prior energy", result.prior_energy, limits.max_prior_energy),
-            ("flipped triangles", result.flipped_faces, limits.max_flipped_faces),
-        )
-        if value > limit
-    ]
-    if result.coverage < limits.min_coverage:
-        reasons.append(f"coverage {result.coverage:.3g} is below {limits.min_coverage:.3g}")
-    if not reasons:
-        return result
-    return replace(result, status="rejected", reason="; ".join(reasons))
 
 
 def _checked(scan: Scan) -> tuple[np.ndarray, np.ndarray]:

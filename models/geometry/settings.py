@@ -80,14 +80,47 @@ class QualityLimits:
         max_median_mm: Median scan-to-mesh distance over the face.
         max_q95_mm: Its 95th percentile.
         max_landmark_rms_mm: Root mean square landmark distance.
+        max_landmark_drift_mm: Rigid part of the landmark distances, RMS: the face slid, or the
+            landmarks are elsewhere.
         min_coverage: Share of the face's area that must lie on the scan.
         max_prior_energy: Sum of squared coefficients.
         max_flipped_faces: Triangles turned over by the refinement.
+        min_score: Estimated probability of being right, where a score is given.
     """
 
     max_median_mm: float
     max_q95_mm: float
     max_landmark_rms_mm: float
+    max_landmark_drift_mm: float
     min_coverage: float
     max_prior_energy: float
     max_flipped_faces: int
+    min_score: float
+
+
+@dataclass(frozen=True)
+class CleaningSettings:
+    """What of a scan is junk; shares of the largest piece's area, triangles and diagonal.
+
+    Attributes:
+        speck_area: A piece with less area is dropped wherever it is.
+        speck_faces: So is a piece with fewer triangles.
+        scrap_area: A piece with less area is dropped where it is far from the largest one.
+        scrap_distance: How far that is.
+        max_dropped: Where more of all triangles would go, nothing goes: a shattered scan is no
+            junk.
+        facing_area: A piece with more area is turned over where it faces the other way than the
+            largest, seen from the middle of the scan.
+        facing_cosine: Mean cosine between normals and rays from that middle from which either
+            piece faces any way at all.
+        cloud_neighbours: Points from which a point cloud's normals are estimated.
+    """
+
+    speck_area: float
+    speck_faces: float
+    scrap_area: float
+    scrap_distance: float
+    max_dropped: float
+    facing_area: float
+    facing_cosine: float
+    cloud_neighbours: int

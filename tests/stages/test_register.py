@@ -152,7 +152,6 @@ def test_every_input_is_a_row_with_its_reason(registered) -> None:
         assert len(rows[item]["vertices"]) == len(rows[item]["vertices_neutral"])
     expected = {
         "bad/unread": "truncated",
-        "bad/cloud": "point cloud",
         "bad/empty": "no vertices",
         "bad/nan": "NaN",
         "bad/sixty-seven": "68, 51 or 7",
@@ -162,6 +161,20 @@ def test_every_input_is_a_row_with_its_reason(registered) -> None:
         assert rows[item]["status"] == "failed"
         assert words in rows[item]["reason"]
         assert rows[item]["vertices"] is None
+        assert rows[item]["score"] is None
+    for item, row in rows.items():
+        assert (json.loads(row["cleaning"]) == {}) == (item != "bad/cloud"), item
+
+
+def test_a_point_cloud_is_meshed_and_says_so(registered) -> None:
+    rows = {r["item_id"]: r for r in read_table(registered / "registrations.parquet").to_pylist()}
+    row = rows["bad/cloud"]
+    assert row["status"] == "ok"
+    assert json.loads(row["cleaning"])["meshed_point_cloud"] > 5000
+    assert row["residual_median_mm"] < 0.1
+    assert 0.5 < row["score"] <= 1.0
+    gap = np.subtract(row["vertices"], rows["s1/a"]["vertices"]).reshape(-1, 3)
+    assert 1e3 * np.median(np.linalg.norm(gap, axis=1)) < 1.0
 
 
 def test_placement_takes_the_scan_to_the_mesh(registered, toy) -> None:
@@ -197,7 +210,7 @@ def test_metrics_and_pictures(registered) -> None:
     assert metrics["counts"]["ok"] >= 2
     assert metrics["synthetic_model"] is True
     assert metrics["over_ok_scans"]["residual_median_mm"]["worst"] < 0.1
-    assert set(metrics["not_ok"]) >= {"bad/nan", "bad/cloud"}
+    assert set(metrics["not_ok"]) >= {"bad/nan", "bad/empty"}
     pictures = sorted(path.name for path in (registered / "qa").iterdir())
     assert "s2_a.png" in pictures
 
@@ -377,6 +390,31 @@ def test_one_scan_from_files(toy, flame, tmp_path) -> None:
         assert parameters["theta"].shape == (15,)
         assert parameters["beta"].shape == (14,)
     assert (out / "qa.png").stat().st_size > 1000
+
+
+def test_a_dirty_file_is_cleaned_and_keeps_its_vertices(toy, flame, tmp_path) -> None:
+    scan, marks = write_case(toy, tmp_path)
+    clean = register_scan_files(scan, marks, None, flame, tmp_path / "clean", preset="fast")
+    assert clean["cleaning"] == {}
+    mesh = read_mesh(scan)
+    rng = np.random.default_rng(0)
+    far = np.array([900.0, 0, 0]) + rng.normal(size=(30, 3))
+    junk = np.arange(30).reshape(-1, 3) + len(mesh.vertices)
+    write_obj(
+        scan,
+        np.concatenate([mesh.vertices, far]),
+        np.concatenate([mesh.faces, junk, mesh.faces[:7]]),
+    )
+    dirty = register_scan_files(scan, marks, None, flame, tmp_path / "dirty", preset="fast")
+    assert dirty["cleaning"]["junk_faces"] == 10
+    assert dirty["cleaning"]["duplicate_faces"] == 7
+    assert dirty["score"] == pytest.approx(clean["score"], abs=0.01)
+    residuals = [np.load(tmp_path / f"{name}/residuals.npy") for name in ("clean", "dirty")]
+    assert len(residuals[1]) == len(mesh.vertices) + 30
+    assert np.isnan(residuals[1][-30:]).all()
+    both = np.isfinite(residuals[0]) & np.isfinite(residuals[1][:-30])
+    assert both.sum() > 0.98 * np.isfinite(residuals[0]).sum()
+    assert np.abs(residuals[0][both] - residuals[1][:-30][both]).max() < 0.3
 
 
 def test_one_bad_scan_leaves_its_reason(toy, flame, tmp_path) -> None:

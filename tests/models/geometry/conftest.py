@@ -59,7 +59,9 @@ def limits() -> QualityLimits:
         max_median_mm=0.5,
         max_q95_mm=3.0,
         max_landmark_rms_mm=8.0,
+        max_landmark_drift_mm=6.0,
         min_coverage=0.5,
         max_prior_energy=200.0,
         max_flipped_faces=20,
+        min_score=0.0,
     )

@@ -1,0 +1,192 @@
+"""What comes of every way in which a scan goes wrong: small versions, on the toy head.
+
+The same cases on six procedural heads: ``tests/benchmarks/registration_failures.py``.
+"""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from models.geometry.registration import Registration, Scan
+from stages import params
+from stages.register import register
+
+SEED = 0
+
+# Case: status, words of the reason, bounds of residual median and 95 %, mm, of flags and cleaning.
+EXPECTED: dict[str, tuple[str, str, float, float]] = {
+    "clean": ("ok", "", 0.09, 0.3),
+    "noise 0.2 mm": ("ok", "", 0.2, 0.55),
+    "noise 0.5 mm": ("ok", "", 0.4, 1.2),
+    "20 holes": ("ok", "", 0.09, 0.3),
+    "hair-cap bumps": ("ok", "", 0.09, 0.3),
+    "all normals flipped": ("ok", "", 0.09, 0.3),
+    "30 % of faces flipped": ("ok", "", 0.09, 0.3),
+    "a half wound the other way": ("ok", "", 0.09, 0.3),
+    "duplicates, non-manifold, 1500 junk triangles": ("ok", "", 0.09, 0.3),
+    "7 landmarks": ("ok", "", 0.09, 0.3),
+    "4 landmarks": ("ok", "", 0.09, 0.3),
+    "landmark noise 4 mm": ("ok", "", 0.09, 0.3),
+    "3 landmarks off by 25 mm": ("ok", "", 0.09, 0.3),
+    "half a face": ("rejected", "coverage 0.", 0.1, 0.3),
+    "lower face only": ("rejected", "coverage 0.", 0.1, 0.3),
+    "unit m": ("ok", "", 0.09, 0.3),
+    "unit cm": ("ok", "", 0.09, 0.3),
+    "unit declared wrong": ("ok", "", 0.09, 0.3),
+    "scale 0.37": ("ok", "", 0.09, 0.3),
+    "strong expression": ("ok", "", 0.12, 0.6),
+    "scalp under hair": ("ok", "", 0.09, 0.3),
+    "closed eyes": ("ok", "", 0.09, 0.3),
+    "mirrored scan": ("failed", "mirror image", 0, 0),
+    "left and right landmarks swapped": ("failed", "mirror image", 0, 0),
+    "collar inside the neck": ("ok", "", 0.09, 0.3),
+    "degenerate triangles": ("ok", "", 0.09, 0.3),
+    "NaN vertices": ("failed", "expected finite scan vertices, got", 0, 0),
+    "point cloud": ("ok", "", 0.09, 0.3),
+    "empty after the crop": ("failed", "scan vertices with surface within 160 mm", 0, 0),
+    "a sphere": ("rejected", "landmark RMS", 0.2, 1.5),
+    "a random blob": ("rejected", "landmark RMS", 1.0, 20.0),
+    "landmark noise 12 mm": ("rejected", "landmark RMS", 0.09, 0.3),
+    "4 landmarks, noise 10 mm": ("rejected", "landmark RMS", 0.1, 0.3),
+    "landmarks shifted 15 mm": ("rejected", "landmark RMS", 0.1, 0.4),
+    "landmarks shifted 40 mm": ("rejected", "residual 95th percentile", 2.0, 20.0),
+    "landmarks turned 15 deg": ("rejected", "landmark RMS", 0.1, 0.4),
+    "landmarks turned 45 deg": ("rejected", "residual 95th percentile", 3.0, 20.0),
+    "no landmarks": ("ok", "", 0.09, 0.3),
+}
+
+CLEANED: dict[str, set[str]] = {
+    "clean": set(),
+    "all normals flipped": set(),
+    "30 % of faces flipped": {"winding_breaks", "turned_faces"},
+    "a half wound the other way": {"turned_faces", "unreferenced_vertices"},
+    "duplicates, non-manifold, 1500 junk triangles": {
+        "duplicate_faces",
+        "non_manifold_edges",
+        "junk_pieces",
+        "junk_faces",
+    },
+    "degenerate triangles": {"degenerate_faces"},
+    "point cloud": {"meshed_point_cloud"},
+}
+
+FLAGS = {
+    "all normals flipped": "normals_flipped",
+    "unit declared wrong": "unit_mismatch",
+    "scale 0.37": "scale_not_metric",
+    "no landmarks": "no_landmarks",
+}
+
+
+@pytest.fixture(scope="module")
+def cases() -> ModuleType:
+    spec = importlib.util.spec_from_file_location(
+        "failure_cases", Path(__file__).with_name("failure_cases.py")
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules["failure_cases"] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def section(repository) -> params.RegisterParams:
+    return params.load(repository / "params.yaml").registration
+
+
+@pytest.fixture(scope="module")
+def heads(cases) -> Any:
+    return cases.LinearHeads.toy()
+
+
+def test_every_case_has_an_expectation(cases) -> None:
+    assert list(EXPECTED) == list(cases.CASES)
+    assert sorted(cases.SWAPPED_51) == list(range(51))
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_what_comes_out(cases, heads, section, name) -> None:
+    from models.geometry.cleaning import clean_scan
+    from models.geometry.settings import CleaningSettings
+
+    specimen = cases.spoiled(heads, name, SEED)
+
+    def fit(scan: Scan, marks: np.ndarray | None) -> Registration:
+        return register(scan, marks, section, heads.model)
+
+    came = cases.outcome(specimen, fit, heads.model)
+    status, words, median_mm, q95_mm = EXPECTED[name]
+    assert came.status == status, came.reason
+    assert words in came.reason
+    assert (came.reason == "") == (status == "ok")
+    # Nothing wrong is accepted.
+    assert came.right or status != "ok"
+    if name in CLEANED:
+        report = clean_scan(
+            specimen.vertices, specimen.faces, CleaningSettings(**section.cleaning.model_dump())
+        ).report
+        assert set(report) >= CLEANED[name]
+        assert bool(report) == bool(CLEANED[name])
+    if came.found is None:
+        assert status == "failed"
+        return
+    assert came.found.residual_median_mm < median_mm
+    assert came.found.residual_q95_mm < q95_mm
+    assert len(came.found.residuals_mm) == len(specimen.vertices)
+    assert 0.0 <= came.found.score <= 1.0
+    if status == "ok":
+        assert came.found.score >= section.limits.min_score
+    assert (FLAGS.get(name, "") in came.found.flags) == (name in FLAGS)
+
+
+@pytest.mark.parametrize("name", ["landmarks shifted 40 mm", "landmarks turned 45 deg"])
+def test_the_score_alone_refuses_what_lies_elsewhere(cases, heads, section, name) -> None:
+    specimen = cases.spoiled(heads, name, SEED)
+    open_limits = section.limits.model_copy(
+        update={
+            "max_median_mm": 1e3,
+            "max_q95_mm": 1e3,
+            "max_landmark_rms_mm": 1e3,
+            "max_landmark_drift_mm": 1e3,
+            "min_coverage": 0.0,
+            "max_flipped_faces": 10_000,
+        }
+    )
+    loose = section.model_copy(update={"limits": open_limits})
+
+    def fit(scan: Scan, marks: np.ndarray | None) -> Registration:
+        return register(scan, marks, loose, heads.model)
+
+    came = cases.outcome(specimen, fit, heads.model)
+    assert came.status == "rejected"
+    assert came.reason.startswith("score ")
+    assert not came.right
+
+
+def test_the_score_tells_good_from_bad_on_a_real_scan(section, shared_data) -> None:
+    """Not one of the heads that the weights were fitted on, and another basis."""
+    from models.geometry.template import RegistrationModel
+    from stages.datasets.flame_files import load_flame, read_masks, read_static_embedding
+    from stages.datasets.meshes import read_mesh
+
+    mesh = read_mesh(shared_data / "real_scan/scan.obj")
+    marks = np.load(shared_data / "real_scan/scan_lmks51.npy")
+    model = RegistrationModel.build(
+        load_flame(shared_data / "open_head/flame_like.npz"),
+        *read_static_embedding(shared_data / "real_scan/flame_static_embedding.pkl"),
+        read_masks(shared_data / "flame_assets/FLAME_masks.pkl"),
+    )
+    scan = Scan(mesh.vertices, mesh.faces)
+    good = register(scan, marks, section, model)
+    assert good.status == "ok"
+    assert good.score > 0.9
+    bad = register(scan, marks + np.array([0.02, 0.0, 0.0]), section, model)
+    assert bad.status == "rejected"
+    assert bad.score < 0.3
+    assert "score" in bad.reason
