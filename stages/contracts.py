@@ -102,6 +102,7 @@ def schema(name: str) -> Any:  # noqa: ANN401 - pyarrow.Schema, imported late
             _field("flipped_faces", i32),
             _field("prior_energy", f32),
             _field("flags", text, format="json"),
+            _field("landmark_source", text, values="file|views|shape"),
         ],
         "unified_subjects": [
             _field("subject_id", text),

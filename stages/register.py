@@ -9,12 +9,13 @@ import argparse
 import json
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
 from models.geometry.registration import Registration, RegistrationError, Scan
 from models.geometry.registration import register as fit_scan
@@ -27,6 +28,8 @@ from stages.compute import map_ordered
 from stages.contracts import table_of
 from stages.landmark_files import COUNTS, read_scan_landmarks
 from stages.process import begin
+from stages.scan_landmarks import ScanLandmarker, guessed_unit, landmarker_of
+from stages.unmarked import register_unmarked
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +75,8 @@ def run(
     packed: Path,
     model: Path,
     out: Path,
+    landmark_model: Path | None = None,
+    landmarks: params.LandmarksParams | None = None,
 ) -> None:
     """Register every packed scan of one data set.
 
@@ -81,6 +86,9 @@ def run(
         packed: Folder of ``scans-*.parquet``.
         model: Converted FLAME: model, embeddings, masks.
         out: Replaced when all is done.
+        landmark_model: Folder of the trained predictor, for scans without landmarks; None
+            places them by their shape alone.
+        landmarks: Names the provider of such landmarks; needed with ``landmark_model``.
 
     Raises:
         FileNotFoundError: An input is missing.
@@ -96,7 +104,12 @@ def run(
     )
     results = map_ordered(
         partial(
-            register_shard, model=model, section=section, drawn=spread(ids, section.qa_pictures)
+            register_shard,
+            model=model,
+            section=section,
+            drawn=spread(ids, section.qa_pictures),
+            landmark_model=landmark_model,
+            landmarks=None if landmarks is None else landmarks.model_dump_json(),
         ),
         shards,
         compute=compute,
@@ -131,7 +144,13 @@ def spread(ids: list[str], count: int) -> frozenset[str]:
 
 
 def register_shard(
-    shard: Path, *, model: Path, section: params.RegisterParams, drawn: frozenset[str]
+    shard: Path,
+    *,
+    model: Path,
+    section: params.RegisterParams,
+    drawn: frozenset[str],
+    landmark_model: Path | None = None,
+    landmarks: str | None = None,
 ) -> list[tuple[dict[str, Any], bytes]]:
     """Rows of one shard, each with its picture (empty where none is wanted)."""
     import pyarrow.parquet as pq
@@ -141,7 +160,11 @@ def register_shard(
         for batch in file.iter_batches(batch_size=SCANS_AT_ONCE):
             for position in range(batch.num_rows):
                 row = {name: batch.column(name)[position] for name in batch.schema.names}
-                out.append(register_row(row, prepared(model), section, drawn))
+                landmarker = None
+                if landmark_model is not None and landmarks is not None and _unmarked(row):
+                    views = section.views.model_dump_json()
+                    landmarker = landmarker_of(landmark_model, landmarks, views)
+                out.append(register_row(row, prepared(model), section, drawn, landmarker))
     return out
 
 
@@ -160,11 +183,17 @@ def prepared(model: Path) -> RegistrationModel:
     )
 
 
+def _unmarked(row: Mapping[str, Any]) -> bool:
+    """Whether a packed scan is usable but comes without landmarks."""
+    return row["status"].as_py() == "ok" and _values(row["landmarks"]).size == 0
+
+
 def register_row(
     row: Mapping[str, Any],
     model: RegistrationModel,
     section: params.RegisterParams,
     drawn: frozenset[str],
+    landmarker: ScanLandmarker | None = None,
 ) -> tuple[dict[str, Any], bytes]:
     """One packed scan to one row of the contract; what cannot be registered is a failed row.
 
@@ -173,6 +202,7 @@ def register_row(
         model: The prepared model.
         section: Schedule and limits.
         drawn: Items that get a picture; rejected ones always do.
+        landmarker: For a scan without landmarks; None places it by its shape.
     """
     name = row["item_id"].as_py()
     blank = {"item_id": name, "subject_id": row["subject_id"].as_py(), "flags": "[]"}
@@ -187,14 +217,19 @@ def register_row(
             unit=row["unit"].as_py() or "unknown",
             bald=bool(row["capped"].as_py()),
         )
-        result = register(scan, landmarks, section, model)
+        if landmarks is None:
+            colors = _packed_colors(row)
+            fit = partial(register, scan, model=model)
+            result, source = register_unmarked(scan, colors, section, model, landmarker, fit)
+        else:
+            result, source = register(scan, landmarks, section, model), "file"
     except RegistrationError as error:
         logger.warning("%s: %s", name, error)
         return {**blank, "status": "failed", "reason": str(error)}, b""
     picture = b""
     if name in drawn or result.status != "ok":
         picture = qa_picture(scan, result, model, section)
-    return {**blank, **result_columns(result)}, picture
+    return {**blank, **result_columns(result), "landmark_source": source}, picture
 
 
 def result_columns(result: Registration) -> dict[str, Any]:
@@ -272,23 +307,27 @@ _MEASURES = (
 
 def register_scan_files(
     scan: Path,
-    landmarks: Path,
+    landmarks: Path | None,
     embedding: Path | None,
     model: Path,
     out: Path,
     *,
     preset: str | None = None,
+    landmark_model: Path | None = None,
 ) -> dict[str, Any]:
     """Register one scan file; writes mesh.obj, parameters.npz, residuals.npy, metrics.json, qa.png.
 
     Args:
         scan: OBJ or PLY.
-        landmarks: See :func:`stages.landmark_files.read_scan_landmarks`.
+        landmarks: See :func:`stages.landmark_files.read_scan_landmarks`; None finds them in
+            pictures of the scan, or places it by its shape.
         embedding: The edition of FLAME's landmark embedding that the points follow; None takes
             the one in a converted model's folder.
         model: Converted folder, ``.npz`` or the owner's pickle.
         out: Replaced when all is done.
         preset: Entry of the parameters' presets.
+        landmark_model: Folder of the trained predictor, where there are no landmarks; None
+            places the scan by its shape alone.
 
     Returns:
         What ``metrics.json`` holds: status, reason, figures, flags.
@@ -311,9 +350,15 @@ def register_scan_files(
                 f"expected a landmark embedding (--embedding) or a converted folder with one, got "
                 f"{model}; editions differ by up to 13 mm, so none is assumed"
             )
-    section = _parameters().registration
+    loaded = _parameters()
+    section = loaded.registration
     mesh = read_mesh(scan)
-    points = read_scan_landmarks(landmarks, mesh.vertices)
+    points = None if landmarks is None else read_scan_landmarks(landmarks, mesh.vertices)
+    landmarker = None
+    if landmarks is None and landmark_model is not None:
+        landmarker = landmarker_of(
+            landmark_model, loaded.landmarks.model_dump_json(), section.views.model_dump_json()
+        )
     masks: dict[str, np.ndarray] = {}
     if model.is_dir() and (model / "masks.npz").is_file():
         with np.load(model / "masks.npz") as arrays:
@@ -324,9 +369,18 @@ def register_scan_files(
         load_flame(model), *read_static_embedding(embedding), masks
     )
     the_scan = Scan(mesh.vertices, mesh.faces)
+    if points is None:
+        the_scan = replace(the_scan, unit=guessed_unit(the_scan))
     try:
         with threadpool_limits(limits=1):
-            result = register(the_scan, points, section, prepared_model, preset=preset)
+            if points is None:
+                fit = partial(register, the_scan, model=prepared_model, preset=preset)
+                result, source = register_unmarked(
+                    the_scan, mesh.colors, section, prepared_model, landmarker, fit
+                )
+            else:
+                result = register(the_scan, points, section, prepared_model, preset=preset)
+                source = "file"
     except RegistrationError as error:
         metrics: dict[str, Any] = {"status": "failed", "reason": str(error), "scan": scan.name}
         with atomic_directory(out) as scratch:
@@ -337,6 +391,7 @@ def register_scan_files(
     metrics = {
         **metrics,
         "flags": list(result.flags),
+        "landmark_source": source,
         "scan": scan.name,
         "scan_vertices": len(mesh.vertices),
         "face_vertices": int(np.isfinite(result.residuals_mm).sum()),
@@ -392,16 +447,33 @@ def _packed_landmarks(row: Mapping[str, Any]) -> Float[np.ndarray, "l 3"] | None
     return values.astype(np.float64).reshape(-1, 3)
 
 
+def _packed_colors(row: Mapping[str, Any]) -> UInt8[np.ndarray, "n 3"] | None:
+    """The colours of a packed scan; None where it has none, or not one per vertex."""
+    values = _values(row["colors"])
+    if values.size == 0 or values.size != _values(row["vertices"]).size:
+        return None
+    return values.astype(np.uint8).reshape(-1, 3)
+
+
 def main() -> None:
     """Command line of the stage: paths only."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--packed", type=Path, required=True)
     parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--landmark-model", type=Path, help="for scans without landmarks")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     begin("register")
     loaded = params.load()
-    run(loaded.registration, loaded.compute, packed=args.packed, model=args.model, out=args.out)
+    run(
+        loaded.registration,
+        loaded.compute,
+        packed=args.packed,
+        model=args.model,
+        out=args.out,
+        landmark_model=args.landmark_model,
+        landmarks=loaded.landmarks,
+    )
 
 
 if __name__ == "__main__":

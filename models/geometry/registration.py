@@ -78,7 +78,7 @@ class Registration:
         flipped_faces: Triangles of the skin turned over by the refinement.
         prior_energy: Sum of squares of beta and psi.
         flags: What a reader should know: ``scale_not_metric``, ``unit_mismatch``,
-            ``normals_flipped``, ``no_landmarks``.
+            ``normals_flipped``, ``no_landmarks``, ``landmarks_from_views`` (set by the stage).
     """
 
     status: str
@@ -124,12 +124,12 @@ def register(
     Raises:
         RegistrationError: The input cannot be registered at all.
     """
-    vertices, faces = _checked(scan)
+    vertices, faces = check_scan(scan)
     normals, rim = normals_and_rim(vertices, faces)
     if landmarks is None:
         marks = np.full((len(model.landmark_faces), 3), np.nan)
         placements, flags = _placed_by_shape(scan, vertices, faces, normals, model)
-        outward = float(_flux(vertices, faces))
+        outward = float(outward_flux(vertices, faces))
         settings = _patient(settings)
     else:
         marks = inner_landmarks(landmarks)
@@ -204,7 +204,7 @@ def _view(
     at_mm, marks_mm = placed.apply(vertices), placed.apply(marks)
     turned = normals @ placed.rotation.T
     given = np.isfinite(marks_mm).all(axis=1)
-    centre = (marks_mm[given] if given.any() else _template_marks(model)).mean(axis=0)
+    centre = (marks_mm[given] if given.any() else model.landmarks).mean(axis=0)
     near = ((at_mm - centre) ** 2).sum(axis=1) < settings.crop_mm**2
     usable = np.flatnonzero(near & (np.einsum("na,na->n", normals, normals) > 0))
     if len(usable) < MIN_SURFACE:
@@ -242,12 +242,12 @@ def _placed_by_shape(
             f"{extent:.3g} mm in the declared unit {scan.unit}; give landmarks"
         )
     areas = vertex_areas(vertices, faces)
-    outward = normals if _flux(vertices, faces) >= 0 else -normals
+    outward = normals if outward_flux(vertices, faces) >= 0 else -normals
     candidates = place_by_shape(vertices, outward, areas, model, scale, most=SHAPE_CANDIDATES)
     return candidates, ["no_landmarks"]
 
 
-def _flux(vertices: np.ndarray, faces: np.ndarray) -> float:
+def outward_flux(vertices: np.ndarray, faces: np.ndarray) -> float:
     """How much the triangles face away from the scan's middle; negative where wound inward."""
     middles = vertices[faces].mean(axis=1)
     return float((face_normals(vertices, faces) * (middles - vertices.mean(axis=0))).sum())
@@ -262,12 +262,6 @@ def _fit_score(model: RegistrationModel, state: FitState, view: _View) -> float:
     facing = (view.surface.normals[nearest] * normals).sum(axis=1)
     near = np.clip(facing, 0, 1) / (1 + (distance / COVER_MM) ** 2)
     return float((near * model.areas[ids]).sum() / model.areas[ids].sum())
-
-
-def _template_marks(model: RegistrationModel) -> np.ndarray:
-    """The landmarks on the mean head, mm."""
-    corners = model.template[np.asarray(model.arrays.faces)[model.landmark_faces]]
-    return np.einsum("lk,lka->la", model.landmark_bary, corners)
 
 
 def inner_landmarks(landmarks: Float[np.ndarray, "l 3"]) -> Float[np.ndarray, "51 3"]:
@@ -308,7 +302,7 @@ def place_scan(
         RegistrationError: The landmarks are a mirror image, or lie on a line.
     """
     given = np.isfinite(marks).all(axis=1)
-    target, source = _template_marks(model)[given], marks[given]
+    target, source = model.landmarks[given], marks[given]
     try:
         free = align_similarity(source, target)
     except ValueError as error:
@@ -348,7 +342,7 @@ def judge(result: Registration, limits: QualityLimits) -> Registration:
     return replace(result, status="rejected", reason="; ".join(reasons))
 
 
-def _checked(scan: Scan) -> tuple[np.ndarray, np.ndarray]:
+def check_scan(scan: Scan) -> tuple[np.ndarray, np.ndarray]:
     """The scan's arrays, float64 and int64.
 
     Raises:
