@@ -205,6 +205,7 @@ class ViewsParams(Section):
     reach_px: float = Field(ge=0, description="farthest covered pixel that stands for a point")
     jump_px: float = Field(gt=0, description="neighbouring pixels further apart are two surfaces")
     agree_mm: float = Field(gt=0, description="views further apart on a point disagree, mm")
+    sure_rms_mm: float = Field(gt=0, description="landmarks this near: no other turn is tried")
     max_rms_mm: float = Field(gt=0, description="landmarks further from the mean head's: doubt")
     max_spread_mm: float = Field(gt=0, description="median distance between views: doubt")
     max_missing: float = Field(ge=0, le=1, description="share of disputed landmarks: doubt")

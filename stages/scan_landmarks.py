@@ -273,6 +273,8 @@ class ScanLandmarker:
                 continue
             if best is None or placed.rms < best.rms:
                 best = placed
+            if best.rms < self._p.sure_rms_mm:
+                break
         if best is None:
             raise NoFaceError(why)
         return best
@@ -419,7 +421,7 @@ def _row(image: UInt8[np.ndarray, "h w 3"], box: Float[np.ndarray, "4"]) -> dict
     import cv2
 
     height, width, _ = image.shape
-    data = cv2.imencode(".png", image[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])[1]
+    data = cv2.imencode(".bmp", image[..., ::-1])[1]
     return {
         "image": data.tobytes(),
         "box_px": box.tolist(),

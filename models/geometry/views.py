@@ -5,6 +5,7 @@ picture is a point of the scan.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 
 import numpy as np
@@ -207,6 +208,7 @@ def looking_along(
     return np.asarray(turn @ np.stack([x, np.cross(z, x), z]))
 
 
+@lru_cache(maxsize=4)
 def sphere_of_views(rolls: int) -> Float[np.ndarray, "n 3 3"]:
     """Rotations of 26 directions (faces, edges, corners of a cube), each with ``rolls`` rolls."""
     directions = [np.array(d) for d in product((-1.0, 0.0, 1.0), repeat=3) if any(d)]

@@ -35,7 +35,7 @@ class Case:
     rotation: np.ndarray
 
 
-def synthetic_cases(count: int) -> Iterator[Case]:
+def synthetic_cases(count: int, start: int = 0) -> Iterator[Case]:
     """Procedural heads, capped, with hair or bare, front halves and whole, some with colours."""
     from models.procedural.expression import sample_expression
     from stages.compute import item_rng
@@ -44,7 +44,7 @@ def synthetic_cases(count: int) -> Iterator[Case]:
     from stages.corpus.scan import Placement, Scanner
 
     kinds = list(itertools.product(COVERINGS, (True, False), (False, True)))
-    for number in range(count):
+    for number in range(start, start + count):
         covering, back, colored = kinds[number % len(kinds)]
         who = person(SEED, "unmarked", f"{number:04d}")
         rng = item_rng(SEED, f"unmarked/{number}")
