@@ -8,7 +8,12 @@ from scipy.spatial import cKDTree
 
 from models.flame import NOW_SEVEN_IN_STATIC_51, shape_vertices
 from models.geometry.alignment import Similarity, align_similarity
-from models.geometry.mesh import face_normals, normals_and_rim, vertex_areas
+from models.geometry.mesh import (
+    connected_components,
+    face_normals,
+    normals_and_rim,
+    vertex_areas,
+)
 from models.geometry.nearest import ClosestPointIndex
 from models.geometry.nonrigid import refine
 from models.geometry.parametric import FitState, Subset, Surface, fit_parameters
@@ -248,9 +253,17 @@ def _placed_by_shape(
 
 
 def outward_flux(vertices: np.ndarray, faces: np.ndarray) -> float:
-    """How much the triangles face away from the scan's middle; negative where wound inward."""
-    middles = vertices[faces].mean(axis=1)
-    return float((face_normals(vertices, faces) * (middles - vertices.mean(axis=0))).sum())
+    """How much the triangles face away from the middle of their connected part.
+
+    Negative where the scan is wound inward. Shoulders face the middle of the head above them.
+    """
+    parts, label = connected_components(len(vertices), faces)
+    part = label[faces[:, 0]]
+    crosses, middles = face_normals(vertices, faces), vertices[faces].mean(axis=1)
+    areas = np.linalg.norm(crosses, axis=1)
+    total = np.maximum(np.bincount(part, areas, minlength=parts), 1e-300)
+    centres = [np.bincount(part, areas * middles[:, a], minlength=parts) / total for a in range(3)]
+    return float((crosses * (middles - np.stack(centres, axis=1)[part])).sum())
 
 
 def _fit_score(model: RegistrationModel, state: FitState, view: _View) -> float:

@@ -160,5 +160,7 @@ def test_clusters_are_means_of_cells() -> None:
     assert np.abs(np.linalg.norm(coarse, axis=1) - 1).max() < 0.02
     assert (triangles[:, 0] != triangles[:, 1]).all()
     cell = np.floor((vertices - vertices.min(axis=0)) / 0.2).astype(int)
-    slow = {tuple(c): vertices[(cell == c).all(axis=1)].mean(axis=0) for c in np.unique(cell, axis=0)}
+    slow = {
+        tuple(c): vertices[(cell == c).all(axis=1)].mean(axis=0) for c in np.unique(cell, axis=0)
+    }
     np.testing.assert_allclose(sorted(map(tuple, coarse)), sorted(map(tuple, slow.values())))
