@@ -1,3 +1,4 @@
+# ruff: noqa: T201
 """Registration without landmarks against the same scans' registration with true landmarks.
 
 Known units, uniformly random rotations. A case is right where median and 95th percentile of the

@@ -259,7 +259,7 @@ def test_head_frame_recovers_a_similarity_and_outvotes_outliers() -> None:
 
 def test_views_agree_by_their_median() -> None:
     truth = np.random.default_rng(0).normal(0, 30, (68, 3))
-    answers = np.stack([truth, truth, truth + [20.0, 0, 0]])
+    answers = np.stack([truth, truth, truth + np.array([20.0, 0, 0])])
     answers[1, 0], answers[:2, 1] = np.nan, np.nan
     points, spread = agreed(answers, 5.0)
     np.testing.assert_allclose(points[2:], truth[2:])
