@@ -211,7 +211,6 @@ class ViewsParams(Section):
     max_missing: float = Field(ge=0, le=1, description="share of disputed landmarks: doubt")
     min_confidence: float = Field(ge=0, le=1, description="of the provider: below it, doubt")
     landmark_sigma_mm: float = Field(gt=0, description="noise of lifted landmarks, first step, mm")
-    robust_start_mm: float = Field(gt=0, description="robust scale of the first surface step, mm")
     icp_steps: int = Field(ge=1, description="Gauss-Newton steps on lifted landmarks and surface")
 
 

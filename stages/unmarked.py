@@ -59,7 +59,6 @@ def register_unmarked(
         doubts = found.doubts
         patient = {
             "landmark_sigma_start_mm": views.landmark_sigma_mm,
-            "robust_start_mm": views.robust_start_mm,
             "icp_steps": views.icp_steps,
         }
         loose = section.model_copy(update={"fit": section.fit.model_copy(update=patient)})
