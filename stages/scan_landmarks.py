@@ -26,6 +26,8 @@ from stages.landmark_providers import NoFaceError, Provider, provider_of
 from stages.params import LandmarksParams, ViewsParams
 
 INNER = slice(17, 68)
+DETECTOR_PX = 80
+"""Side of the smallest face that the detector looks for; a smaller picture holds none."""
 USUAL_MM = 300.0
 """Extent given to a scan whose numbers fit a head in no unit."""
 TRIM = 0.8
@@ -180,6 +182,8 @@ class ScanLandmarker:
         middle = 0.5 * (low + high)
         reach = float(np.linalg.norm(coarse - middle, axis=1).max())
         size = int(2 * min(reach, p.search_reach_mm) * p.search_px_per_mm)
+        if size < DETECTOR_PX or len(triangles) == 0:
+            return []
 
         def detect(rotation: np.ndarray) -> _Hit | None:
             camera = Camera(rotation, middle, p.search_px_per_mm, size)

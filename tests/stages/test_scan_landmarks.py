@@ -283,3 +283,14 @@ def test_the_search_visits_every_view_far_apart() -> None:
     order = _scattered(156)
     assert sorted(order) == list(range(156))
     assert np.abs(np.diff(order)).min() > 20
+
+
+@pytest.mark.parametrize(
+    "vertices",
+    [np.eye(3) * 200, np.eye(3) * 1e-3, np.zeros((3, 3)), np.diag([1e9, 200, 200])],
+    ids=["one triangle", "a speck", "a point", "a needle"],
+)
+def test_what_is_no_surface_shows_no_face(landmarker, model, vertices) -> None:
+    scan = Scan(vertices, np.array([[0, 1, 2]]), unit="mm")
+    with pytest.raises(NoFaceError, match="no face was found"):
+        landmarker(scan, None, model)
