@@ -65,8 +65,12 @@ def build_parser() -> argparse.ArgumentParser:
     register.add_argument(
         "--landmarks",
         type=Path,
-        required=True,
-        help="npy, txt, pp or lnd: 7, 51 or 68 points on the scan",
+        help="npy, txt, pp or lnd: 7, 51 or 68 points on the scan; without, they are looked for",
+    )
+    register.add_argument(
+        "--landmark-model",
+        type=Path,
+        help="finds landmarks where none are given (default: data/landmark_model, if it is there)",
     )
     register.add_argument(
         "--embedding", type=Path, help="landmark embedding that the points follow (npy, pkl or npz)"
@@ -198,6 +202,10 @@ def _run(options: argparse.Namespace) -> int:
 def _register(options: argparse.Namespace) -> int:
     from stages.register import register_scan_files
 
+    finder = options.landmark_model
+    built = Path("data/landmark_model")
+    if finder is None and options.landmarks is None and built.is_dir():
+        finder = built
     metrics = register_scan_files(
         options.scan,
         options.landmarks,
@@ -205,6 +213,7 @@ def _register(options: argparse.Namespace) -> int:
         options.model,
         options.out,
         preset=options.preset,
+        landmark_model=finder,
     )
     return _finish(metrics, options, failed=metrics.get("status") != "ok")
 

@@ -108,6 +108,7 @@ def schema(name: str) -> Any:  # noqa: ANN401 - pyarrow.Schema, imported late
             _field("score", f32, unit="estimated probability that the registration is right"),
             _field("flags", text, format="json"),
             _field("cleaning", text, format="json: what was mended in the scan, with counts"),
+            _field("landmark_source", text, values="file|views|shape"),
         ],
         "unified_subjects": [
             _field("subject_id", text),

@@ -256,6 +256,36 @@ class CleaningParams(Section):
     cloud_neighbours: int = Field(ge=4, description="points behind a point cloud's normal")
 
 
+class ViewsParams(Section):
+    """How a scan without landmarks is looked at."""
+
+    cell_mm: float = Field(gt=0, description="grain of the coarse copy that is searched, mm")
+    search_px_per_mm: float = Field(gt=0, description="resolution of the search")
+    search_reach_mm: float = Field(gt=0, description="half the side of a searched picture, mm")
+    rolls: int = Field(ge=1, description="turns about each of the 26 axes of view")
+    min_score: float = Field(description="weaker detections are not faces")
+    sure_score: float = Field(description="a detection that ends the search")
+    same_deg: float = Field(gt=0, description="detections from closer by are one face")
+    climb_deg: tuple[float, ...] = Field(description="turns by which a detection is made clearer")
+    roll_deg: float = Field(ge=0, description="turn that the detector does not notice")
+    tries: int = Field(ge=1, description="detections that are followed up, best first")
+    px_per_mm: float = Field(gt=0, description="resolution at which landmarks are found")
+    size_px: int = Field(ge=64, description="side of such a picture")
+    distance_mm: float = Field(gt=0, description="camera to face, mm")
+    passes: int = Field(ge=1, description="times the front is drawn again")
+    side_yaw_deg: float = Field(gt=0, lt=60, description="of the two views besides the front")
+    reach_px: float = Field(ge=0, description="farthest covered pixel that stands for a point")
+    jump_px: float = Field(gt=0, description="neighbouring pixels further apart are two surfaces")
+    agree_mm: float = Field(gt=0, description="views further apart on a point disagree, mm")
+    sure_rms_mm: float = Field(gt=0, description="landmarks this near: no other turn is tried")
+    max_rms_mm: float = Field(gt=0, description="landmarks further from the mean head's: doubt")
+    max_spread_mm: float = Field(gt=0, description="median distance between views: doubt")
+    max_missing: float = Field(ge=0, le=1, description="share of disputed landmarks: doubt")
+    min_confidence: float = Field(ge=0, le=1, description="of the provider: below it, doubt")
+    landmark_sigma_mm: float = Field(gt=0, description="noise of lifted landmarks, first step, mm")
+    icp_steps: int = Field(ge=1, description="Gauss-Newton steps on lifted landmarks and surface")
+
+
 class RegisterParams(Section):
     """Registration of head scans to FLAME."""
 
@@ -268,6 +298,7 @@ class RegisterParams(Section):
     without_landmarks: bool = Field(
         description="place scans without landmarks by their shape, not fail them"
     )
+    views: ViewsParams
     max_failed_fraction: float = Field(ge=0, le=1, description="more failed scans stop the stage")
     qa_pictures: int = Field(ge=0, description="scans per data set with a picture, at random")
     qa_size_px: int = Field(ge=64, le=2048, description="side of one view in a picture")

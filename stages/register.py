@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
 from models.geometry.cleaning import Cleaned, clean_scan
 from models.geometry.quality import QualityModel
@@ -45,6 +45,8 @@ from stages.registration_pictures import (
     wanted_pictures,
 )
 from stages.row_cache import WORK, RowCache, cached_map, keys_of_shard
+from stages.scan_landmarks import ScanLandmarker, guessed_unit, landmarker_of
+from stages.unmarked import register_unmarked
 
 logger = logging.getLogger(__name__)
 
@@ -82,13 +84,18 @@ def register(
         ValueError: There is no such preset.
     """
     cleaned = cleaned_scan(scan, section)
-    result = _fitted(cleaned, scan, landmarks, section, model, preset)
+    result = _fitted(_mended(scan, cleaned), landmarks, section, model=model, preset=preset)
     return replace(result, residuals_mm=_of_input(result, cleaned, len(scan.vertices)))
 
 
 def cleaned_scan(scan: Scan, section: params.RegisterParams) -> Cleaned:
     """The scan's mesh, mended, with a report of what was wrong."""
     return clean_scan(scan.vertices, scan.faces, CleaningSettings(**section.cleaning.model_dump()))
+
+
+def _mended(scan: Scan, cleaned: Cleaned) -> Scan:
+    """The scan with its cleaned mesh."""
+    return replace(scan, vertices=cleaned.vertices, faces=cleaned.faces)
 
 
 def _of_input(result: Registration, cleaned: Cleaned, count: int) -> Float[np.ndarray, " n"]:
@@ -99,14 +106,14 @@ def _of_input(result: Registration, cleaned: Cleaned, count: int) -> Float[np.nd
 
 
 def _fitted(
-    cleaned: Cleaned,
     scan: Scan,
     landmarks: Float[np.ndarray, "l 3"] | None,
     section: params.RegisterParams,
+    *,
     model: RegistrationModel,
     preset: str | None,
 ) -> Registration:
-    """Fit FLAME to a cleaned scan; residuals are those of the cleaned vertices."""
+    """Fit FLAME to a cleaned scan."""
     name = section.preset if preset is None else preset
     if name not in section.presets:
         raise ValueError(f"expected a preset among {sorted(section.presets)}, got {name!r}")
@@ -114,13 +121,36 @@ def _fitted(
         raise RegistrationError("the scan has no landmarks; give 68, 51 or 7 to register it")
     settings = FitSettings(**section.fit.model_dump(), **section.presets[name].model_dump())
     return fit_scan(
-        replace(scan, vertices=cleaned.vertices, faces=cleaned.faces),
+        scan,
         landmarks,
         model,
         settings,
         QualityLimits(**section.limits.model_dump()),
         QualityModel(**section.quality.model_dump(exclude={"provenance"})),
     )
+
+
+def _placed(
+    scan: Scan,
+    cleaned: Cleaned,
+    landmarks: Float[np.ndarray, "l 3"] | None,
+    colors: UInt8[np.ndarray, "n 3"] | None,
+    section: params.RegisterParams,
+    *,
+    model: RegistrationModel,
+    landmarker: ScanLandmarker | None,
+    preset: str | None,
+) -> tuple[Registration, str]:
+    """Fit FLAME to a cleaned scan, with landmarks or without, and where landmarks came from.
+
+    Residuals are those of the cleaned vertices.
+    """
+    mended = _mended(scan, cleaned)
+    if landmarks is not None:
+        return _fitted(mended, landmarks, section, model=model, preset=preset), "file"
+    kept = None if colors is None else colors[cleaned.kept]
+    fit = partial(_fitted, mended, model=model, preset=preset)
+    return register_unmarked(mended, kept, section, model, landmarker, fit)
 
 
 def run(
@@ -130,6 +160,8 @@ def run(
     packed: Path,
     model: Path,
     out: Path,
+    landmark_model: Path | None = None,
+    landmarks: params.LandmarksParams | None = None,
     work: Path = WORK,
 ) -> None:
     """Register every packed scan of one data set.
@@ -140,6 +172,9 @@ def run(
         packed: Folder of ``scans-*.parquet``.
         model: Converted FLAME: model, embeddings, masks.
         out: Replaced when all is done.
+        landmark_model: Folder of the trained predictor, for scans without landmarks; None
+            places them by their shape alone.
+        landmarks: Names the provider of such landmarks; needed with ``landmark_model``.
         work: Folder of the rows of earlier runs.
 
     Raises:
@@ -150,14 +185,24 @@ def run(
     if not shards:
         raise FileNotFoundError(f"expected {packed}/scans-*.parquet; run its pack stage first")
     deciding = section.model_dump(mode="json", exclude=SHOWN_ONLY) | {"dataset": packed.name}
-    known = RowCache.of("register", section=deciding, inputs={"model": model}, work=work)
+    inputs = {"model": model}
+    if landmark_model is not None and landmarks is not None:
+        inputs["landmark_model"] = landmark_model
+        deciding["landmarks"] = landmarks.model_dump(mode="json")
+    known = RowCache.of("register", section=deciding, inputs=inputs, work=work)
     places, keys = [], []
     for shard in shards:
         of_shard = keys_of_shard(shard, known, rows_at_once=SCANS_AT_ONCE)
         places += [(shard, position) for position in range(len(of_shard))]
         keys += of_shard
     found = cached_map(
-        partial(register_rows, model=model, section=section),
+        partial(
+            register_rows,
+            model=model,
+            section=section,
+            landmark_model=landmark_model,
+            landmarks=landmarks,
+        ),
         places,
         keys=keys,
         cache=known,
@@ -229,11 +274,21 @@ def read_rows(places: Sequence[tuple[Path, int]]) -> Iterator[Mapping[str, Any]]
 
 
 def register_rows(
-    places: Sequence[tuple[Path, int]], *, model: Path, section: params.RegisterParams
+    places: Sequence[tuple[Path, int]],
+    *,
+    model: Path,
+    section: params.RegisterParams,
+    landmark_model: Path | None = None,
+    landmarks: params.LandmarksParams | None = None,
 ) -> Iterator[dict[str, Any]]:
     """The rows of packed scans, each with the residuals that its pictures show."""
     for row in read_rows(places):
-        yield register_row(row, prepared(model), section)
+        landmarker = None
+        if landmark_model is not None and landmarks is not None and _unmarked(row):
+            landmarker = landmarker_of(
+                landmark_model, landmarks.model_dump_json(), section.views.model_dump_json()
+            )
+        yield register_row(row, prepared(model), section, landmarker)
 
 
 def draw_rows(
@@ -266,8 +321,16 @@ def prepared(model: Path) -> RegistrationModel:
     )
 
 
+def _unmarked(row: Mapping[str, Any]) -> bool:
+    """Whether a packed scan is usable but comes without landmarks."""
+    return row["status"].as_py() == "ok" and _values(row["landmarks"]).size == 0
+
+
 def register_row(
-    row: Mapping[str, Any], model: RegistrationModel, section: params.RegisterParams
+    row: Mapping[str, Any],
+    model: RegistrationModel,
+    section: params.RegisterParams,
+    landmarker: ScanLandmarker | None = None,
 ) -> dict[str, Any]:
     """One packed scan to one row of the contract; what cannot be registered is a failed row.
 
@@ -275,6 +338,7 @@ def register_row(
         row: Arrow scalars of one packed scan.
         model: The prepared model.
         section: Schedule and limits.
+        landmarker: For a scan without landmarks; None places it by its shape.
 
     Returns:
         The contract's columns, and ``residuals_mm`` of the scan's vertices for the pictures.
@@ -293,12 +357,22 @@ def register_row(
         scan = packed_scan(row)
         cleaned = cleaned_scan(scan, section)
         blank["cleaning"] = json.dumps(cleaned.report)
-        result = _fitted(cleaned, scan, _packed_landmarks(row), section, model, None)
+        result, source = _placed(
+            scan,
+            cleaned,
+            _packed_landmarks(row),
+            _packed_colors(row),
+            section,
+            model=model,
+            landmarker=landmarker,
+            preset=None,
+        )
     except RegistrationError as error:
         logger.warning("%s: %s", name, error)
         return {**blank, "status": "failed", "reason": str(error)}
     shown = _of_input(result, cleaned, len(scan.vertices)).astype(np.float16)
-    return {**blank, **result_columns(result), "residuals_mm": shown}
+    columns = {**blank, **result_columns(result), "landmark_source": source}
+    return {**columns, "residuals_mm": shown}
 
 
 def packed_scan(row: Mapping[str, Any]) -> Scan:
@@ -374,23 +448,27 @@ _MEASURES = (
 
 def register_scan_files(
     scan: Path,
-    landmarks: Path,
+    landmarks: Path | None,
     embedding: Path | None,
     model: Path,
     out: Path,
     *,
     preset: str | None = None,
+    landmark_model: Path | None = None,
 ) -> dict[str, Any]:
     """Register one scan file; writes mesh.obj, parameters.npz, residuals.npy, metrics.json, qa.png.
 
     Args:
         scan: OBJ or PLY.
-        landmarks: See :func:`stages.landmark_files.read_scan_landmarks`.
+        landmarks: See :func:`stages.landmark_files.read_scan_landmarks`; None finds them in
+            pictures of the scan, or places it by its shape.
         embedding: The edition of FLAME's landmark embedding that the points follow; None takes
             the one in a converted model's folder.
         model: Converted folder, ``.npz`` or the owner's pickle.
         out: Replaced when all is done.
         preset: Entry of the parameters' presets.
+        landmark_model: Folder of the trained predictor, where there are no landmarks; None
+            places the scan by its shape alone.
 
     Returns:
         What ``metrics.json`` holds: status, reason, figures, flags.
@@ -413,9 +491,15 @@ def register_scan_files(
                 f"expected a landmark embedding (--embedding) or a converted folder with one, got "
                 f"{model}; editions differ by up to 13 mm, so none is assumed"
             )
-    section = _parameters().registration
+    loaded = _parameters()
+    section = loaded.registration
     mesh = read_mesh(scan, allow_point_cloud=True)
-    points = read_scan_landmarks(landmarks, mesh.vertices)
+    points = None if landmarks is None else read_scan_landmarks(landmarks, mesh.vertices)
+    landmarker = None
+    if points is None and landmark_model is not None:
+        landmarker = landmarker_of(
+            landmark_model, loaded.landmarks.model_dump_json(), section.views.model_dump_json()
+        )
     masks: dict[str, np.ndarray] = {}
     if model.is_dir() and (model / "masks.npz").is_file():
         with np.load(model / "masks.npz") as arrays:
@@ -426,10 +510,21 @@ def register_scan_files(
         load_flame(model), *read_static_embedding(embedding), masks
     )
     the_scan = Scan(mesh.vertices, mesh.faces)
+    if points is None:
+        the_scan = replace(the_scan, unit=guessed_unit(the_scan))
     cleaned = cleaned_scan(the_scan, section)
     try:
         with threadpool_limits(limits=1):
-            result = _fitted(cleaned, the_scan, points, section, prepared_model, preset)
+            result, source = _placed(
+                the_scan,
+                cleaned,
+                points,
+                mesh.colors,
+                section,
+                model=prepared_model,
+                landmarker=landmarker,
+                preset=preset,
+            )
     except RegistrationError as error:
         metrics: dict[str, Any] = {
             "status": "failed",
@@ -445,6 +540,7 @@ def register_scan_files(
     metrics = {
         **metrics,
         "flags": list(result.flags),
+        "landmark_source": source,
         "cleaning": cleaned.report,
         "scan": scan.name,
         "scan_vertices": len(mesh.vertices),
@@ -452,10 +548,8 @@ def register_scan_files(
         "metres_per_scan_unit": result.scale,
         "preset": preset or section.preset,
     }
-    mended = replace(the_scan, vertices=cleaned.vertices, faces=cleaned.faces)
-    picture = qa_picture(
-        mended, {**columns, "residuals_mm": result.residuals_mm}, prepared_model, section
-    )
+    shown = {**columns, "residuals_mm": result.residuals_mm}
+    picture = qa_picture(_mended(the_scan, cleaned), shown, prepared_model, section)
     with atomic_directory(out) as scratch:
         write_obj(scratch / "mesh.obj", result.vertices, prepared_model.arrays.faces)
         arrays = {
@@ -504,16 +598,33 @@ def _packed_landmarks(row: Mapping[str, Any]) -> Float[np.ndarray, "l 3"] | None
     return values.astype(np.float64).reshape(-1, 3)
 
 
+def _packed_colors(row: Mapping[str, Any]) -> UInt8[np.ndarray, "n 3"] | None:
+    """The colours of a packed scan; None where it has none, or not one per vertex."""
+    values = _values(row["colors"])
+    if values.size == 0 or values.size != _values(row["vertices"]).size:
+        return None
+    return values.astype(np.uint8).reshape(-1, 3)
+
+
 def main() -> None:
     """Command line of the stage: paths only."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--packed", type=Path, required=True)
     parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--landmark-model", type=Path, help="for scans without landmarks")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     begin("register")
     loaded = params.load()
-    run(loaded.registration, loaded.compute, packed=args.packed, model=args.model, out=args.out)
+    run(
+        loaded.registration,
+        loaded.compute,
+        packed=args.packed,
+        model=args.model,
+        out=args.out,
+        landmark_model=args.landmark_model,
+        landmarks=loaded.landmarks,
+    )
 
 
 if __name__ == "__main__":

@@ -8,7 +8,11 @@ from scipy.spatial import cKDTree
 
 from models.flame import NOW_SEVEN_IN_STATIC_51, shape_vertices
 from models.geometry.alignment import Similarity, align_similarity
-from models.geometry.mesh import face_normals, normals_and_rim, vertex_areas
+from models.geometry.mesh import (
+    face_normals,
+    normals_and_rim,
+    vertex_areas,
+)
 from models.geometry.nearest import ClosestPointIndex
 from models.geometry.nonrigid import refine
 from models.geometry.parametric import FitState, Subset, Surface, fit_parameters
@@ -80,7 +84,7 @@ class Registration:
         flipped_faces: Triangles of the skin turned over by the refinement.
         prior_energy: Sum of squares of beta and psi.
         flags: What a reader should know: ``scale_not_metric``, ``unit_mismatch``,
-            ``normals_flipped``, ``no_landmarks``.
+            ``normals_flipped``, ``no_landmarks``, ``landmarks_from_views`` (set by the stage).
         score: Estimated probability that the registration is right; NaN where not scored.
     """
 
@@ -130,7 +134,7 @@ def register(
     Raises:
         RegistrationError: The input cannot be registered at all.
     """
-    vertices, faces = _checked(scan)
+    vertices, faces = check_scan(scan)
     normals, rim = normals_and_rim(vertices, faces)
     if landmarks is None:
         marks = np.full((len(model.landmark_faces), 3), np.nan)
@@ -210,7 +214,7 @@ def _view(
     at_mm, marks_mm = placed.apply(vertices), placed.apply(marks)
     turned = normals @ placed.rotation.T
     given = np.isfinite(marks_mm).all(axis=1)
-    centre = (marks_mm[given] if given.any() else _template_marks(model)).mean(axis=0)
+    centre = (marks_mm[given] if given.any() else model.landmarks).mean(axis=0)
     near = ((at_mm - centre) ** 2).sum(axis=1) < settings.crop_mm**2
     usable = np.flatnonzero(near & (np.einsum("na,na->n", normals, normals) > 0))
     if len(usable) < MIN_SURFACE:
@@ -264,12 +268,6 @@ def _fit_score(model: RegistrationModel, state: FitState, view: _View) -> float:
     return float((near * model.areas[ids]).sum() / model.areas[ids].sum())
 
 
-def _template_marks(model: RegistrationModel) -> np.ndarray:
-    """The landmarks on the mean head, mm."""
-    corners = model.template[np.asarray(model.arrays.faces)[model.landmark_faces]]
-    return np.einsum("lk,lka->la", model.landmark_bary, corners)
-
-
 def inner_landmarks(landmarks: Float[np.ndarray, "l 3"]) -> Float[np.ndarray, "51 3"]:
     """The 51 landmarks inside the face in iBUG order, NaN where not given.
 
@@ -308,7 +306,7 @@ def place_scan(
         RegistrationError: The landmarks are a mirror image, or lie on a line.
     """
     given = np.isfinite(marks).all(axis=1)
-    target, source = _template_marks(model)[given], marks[given]
+    target, source = model.landmarks[given], marks[given]
     try:
         free = align_similarity(source, target)
     except ValueError as error:
@@ -328,7 +326,7 @@ def place_scan(
     return align_similarity(source, target, fixed_scale=float(power)), flags
 
 
-def _checked(scan: Scan) -> tuple[np.ndarray, np.ndarray]:
+def check_scan(scan: Scan) -> tuple[np.ndarray, np.ndarray]:
     """The scan's arrays, float64 and int64.
 
     Raises:

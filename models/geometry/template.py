@@ -77,6 +77,12 @@ class RegistrationModel:
         """Number of identity coefficients; the rest of the basis is expression."""
         return int(self.arrays.shapedirs.shape[-1])
 
+    @property
+    def landmarks(self) -> Float[np.ndarray, "l 3"]:
+        """The landmarks on the mean head, mm."""
+        corners = self.template[np.asarray(self.arrays.faces)[self.landmark_faces]]
+        return np.asarray(np.einsum("lk,lka->la", self.landmark_bary, corners))
+
     @classmethod
     def build(
         cls,

@@ -7,7 +7,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from models.flame import NOW_SEVEN_IN_STATIC_51, pose_vertices, shape_vertices
-from models.geometry.mesh import vertex_normals
+from models.geometry.mesh import face_normals, vertex_normals
 from models.geometry.registration import (
     Registration,
     RegistrationError,
@@ -15,6 +15,7 @@ from models.geometry.registration import (
     inner_landmarks,
     register,
 )
+from models.geometry.winding import convexity
 
 
 def random_rotation(rng: np.random.Generator) -> np.ndarray:
@@ -233,3 +234,23 @@ def test_refusals_say_why(case, toy_model, settings, limits, name) -> None:
     scan, marks, message = _refusals(case)[name]
     with pytest.raises(RegistrationError, match=message):
         register(scan, marks, toy_model, settings, limits)
+
+
+def test_shoulders_do_not_turn_the_scan_inside_out() -> None:
+    """A front half of a ball, wound outward, above a large sheet that faces up."""
+    u, v = np.meshgrid(np.linspace(0, np.pi, 30), np.linspace(0.1, np.pi - 0.1, 30))
+    shell = 100 * np.stack([np.cos(u) * np.sin(v), np.cos(v), np.sin(u) * np.sin(v)], -1)
+    a, b = np.meshgrid(np.linspace(-250, 250, 30), np.linspace(-100, 150, 30))
+    sheet = np.stack([a, np.full_like(a, -200.0), b], -1)
+    corner = (np.arange(29)[:, None] * 30 + np.arange(29)).ravel()
+    ids = np.stack([corner, corner + 30, corner + 31, corner + 1], axis=1)
+    grid = np.concatenate([ids[:, [0, 1, 2]], ids[:, [0, 2, 3]]])
+    vertices = np.concatenate([shell.reshape(-1, 3), sheet.reshape(-1, 3)])
+    outward = grid if convexity(vertices, grid) > 0 else grid[:, ::-1]
+    assert convexity(vertices, outward) > 0
+    middle = vertices[outward].mean(axis=1)
+    assert ((face_normals(vertices, outward) * middle).sum(axis=1)[: 2 * 28 * 28] > 0).mean() > 0.99
+    upward = grid if face_normals(vertices, grid + 900)[:, 1].mean() > 0 else grid[:, ::-1]
+    both = np.concatenate([outward, upward + 900])
+    assert convexity(vertices, both) > 0
+    assert convexity(vertices, both[:, ::-1]) < 0
