@@ -199,7 +199,7 @@ def _without_junk(
     settings: CleaningSettings,
     report: Counter[str],
 ) -> Int[np.ndarray, "k 3"]:
-    """Drop small pieces; turn over large ones that face the other way where they meet the largest."""
+    """Drop small pieces; turn over large ones whose seam with the largest faces the other way."""
     from models.geometry import _cleaning as checks
 
     if len(triangles) == 0:
