@@ -252,7 +252,8 @@ class CleaningParams(Section):
     scrap_distance: float = Field(ge=0, description="that far, of the largest piece's diagonal")
     max_dropped: float = Field(ge=0, le=1, description="share of all triangles that may go")
     facing_area: float = Field(ge=0, le=1, description="winding compared above it")
-    facing_cosine: float = Field(ge=0, le=1, description="faces some way from it on")
+    seam_distance: float = Field(ge=0, description="seam within it, of that diagonal")
+    seam_cosine: float = Field(ge=0, le=1, description="seams face apart below minus it")
     cloud_neighbours: int = Field(ge=4, description="points behind a point cloud's normal")
 
 

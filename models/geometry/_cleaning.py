@@ -305,38 +305,3 @@ def label_pieces(count: int, faces: NDArray[np.int64]) -> tuple[NDArray[np.int64
             pieces += 1
         label[f] = number[a]
     return label, pieces
-
-
-@numba.njit(cache=True)
-def measure_pieces(
-    vertices: NDArray[np.float64],
-    faces: NDArray[np.int64],
-    label: NDArray[np.int64],
-    pieces: int,
-    middle: NDArray[np.float64],
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Twice the area of each piece, and how far its triangles face away from ``middle``, in area.
-
-    The second is the integral of the cosine between the normal and the ray from ``middle``: the
-    doubled area of a sphere around ``middle``, minus it where wound inward.
-    """
-    areas, outward = np.zeros(pieces), np.zeros(pieces)
-    for f in range(faces.shape[0]):
-        a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
-        ux = vertices[b, 0] - vertices[a, 0]
-        uy = vertices[b, 1] - vertices[a, 1]
-        uz = vertices[b, 2] - vertices[a, 2]
-        vx = vertices[c, 0] - vertices[a, 0]
-        vy = vertices[c, 1] - vertices[a, 1]
-        vz = vertices[c, 2] - vertices[a, 2]
-        nx = uy * vz - uz * vy
-        ny = uz * vx - ux * vz
-        nz = ux * vy - uy * vx
-        rx = vertices[a, 0] + (ux + vx) / 3 - middle[0]
-        ry = vertices[a, 1] + (uy + vy) / 3 - middle[1]
-        rz = vertices[a, 2] + (uz + vz) / 3 - middle[2]
-        length = np.sqrt(rx * rx + ry * ry + rz * rz)
-        areas[label[f]] += np.sqrt(nx * nx + ny * ny + nz * nz)
-        if length > 0:
-            outward[label[f]] += (nx * rx + ny * ry + nz * rz) / length
-    return areas, outward

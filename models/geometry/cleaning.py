@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.spatial import cKDTree
 
-from models.geometry.mesh import face_normals
+from models.geometry.mesh import face_normals, vertex_normals
 from models.geometry.settings import CleaningSettings
 
 ROUNDS = 8
@@ -199,7 +199,7 @@ def _without_junk(
     settings: CleaningSettings,
     report: Counter[str],
 ) -> Int[np.ndarray, "k 3"]:
-    """Drop small pieces and turn over large ones that face the other way than the largest."""
+    """Drop small pieces; turn over large ones whose seam with the largest faces the other way."""
     from models.geometry import _cleaning as checks
 
     if len(triangles) == 0:
@@ -207,34 +207,34 @@ def _without_junk(
     label, pieces = checks.label_pieces(len(points), triangles)
     if pieces == 1:
         return triangles
-    middle = points.mean(axis=0)
-    areas, _ = checks.measure_pieces(points, triangles, label, pieces, middle)
+    doubled = np.linalg.norm(face_normals(points, triangles), axis=1)
+    areas = np.bincount(label, doubled, minlength=pieces)
     sizes = np.bincount(label, minlength=pieces)
     largest = int(np.argmax(areas * sizes))  # by both: one huge triangle is no scan
     drop = areas < settings.speck_area * areas[largest]
     drop |= sizes < settings.speck_faces * sizes[largest]
-    small = np.flatnonzero(~drop & (areas < settings.scrap_area * areas[largest]))
-    if len(small):
-        main = points[np.unique(triangles[label == largest])]
-        tree = cKDTree(main)
-        reach = settings.scrap_distance * float(np.linalg.norm(np.ptp(main, axis=0)))
-        for piece in small:
-            spots = points[np.unique(triangles[label == piece])]
-            near, _ = tree.query(spots, distance_upper_bound=reach)
-            drop[piece] = not np.isfinite(near).any()
+    main = np.unique(triangles[label == largest])
+    extent = float(np.linalg.norm(np.ptp(points[main], axis=0)))
+    tree = cKDTree(points[main])
+    for piece in np.flatnonzero(~drop & (areas < settings.scrap_area * areas[largest])):
+        spots = points[np.unique(triangles[label == piece])]
+        near, _ = tree.query(spots, distance_upper_bound=settings.scrap_distance * extent)
+        drop[piece] = not np.isfinite(near).any()
     if sizes[drop].sum() > settings.max_dropped * len(triangles):
         drop[:] = False
     if drop.any():
         report["junk_pieces"] = int(drop.sum())
         report["junk_faces"] = int(drop[label].sum())
         triangles, label = triangles[~drop[label]], label[~drop[label]]
-    middle = points[np.unique(triangles)].mean(axis=0)
-    areas, outward = checks.measure_pieces(points, triangles, label, pieces, middle)
-    cosine = outward / np.maximum(areas, np.finfo(float).tiny)
-    clear = (np.abs(cosine) > settings.facing_cosine) & (
-        areas > settings.facing_area * areas[largest]
-    )
-    over = clear & clear[largest] & (cosine * cosine[largest] < 0)
+    normals = vertex_normals(points, triangles)
+    over = np.zeros(pieces, dtype=bool)
+    for piece in np.flatnonzero(~drop & (areas > settings.facing_area * areas[largest])):
+        ids = np.unique(triangles[label == piece])
+        near, at = tree.query(points[ids], distance_upper_bound=settings.seam_distance * extent)
+        seam = np.isfinite(near)
+        if piece != largest and seam.any():
+            facing = (normals[ids[seam]] * normals[main[at[seam]]]).sum(axis=1)
+            over[piece] = facing.mean() < -settings.seam_cosine
     if over.any():
         report["turned_faces"] += int(over[label].sum())
         triangles = np.where(over[label][:, None], triangles[:, ::-1], triangles)

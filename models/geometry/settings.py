@@ -109,10 +109,9 @@ class CleaningSettings:
         scrap_distance: How far that is.
         max_dropped: Where more of all triangles would go, nothing goes: a shattered scan is no
             junk.
-        facing_area: A piece with more area is turned over where it faces the other way than the
-            largest, seen from the middle of the scan.
-        facing_cosine: Mean cosine between normals and rays from that middle from which either
-            piece faces any way at all.
+        facing_area: A piece with more area is turned over where its seam faces the other way.
+        seam_distance: How near to the largest piece a vertex belongs to the seam.
+        seam_cosine: Mean cosine between the normals of both sides below minus which it does.
         cloud_neighbours: Points from which a point cloud's normals are estimated.
     """
 
@@ -122,5 +121,6 @@ class CleaningSettings:
     scrap_distance: float
     max_dropped: float
     facing_area: float
-    facing_cosine: float
+    seam_distance: float
+    seam_cosine: float
     cloud_neighbours: int

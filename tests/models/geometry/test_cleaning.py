@@ -25,7 +25,8 @@ def junk() -> CleaningSettings:
         scrap_distance=0.03,
         max_dropped=0.2,
         facing_area=0.02,
-        facing_cosine=0.2,
+        seam_distance=0.01,
+        seam_cosine=0.5,
         cloud_neighbours=12,
     )
 
@@ -249,6 +250,19 @@ def test_a_half_that_faces_the_other_way_is_turned_over(ball, junk) -> None:
     assert ((normals * middles).sum(axis=1) > 0).all()
 
 
+def test_a_sheet_below_that_faces_up_is_left_alone(ball, junk) -> None:
+    """Shoulders: seen from the head they face inward, and that is right."""
+    vertices, faces = ball
+    x, z = np.meshgrid(np.linspace(-2, 2, 30), np.linspace(-1, 1, 20), indexing="ij")
+    sheet = np.stack([x, np.full_like(x, -1.2), z], axis=-1).reshape(-1, 3)
+    a = (np.arange(29)[:, None] * 20 + np.arange(19)).ravel()
+    up = np.concatenate([np.stack([a, a + 1, a + 21], 1), np.stack([a, a + 21, a + 20], 1)])
+    both = np.concatenate([vertices, sheet])
+    for lower in (up, up[:, ::-1]):
+        found = clean_scan(both, np.concatenate([faces, lower + len(vertices)]), junk)
+        assert found.report == {}
+
+
 def test_doubled_and_degenerate_triangles_go(ball, junk) -> None:
     vertices, faces = ball
     rng = np.random.default_rng(1)
@@ -343,7 +357,7 @@ def test_order_of_triangles_and_place_make_no_difference(seed: int) -> None:
     assert spec.loader is not None
     toy = module_from_spec(spec)
     spec.loader.exec_module(toy)
-    junk = CleaningSettings(0.001, 0.001, 0.02, 0.03, 0.2, 0.02, 0.2, 12)
+    junk = CleaningSettings(0.001, 0.001, 0.02, 0.03, 0.2, 0.02, 0.01, 0.5, 12)
     vertices, faces = toy._sphere(14, 18)
     vertices = vertices + 0.02 * rng.normal(size=vertices.shape)
     turned = rng.random(len(faces)) < 0.2
