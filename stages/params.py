@@ -147,6 +147,7 @@ class ScanFitParams(Section):
     """How a scan is registered; every field is explained in models.geometry.settings."""
 
     crop_mm: float = Field(gt=0, description="scan kept around the landmarks, mm")
+    surface_vertices: int = Field(ge=1000, description="scan vertices searched at most")
     sample_vertices: int = Field(ge=100, description="template vertices in the parametric stage")
     landmark_steps: int = Field(ge=1, description="Gauss-Newton steps on landmarks alone")
     icp_steps: int = Field(ge=0, description="Gauss-Newton steps on landmarks and surface")

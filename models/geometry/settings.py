@@ -9,6 +9,8 @@ class FitSettings:
 
     Attributes:
         crop_mm: Radius around the middle of the landmarks within which the scan is used.
+        surface_vertices: Most scan vertices that are searched and measured; a scan with more is
+            thinned evenly.
         sample_vertices: Template vertices that carry data in the parametric stage.
         landmark_steps: Gauss-Newton steps on landmarks alone.
         icp_steps: Gauss-Newton steps on landmarks and surface.
@@ -33,6 +35,7 @@ class FitSettings:
     """
 
     crop_mm: float
+    surface_vertices: int
     sample_vertices: int
     landmark_steps: int
     icp_steps: int

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import sparse
+from scipy.sparse.linalg import splu
 
 from models.flame import FlameArrays
 from models.geometry.mesh import (
@@ -15,6 +16,7 @@ from models.geometry.mesh import (
     vertex_areas,
     vertex_normals,
 )
+from models.geometry.nearest import ClosestPointIndex
 
 OPENNESS_LIMIT = 0.35
 OPENNESS_RAYS = 48
@@ -49,6 +51,9 @@ class RegistrationModel:
         skin_face_ids: (M,) their numbers in the model.
         bilaplacian: (N, N) integral of the squared Laplacian of a displacement of the skin.
         mass: (N,) areas of the skin vertices.
+        elimination: (N,) order of the skin vertices in which the bi-Laplacian fills little.
+        skin_index: Search tree of the mean skin; it is refitted as the skin moves.
+        head_index: The same of the whole head.
     """
 
     arrays: FlameArrays
@@ -71,6 +76,9 @@ class RegistrationModel:
     skin_face_ids: Int[np.ndarray, " M"]
     bilaplacian: sparse.csc_array
     mass: Float[np.ndarray, " N"]
+    elimination: Int[np.ndarray, " N"]
+    skin_index: ClosestPointIndex
+    head_index: ClosestPointIndex
 
     @property
     def identity_modes(self) -> int:
@@ -146,7 +154,23 @@ class RegistrationModel:
             skin_face_ids=of_skin,
             bilaplacian=bilaplacian,
             mass=mass,
+            elimination=_elimination_order(bilaplacian, mass),
+            skin_index=ClosestPointIndex(template[skin_ids], skin_faces),
+            head_index=ClosestPointIndex(template, faces),
         )
+
+
+def _elimination_order(
+    bilaplacian: sparse.csc_array, mass: Float[np.ndarray, " N"]
+) -> Int[np.ndarray, " N"]:
+    """Minimum degree order of the smooth system, found once because its pattern never changes."""
+    factor = splu(
+        (bilaplacian + sparse.diags_array(mass)).tocsc(),
+        permc_spec="MMD_AT_PLUS_A",
+        diag_pivot_thresh=0.0,
+        options={"SymmetricMode": True},
+    )
+    return np.argsort(factor.perm_c)
 
 
 def _parts(

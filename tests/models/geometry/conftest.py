@@ -31,6 +31,7 @@ def toy_model(toy: ModuleType) -> RegistrationModel:
 def settings() -> FitSettings:
     return FitSettings(
         crop_mm=160.0,
+        surface_vertices=40000,
         sample_vertices=900,
         landmark_steps=2,
         icp_steps=4,

@@ -10,7 +10,7 @@ from scipy.spatial import cKDTree
 
 from models.geometry import _couple
 from models.geometry.mesh import normals_and_rim
-from models.geometry.nonrigid import DataRows, _factorise, _solve, refine
+from models.geometry.nonrigid import DataRows, SmoothSystem, _solve, refine
 from models.geometry.parametric import Surface
 
 
@@ -65,9 +65,9 @@ def test_solver_agrees_with_the_direct_solution(settings) -> None:
     direct = spsolve(
         (sparse.kron(chain, sparse.eye_array(3)) + sparse.csr_array(matrix)).tocsc(), right
     ).reshape(20, 3)
-    factor = _factorise(chain, np.full(20, rows.weights.sum() / 60))
+    system = SmoothSystem(chain, np.full(20, rows.weights.sum() / 60), rng.permutation(20))
     tight = replace(settings, solver_tolerance=1e-10)
-    found = _solve(chain, rows, right.reshape(20, 3), np.zeros((20, 3)), factor, tight)
+    found = _solve(system, rows, right.reshape(20, 3), np.zeros((20, 3)), tight)
     np.testing.assert_allclose(found, direct, atol=1e-7)
 
 
