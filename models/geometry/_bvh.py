@@ -10,7 +10,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-LEAF_SIZE = 4
+LEAF_SIZE = 1
 _STACK = 128
 
 

@@ -83,7 +83,7 @@ def refine(
                 )
             right, diagonal = _right_side(rows, len(base), settings)
             if system is None:
-                system = SmoothSystem(smooth, diagonal, model.elimination)
+                system = SmoothSystem(smooth, diagonal)
             moved = _solve(system, rows, right, moved, settings)
     out = fitted.copy()
     out[model.skin_ids] += moved
@@ -115,24 +115,16 @@ def _right_side(
 class SmoothSystem:
     """The smooth part of the matrix, and a factor of it with a diagonal of data added."""
 
-    def __init__(
-        self,
-        smooth: sparse.sparray,
-        diagonal: Float[np.ndarray, " N"],
-        order: Int[np.ndarray, " N"],
-    ) -> None:
-        """Factorise.
+    def __init__(self, smooth: sparse.sparray, diagonal: Float[np.ndarray, " N"]) -> None:
+        """Factorise, in the order in which the vertices are numbered.
 
         Args:
             smooth: (N, N) symmetric positive definite.
             diagonal: (N,) what the data add.
-            order: (N,) elimination order.
         """
         self.smooth = smooth.tocsr()
-        self._order = order
-        whole = (smooth + sparse.diags_array(diagonal)).tocsc()[order][:, order].tocsc()
         self._factor: Any = splu(
-            whole,
+            (smooth + sparse.diags_array(diagonal)).tocsc(),
             permc_spec="NATURAL",
             diag_pivot_thresh=0.0,
             options={"SymmetricMode": True},
@@ -140,9 +132,7 @@ class SmoothSystem:
 
     def precondition(self, residual: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N 3"]:
         """Solve the scalar system for each axis."""
-        out = np.empty_like(residual)
-        out[self._order] = self._factor.solve(residual[self._order])
-        return out
+        return np.ascontiguousarray(self._factor.solve(residual))
 
 
 def _solve(

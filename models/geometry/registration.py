@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.spatial import cKDTree
 
-from models.flame import NOW_SEVEN_IN_STATIC_51, shape_vertices
+from models.flame import NOW_SEVEN_IN_STATIC_51
 from models.geometry.alignment import Similarity, align_similarity
 from models.geometry.mesh import crop, face_normals, surface_at
 from models.geometry.nonrigid import refine
@@ -484,6 +484,8 @@ def _result(
     in_flame = (refined - state.translation) @ state.rotation
     beta, psi = state.coefficients[:modes], state.coefficients[modes:]
     free = ((in_flame - posed)[:, None, :] @ blend)[:, 0, :]
+    directions = model.basis.reshape(model.template.size, -1)
+    neutral = model.template.ravel() + directions[:, :modes] @ beta
     rotation = state.rotation.T @ placed.rotation
     shift = state.rotation.T @ (placed.translation - state.translation)
     face = measured.residuals_mm[np.isfinite(measured.residuals_mm)]
@@ -497,7 +499,7 @@ def _result(
         rotation=rotation,
         translation=shift / 1e3,
         vertices=in_flame / 1e3,
-        vertices_neutral=shape_vertices(model.arrays, beta) + free / 1e3,
+        vertices_neutral=(neutral.reshape(-1, 3) + free) / 1e3,
         residuals_mm=measured.residuals_mm,
         residual_median_mm=float(np.median(face)) if len(face) else float("inf"),
         residual_q95_mm=float(np.percentile(face, 95)) if len(face) else float("inf"),

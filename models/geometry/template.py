@@ -46,12 +46,12 @@ class RegistrationModel:
         scalp: (V,) skin that hair covers.
         weight: (V,) data weight of each vertex, scalp counted as 1.
         eyeballs: Vertex ids of each eyeball and of the lid vertices that it follows.
-        skin_ids: (N,) ids of the skin vertices.
+        skin_ids: (N,) ids of the skin vertices, in an order in which a factor of the bi-Laplacian
+            fills little.
         skin_faces: (M, 3) triangles of the skin, numbered within ``skin_ids``.
         skin_face_ids: (M,) their numbers in the model.
         bilaplacian: (N, N) integral of the squared Laplacian of a displacement of the skin.
         mass: (N,) areas of the skin vertices.
-        elimination: (N,) order of the skin vertices in which the bi-Laplacian fills little.
         skin_index: Search tree of the mean skin; it is refitted as the skin moves.
         head_index: The same of the whole head.
     """
@@ -76,7 +76,6 @@ class RegistrationModel:
     skin_face_ids: Int[np.ndarray, " M"]
     bilaplacian: sparse.csc_array
     mass: Float[np.ndarray, " N"]
-    elimination: Int[np.ndarray, " N"]
     skin_index: ClosestPointIndex
     head_index: ClosestPointIndex
 
@@ -133,6 +132,11 @@ class RegistrationModel:
         mass = np.maximum(vertex_areas(template[skin_ids], skin_faces), 1e-6)
         laplacian = cotangent_laplacian(template[skin_ids], skin_faces)
         bilaplacian = (laplacian.T @ sparse.diags_array(1.0 / mass) @ laplacian).tocsc()
+        # Number the skin so that the smooth system is factored as it stands.
+        order = _elimination_order(bilaplacian, mass)
+        skin_ids, mass = skin_ids[order], mass[order]
+        skin_faces = np.argsort(order)[skin_faces]
+        bilaplacian = bilaplacian[order][:, order].tocsc()
         return cls(
             arrays=arrays,
             landmark_faces=landmark_faces,
@@ -154,7 +158,6 @@ class RegistrationModel:
             skin_face_ids=of_skin,
             bilaplacian=bilaplacian,
             mass=mass,
-            elimination=_elimination_order(bilaplacian, mass),
             skin_index=ClosestPointIndex(template[skin_ids], skin_faces),
             head_index=ClosestPointIndex(template, faces),
         )
