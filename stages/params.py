@@ -162,7 +162,6 @@ class ScanFitParams(Section):
     tangential: float = Field(ge=0, le=1, description="weight across the normal")
     pull: float = Field(ge=0, description="weight of staying at the parametric fit")
     scalp_weight: float = Field(ge=0, le=1, description="data weight of hair")
-    solver_tolerance: float = Field(gt=0, lt=1, description="of the conjugate gradients")
 
 
 class FitPreset(Section):
@@ -172,6 +171,7 @@ class FitPreset(Section):
     template_to_scan: tuple[bool, ...] = Field(description="who looks for whom, per level")
     steps_per_level: tuple[int, ...] = Field(description="correspondence updates, per level")
     scan_samples: int = Field(ge=100, description="scan vertices that carry data")
+    solver_tolerance: float = Field(gt=0, lt=1, description="of the conjugate gradients")
 
 
 class QualityParams(Section):

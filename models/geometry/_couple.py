@@ -93,7 +93,9 @@ def add_projected(
     for n in range(directions.shape[0]):
         x, y, z = directions[n, 0], directions[n, 1], directions[n, 2]
         for k in range(basis.shape[2]):
-            out[n, first + k] = rows[n, k] + x * basis[n, 0, k] + y * basis[n, 1, k] + z * basis[n, 2, k]
+            out[n, first + k] = (
+                rows[n, k] + x * basis[n, 0, k] + y * basis[n, 1, k] + z * basis[n, 2, k]
+            )
 
 
 @numba.njit(cache=True)
@@ -183,6 +185,7 @@ def scan_rows(
     faces: NDArray[np.int64],
     now: NDArray[np.float64],
     moved: NDArray[np.float64],
+    normals: NDArray[np.float64],
     trust: NDArray[np.float64],
     cosine: float,
     robust: float,
@@ -205,6 +208,7 @@ def scan_rows(
         faces: (M, 3) triangles of the skin.
         now: (N, 3) skin.
         moved: (N, 3) its displacement so far.
+        normals: (N, 3) its unit normals.
         trust: (N,) weight of each skin vertex.
         cosine: Least cosine of the angle between normals.
         robust: Scale of Geman and McClure's weight.
@@ -228,9 +232,11 @@ def scan_rows(
         weight = p * trust[a] + q * trust[b] + r * trust[c]
         if weight <= 0.0:
             continue
-        ux, uy, uz = now[b, 0] - now[a, 0], now[b, 1] - now[a, 1], now[b, 2] - now[a, 2]
-        vx, vy, vz = now[c, 0] - now[a, 0], now[c, 1] - now[a, 1], now[c, 2] - now[a, 2]
-        nx, ny, nz = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
+        # Shared corners carry the point where triangles tie, so the normal does not depend on
+        # which of them answered.
+        nx = p * normals[a, 0] + q * normals[b, 0] + r * normals[c, 0]
+        ny = p * normals[a, 1] + q * normals[b, 1] + r * normals[c, 1]
+        nz = p * normals[a, 2] + q * normals[b, 2] + r * normals[c, 2]
         length = max(np.sqrt(nx * nx + ny * ny + nz * nz), 1e-12)
         nx, ny, nz = nx / length, ny / length, nz / length
         facing = nx * point_normals[k, 0] + ny * point_normals[k, 1] + nz * point_normals[k, 2]

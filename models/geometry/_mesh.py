@@ -72,7 +72,10 @@ def surface_at(
 
 @numba.njit(cache=True)
 def crop(
-    vertices: NDArray[np.float64], faces: NDArray[np.int64], centre: NDArray[np.float64], radius: float
+    vertices: NDArray[np.float64],
+    faces: NDArray[np.int64],
+    centre: NDArray[np.float64],
+    radius: float,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Triangles whose corners all lie within ``radius`` of ``centre``, and their vertices.
 

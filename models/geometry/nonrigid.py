@@ -73,7 +73,6 @@ def refine(
         settings.smoothing_mm, settings.template_to_scan, settings.steps_per_level, strict=True
     ):
         system = None
-        smooth = smoothing**4 * model.bilaplacian + settings.pull * sparse.diags_array(model.mass)
         for _ in range(steps):
             if from_template:
                 rows = _template_rows(model, base, moved, surface, skin_trust, settings)
@@ -83,7 +82,9 @@ def refine(
                 )
             right, diagonal = _right_side(rows, len(base), settings)
             if system is None:
-                system = SmoothSystem(smooth, diagonal)
+                system = SmoothSystem(
+                    model.bilaplacian, smoothing**4, settings.pull * model.mass, diagonal
+                )
             moved = _solve(system, rows, right, moved, settings)
     out = fitted.copy()
     out[model.skin_ids] += moved
@@ -92,9 +93,7 @@ def refine(
     return out
 
 
-def _right_side(
-    rows: DataRows, count: int, settings: FitSettings
-) -> tuple[np.ndarray, np.ndarray]:
+def _right_side(rows: DataRows, count: int, settings: FitSettings) -> tuple[np.ndarray, np.ndarray]:
     """Right-hand side (N, 3) of the data term, and its diagonal (N,)."""
     from models.geometry import _couple
 
@@ -115,16 +114,34 @@ def _right_side(
 class SmoothSystem:
     """The smooth part of the matrix, and a factor of it with a diagonal of data added."""
 
-    def __init__(self, smooth: sparse.sparray, diagonal: Float[np.ndarray, " N"]) -> None:
+    def __init__(
+        self,
+        stiffness: sparse.csc_array,
+        weight: float,
+        smooth_diagonal: Float[np.ndarray, " N"],
+        data_diagonal: Float[np.ndarray, " N"],
+    ) -> None:
         """Factorise, in the order in which the vertices are numbered.
 
         Args:
-            smooth: (N, N) symmetric positive definite.
-            diagonal: (N,) what the data add.
+            stiffness: (N, N) symmetric, its diagonal stored.
+            weight: Multiplies the stiffness.
+            smooth_diagonal: (N,) what the smooth part has beside it.
+            data_diagonal: (N,) what the data add; only the factor has it.
         """
-        self.smooth = smooth.tocsr()
+        count = stiffness.shape[0]
+        columns = np.repeat(np.arange(count), np.diff(stiffness.indptr))
+        on_diagonal = np.flatnonzero(stiffness.indices == columns)
+        values = weight * stiffness.data
+        values[on_diagonal] += smooth_diagonal
+        # A symmetric matrix reads the same by rows and by columns.
+        self.smooth = sparse.csr_array(
+            (values, stiffness.indices, stiffness.indptr), shape=stiffness.shape
+        )
+        factored = values.copy()
+        factored[on_diagonal] += data_diagonal
         self._factor: Any = splu(
-            (smooth + sparse.diags_array(diagonal)).tocsc(),
+            sparse.csc_array((factored, stiffness.indices, stiffness.indptr), stiffness.shape),
             permc_spec="NATURAL",
             diag_pivot_thresh=0.0,
             options={"SymmetricMode": True},
@@ -235,6 +252,7 @@ def _scan_rows(
             model.skin_faces,
             now,
             moved,
+            vertex_normals(now, model.skin_faces),
             trust,
             np.cos(np.radians(settings.gate_angle_deg)),
             robust,

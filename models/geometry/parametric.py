@@ -11,13 +11,13 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import linalg
 from scipy.spatial import cKDTree
-from scipy.spatial.transform import Rotation
 
 from models.geometry.settings import FitSettings
 from models.geometry.template import JAW, NECK, RegistrationModel
 
 RIGID, POSE = 6, 6
 LANDMARK_OUTLIER_MM = 15.0
+SMALL_RAD = 1e-4
 
 
 @dataclass
@@ -41,8 +41,8 @@ class FitState:
     def pose(self, joints: int) -> Float[np.ndarray, " t"]:
         """Axis-angle of all joints, radians; zero but for neck and jaw."""
         theta = np.zeros((joints, 3))
-        theta[NECK] = Rotation.from_matrix(self.neck).as_rotvec()
-        theta[JAW] = Rotation.from_matrix(self.jaw).as_rotvec()
+        theta[NECK] = rotation_vector(self.neck)
+        theta[JAW] = rotation_vector(self.jaw)
         return theta.ravel()
 
 
@@ -100,7 +100,9 @@ class Subset:
         count = len(self._template)
         blend = (self._weights @ turns.reshape(-1, 9)).reshape(count, 3, 3)
         flat = self._basis.reshape(3 * count, -1) @ state.coefficients
-        features = np.concatenate([(state.neck - np.eye(3)).ravel(), (state.jaw - np.eye(3)).ravel()])
+        features = np.concatenate(
+            [(state.neck - np.eye(3)).ravel(), (state.jaw - np.eye(3)).ravel()]
+        )
         flat += self._correctives.reshape(3 * count, -1) @ features
         shaped = self._template + flat.reshape(count, 3)
         posed = (blend @ shaped[:, :, None])[:, :, 0] + self._weights @ offsets
@@ -199,6 +201,31 @@ class Linearised(NamedTuple):
     posed: np.ndarray
 
 
+def rotation_matrix(vector: Float[np.ndarray, "3"]) -> Float[np.ndarray, "3 3"]:
+    """Rotation (3, 3) about ``vector`` by its length, radians (Rodrigues)."""
+    angle = float(np.sqrt(vector @ vector))
+    if angle < SMALL_RAD:
+        sine, versine = 1.0 - angle**2 / 6, 0.5 - angle**2 / 24
+    else:
+        sine, versine = np.sin(angle) / angle, (1.0 - np.cos(angle)) / angle**2
+    spin = _spin(vector)
+    return np.eye(3) + sine * spin + versine * (spin @ spin)
+
+
+def rotation_vector(matrix: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "3"]:
+    """Axis times angle (3,), radians, of a rotation by less than half a turn."""
+    twice = np.array(
+        [
+            matrix[2, 1] - matrix[1, 2],
+            matrix[0, 2] - matrix[2, 0],
+            matrix[1, 0] - matrix[0, 1],
+        ]
+    )
+    sine = 0.5 * float(np.sqrt(twice @ twice))
+    angle = float(np.arctan2(sine, 0.5 * (np.trace(matrix) - 1.0)))
+    return 0.5 * twice * (1.0 + angle**2 / 6 if sine < SMALL_RAD else angle / sine)
+
+
 def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Cross products of rows (n, 3); numpy's own takes several times as long."""
     out = np.empty_like(a)
@@ -247,7 +274,7 @@ def fit_parameters(
     """
     present = np.flatnonzero(np.isfinite(landmarks).all(axis=1))
     corners = np.asarray(model.arrays.faces, dtype=np.int64)[model.landmark_faces[present]]
-    marks = Subset(model, corners.ravel())
+    marks = Subset(model, np.tile(corners.ravel(), 3))  # once per axis
     mark_weights = model.landmark_bary[present].reshape(-1)
     target = landmarks[present]
     ids = sample_vertices(model, settings.sample_vertices, 1.0 if bald else settings.scalp_weight)
@@ -286,21 +313,22 @@ def _landmark_rows(
     *,
     robust: bool,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Jacobian, residual and weight of the landmark term, in FLAME's frame."""
+    """Jacobian, residual and weight of the landmark term, in FLAME's frame.
+
+    ``marks`` holds the landmarks' corners three times over, for the x, y and z rows.
+    """
     at = marks.linearise(state)
     count = len(target)
-    model = (weights[:, None] * at.posed).reshape(count, 3, 3).sum(axis=1)
+    posed = at.posed[: 3 * count]
+    model = (weights[:, None] * posed).reshape(count, 3, 3).sum(axis=1)
     gap = (target - state.translation) @ state.rotation - model
-    rows = [
-        (weights[:, None] * marks.jacobian(state, np.tile(axis, (3 * count, 1)), at))
-        .reshape(count, 3, -1)
-        .sum(axis=1)
-        for axis in np.eye(3)
-    ]
+    axes = np.repeat(np.eye(3), 3 * count, axis=0)
+    every = np.tile(weights, 3)[:, None] * marks.jacobian(state, axes, at)
+    rows = every.reshape(3 * count, 3, -1).sum(axis=1)
     scale = np.ones(count)
     if robust:
         scale = (1 + (gap**2).sum(axis=1) / LANDMARK_OUTLIER_MM**2) ** -2
-    return np.concatenate(rows), gap.T.ravel(), np.tile(scale / sigma**2, 3)
+    return rows, gap.T.ravel(), np.tile(scale / sigma**2, 3)
 
 
 def _surface_rows(
@@ -351,8 +379,8 @@ def _step(
     current = np.concatenate(
         [
             np.zeros(RIGID),
-            Rotation.from_matrix(state.neck).as_rotvec(),
-            Rotation.from_matrix(state.jaw).as_rotvec(),
+            rotation_vector(state.neck),
+            rotation_vector(state.jaw),
             state.coefficients,
         ]
     )
@@ -360,11 +388,11 @@ def _step(
     factor = linalg.cho_factor(normal, lower=True, overwrite_a=True, check_finite=False)
     change = linalg.cho_solve(factor, right - prior * current, check_finite=False)
     state.coefficients = state.coefficients + change[RIGID + POSE :]
-    neck = Rotation.from_rotvec(change[RIGID : RIGID + 3]).as_matrix()
-    jaw = Rotation.from_rotvec(change[RIGID + 3 : RIGID + 6]).as_matrix()
+    neck = rotation_matrix(change[RIGID : RIGID + 3])
+    jaw = rotation_matrix(change[RIGID + 3 : RIGID + 6])
     # Small rotations are taken in FLAME's frame; the jaw's own is seen from behind the neck.
     state.jaw = state.neck.T @ jaw @ state.neck @ state.jaw
     state.neck = neck @ state.neck
-    turn = Rotation.from_rotvec(change[:3]).as_matrix()
+    turn = rotation_matrix(change[:3])
     state.translation = state.rotation @ change[3:6] + state.translation
     state.rotation = state.rotation @ turn

@@ -210,9 +210,7 @@ def _view(
     marks_mm = placed.apply(marks)
     given = np.isfinite(marks_mm).all(axis=1)
     centre = (marks_mm[given] if given.any() else _template_marks(model)).mean(axis=0)
-    near, triangles = crop(
-        vertices, faces, placed.invert(centre), settings.crop_mm / placed.scale
-    )
+    near, triangles = crop(vertices, faces, placed.invert(centre), settings.crop_mm / placed.scale)
     at_mm = placed.apply(vertices[near])
     count = min(len(near), settings.surface_vertices)
     wanted = np.zeros(len(near), dtype=bool)

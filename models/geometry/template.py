@@ -137,6 +137,7 @@ class RegistrationModel:
         skin_ids, mass = skin_ids[order], mass[order]
         skin_faces = np.argsort(order)[skin_faces]
         bilaplacian = bilaplacian[order][:, order].tocsc()
+        bilaplacian.sort_indices()
         return cls(
             arrays=arrays,
             landmark_faces=landmark_faces,

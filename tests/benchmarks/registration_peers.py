@@ -76,7 +76,12 @@ class Yardstick:
         face: np.ndarray,
         first: np.ndarray,
     ) -> None:
-        self.scan, self.scan_faces, self.flame_faces, self.face = scan, scan_faces, flame_faces, face
+        self.scan, self.scan_faces, self.flame_faces, self.face = (
+            scan,
+            scan_faces,
+            flame_faces,
+            face,
+        )
         normals, self.rim = normals_and_rim(scan, scan_faces)
         near = closest_points(scan, first, flame_faces, REACH_M)
         flat = unit_normals(first, flame_faces)
@@ -107,4 +112,3 @@ class Yardstick:
         flat = face_normals(vertices, self.flame_faces)
         mean = normals[self.flame_faces].sum(axis=1)
         return int(((flat * mean).sum(axis=1) < 0)[inside].sum())
-
