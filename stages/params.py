@@ -159,6 +159,7 @@ class ScanFitParams(Section):
     gate_factor: float = Field(gt=0, description="longest correspondence, in robust scales")
     gate_angle_deg: float = Field(gt=0, le=90, description="largest angle between normals")
     pose_sigma_rad: float = Field(gt=0, description="prior of neck and jaw rotations")
+    template_share: float = Field(ge=0, description="template's pull where the scan pulls")
     tangential: float = Field(ge=0, le=1, description="weight across the normal")
     pull: float = Field(ge=0, description="weight of staying at the parametric fit")
     scalp_weight: float = Field(ge=0, le=1, description="data weight of hair")

@@ -74,12 +74,14 @@ def refine(
     ):
         system = None
         for _ in range(steps):
+            pulled = _template_rows(model, base, moved, surface, skin_trust, settings)
             if from_template:
-                rows = _template_rows(model, base, moved, surface, skin_trust, settings)
+                rows = pulled
             else:
-                rows = _scan_rows(
+                pulling = _scan_rows(
                     model, base, moved, surface, samples, sample_areas, skin_trust, settings
                 )
+                rows = _both(pulling, pulled, settings.template_share)
             right, diagonal = _right_side(rows, len(base), settings)
             if system is None:
                 system = SmoothSystem(
@@ -221,6 +223,17 @@ def _template_rows(
             np.cos(np.radians(settings.gate_angle_deg)),
             robust,
         )
+    )
+
+
+def _both(one: DataRows, other: DataRows, share: float) -> DataRows:
+    """The rows of both, the other's weights multiplied by ``share``."""
+    return DataRows(
+        np.concatenate([one.corners, other.corners]),
+        np.concatenate([one.bary, other.bary]),
+        np.concatenate([one.normals, other.normals]),
+        np.concatenate([one.weights, share * other.weights]),
+        np.concatenate([one.wanted, other.wanted]),
     )
 
 

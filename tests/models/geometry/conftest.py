@@ -47,6 +47,7 @@ def settings() -> FitSettings:
         template_to_scan=(True, False),
         steps_per_level=(2, 2),
         scan_samples=6000,
+        template_share=0.3,
         tangential=0.02,
         pull=1e-3,
         scalp_weight=0.1,
