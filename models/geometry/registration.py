@@ -8,6 +8,7 @@ from scipy.spatial import cKDTree
 
 from models.flame import NOW_SEVEN_IN_STATIC_51
 from models.geometry.alignment import Similarity, align_similarity
+from models.geometry.closeness import COVER_MM, Closeness, measure
 from models.geometry.mesh import crop, face_normals, surface_at
 from models.geometry.nonrigid import refine
 from models.geometry.parametric import FitState, Subset, Surface, fit_parameters
@@ -20,9 +21,6 @@ INNER = 51
 MIN_LANDMARKS = 4
 MIN_SURFACE = 500
 SNAP = 1.25
-REGION_REACH_MM = 15.0
-REGION_FACING = 0.3
-COVER_MM = 2.0
 HEAD_EXTENT_MM = (120.0, 900.0)
 SHAPE_CANDIDATES = 5
 
@@ -154,8 +152,10 @@ def register(
     fitted = posed @ state.rotation.T + state.translation
     samples, sample_areas = _scan_samples(view.surface, view.areas, fitted, settings)
     refined = refine(model, fitted, view.surface, samples, sample_areas, settings, bald=scan.bald)
-    measured = _measure(model, refined, fitted, view, len(vertices))
-    result = _result(model, state, placed, refined, posed, blend, measured, flags)
+    measured = measure(model, refined, fitted, view.surface, view.areas, view.marks)
+    residuals = np.full(len(vertices), np.nan)
+    residuals[view.ids] = measured.residuals_mm
+    result = _result(model, state, placed, refined, posed, blend, measured, residuals, flags)
     return judge(result, limits)
 
 
@@ -409,64 +409,6 @@ def _scan_samples(
     return ids[chosen], counts * cumulated[-1] / settings.scan_samples
 
 
-@dataclass(frozen=True, slots=True)
-class _Measured:
-    residuals_mm: np.ndarray
-    template_mm: np.ndarray
-    landmark_rms_mm: float
-    coverage: float
-    flipped_faces: int
-
-
-def _measure(
-    model: RegistrationModel, refined: np.ndarray, fitted: np.ndarray, view: _View, count: int
-) -> _Measured:
-    """Distances both ways over the face, landmarks, coverage and turned triangles.
-
-    A scan vertex counts when its closest triangle lies wholly in the face, within 15 mm, with
-    normals that agree, and it is not on the scan's rim. The distance from a vertex of the face to
-    the scan is that to a disc: the tangent plane of the nearest scan vertex, as large as the
-    surface that the vertex stands for.
-    """
-    faces = np.asarray(model.arrays.faces, dtype=np.int64)
-    surface = view.surface
-    face_ids = np.flatnonzero(model.face)
-    low = refined[face_ids].min(axis=0) - REGION_REACH_MM
-    high = refined[face_ids].max(axis=0) + REGION_REACH_MM
-    ids = np.flatnonzero(
-        ((surface.vertices > low) & (surface.vertices < high)).all(axis=1) & ~surface.rim
-    )
-    found = model.head_index.moved(refined).query(
-        surface.vertices[ids], max_distance=REGION_REACH_MM
-    )
-    hit = found.faces >= 0
-    flat = face_normals(refined, faces)
-    length = np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-12)
-    agree = ((flat / length)[found.faces] * surface.normals[ids]).sum(axis=1)
-    in_face = np.asarray(model.face[faces].all(axis=1))
-    region = hit & in_face[found.faces] & (agree > REGION_FACING)
-    residuals = np.full(count, np.nan)
-    residuals[view.ids[ids[region]]] = found.distances[region]
-    _, nearest = surface.tree.query(refined[face_ids])
-    gap = refined[face_ids] - surface.vertices[nearest]
-    across = (gap * surface.normals[nearest]).sum(axis=1)
-    along = np.sqrt(np.maximum((gap**2).sum(axis=1) - across**2, 0.0))
-    beyond = np.maximum(along - np.sqrt(view.areas[nearest] / np.pi), 0.0)
-    back = np.hypot(across, beyond)
-    covered = model.areas[face_ids] * (back < COVER_MM)
-    given = np.isfinite(view.marks).all(axis=1)
-    corners = refined[faces[model.landmark_faces]]
-    apart = (np.einsum("lk,lka->la", model.landmark_bary, corners) - view.marks)[given]
-    turned = (flat * face_normals(fitted, faces)).sum(axis=1) < 0
-    return _Measured(
-        residuals,
-        back,
-        float(np.sqrt((apart**2).sum(axis=1).mean())) if len(apart) else float("nan"),
-        float(covered.sum() / model.areas[face_ids].sum()),
-        int(turned.sum()),
-    )
-
-
 def _result(
     model: RegistrationModel,
     state: FitState,
@@ -474,7 +416,8 @@ def _result(
     refined: np.ndarray,
     posed: np.ndarray,
     blend: np.ndarray,
-    measured: _Measured,
+    measured: Closeness,
+    residuals: np.ndarray,
     flags: list[str],
 ) -> Registration:
     """Everything in FLAME's frame and metres."""
@@ -486,7 +429,7 @@ def _result(
     neutral = model.template.ravel() + directions[:, :modes] @ beta
     rotation = state.rotation.T @ placed.rotation
     shift = state.rotation.T @ (placed.translation - state.translation)
-    face = measured.residuals_mm[np.isfinite(measured.residuals_mm)]
+    face = residuals[np.isfinite(residuals)]
     return Registration(
         status="ok",
         reason="",
@@ -498,7 +441,7 @@ def _result(
         translation=shift / 1e3,
         vertices=in_flame / 1e3,
         vertices_neutral=(neutral.reshape(-1, 3) + free) / 1e3,
-        residuals_mm=measured.residuals_mm,
+        residuals_mm=residuals,
         residual_median_mm=float(np.median(face)) if len(face) else float("inf"),
         residual_q95_mm=float(np.percentile(face, 95)) if len(face) else float("inf"),
         template_median_mm=float(np.median(measured.template_mm)),
