@@ -187,6 +187,7 @@ class ScanFitParams(Section):
     """How a scan is registered; every field is explained in models.geometry.settings."""
 
     crop_mm: float = Field(gt=0, description="scan kept around the landmarks, mm")
+    surface_vertices: int = Field(ge=1000, description="scan vertices searched at most")
     sample_vertices: int = Field(ge=100, description="template vertices in the parametric stage")
     landmark_steps: int = Field(ge=1, description="Gauss-Newton steps on landmarks alone")
     icp_steps: int = Field(ge=0, description="Gauss-Newton steps on landmarks and surface")
@@ -198,10 +199,10 @@ class ScanFitParams(Section):
     gate_factor: float = Field(gt=0, description="longest correspondence, in robust scales")
     gate_angle_deg: float = Field(gt=0, le=90, description="largest angle between normals")
     pose_sigma_rad: float = Field(gt=0, description="prior of neck and jaw rotations")
+    template_share: float = Field(ge=0, description="template's pull where the scan pulls")
     tangential: float = Field(ge=0, le=1, description="weight across the normal")
     pull: float = Field(ge=0, description="weight of staying at the parametric fit")
     scalp_weight: float = Field(ge=0, le=1, description="data weight of hair")
-    solver_tolerance: float = Field(gt=0, lt=1, description="of the conjugate gradients")
 
 
 class FitPreset(Section):
@@ -211,6 +212,7 @@ class FitPreset(Section):
     template_to_scan: tuple[bool, ...] = Field(description="who looks for whom, per level")
     steps_per_level: tuple[int, ...] = Field(description="correspondence updates, per level")
     scan_samples: int = Field(ge=100, description="scan vertices that carry data")
+    solver_tolerance: float = Field(gt=0, lt=1, description="of the conjugate gradients")
 
 
 class QualityParams(Section):

@@ -10,7 +10,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-LEAF_SIZE = 4
+LEAF_SIZE = 1
 _STACK = 128
 
 
@@ -109,6 +109,32 @@ def build(
         top += 2
         used += 2
     return order, bounds[:used].copy(), nodes[:used].copy()
+
+
+@numba.njit(cache=True)
+def refit(triangles: NDArray[np.float64], nodes: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Bounds (M, 6) of a tree whose triangles (F, 3, 3), in leaf order, have moved.
+
+    Children come after their parent, so one backward pass does.
+    """
+    bounds = np.empty((nodes.shape[0], 6))
+    for node in range(nodes.shape[0] - 1, -1, -1):
+        first = nodes[node, 0]
+        leaf = nodes[node, 1]
+        for a in range(3):
+            low = np.inf
+            high = -np.inf
+            if leaf > 0:
+                for j in range(first, first + leaf):
+                    for c in range(3):
+                        low = min(low, triangles[j, c, a])
+                        high = max(high, triangles[j, c, a])
+            else:
+                low = min(bounds[first, a], bounds[first + 1, a])
+                high = max(bounds[first, 3 + a], bounds[first + 1, 3 + a])
+            bounds[node, a] = low
+            bounds[node, 3 + a] = high
+    return bounds
 
 
 @numba.njit(cache=True, inline="always")

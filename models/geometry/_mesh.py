@@ -15,10 +15,12 @@ def _hash(x: np.uint64) -> np.uint64:
 
 
 @numba.njit(cache=True)
-def normals_and_rim(
-    vertices: NDArray[np.float64], faces: NDArray[np.int64]
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Area-weighted unit normals (V, 3) and the rim flag (V,) in one pass.
+def surface_at(
+    vertices: NDArray[np.float64], faces: NDArray[np.int64], wanted: NDArray[np.bool_]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.float64]]:
+    """Area-weighted unit normals (V, 3), rim flag (V,) and area (V,) in one pass.
+
+    Only vertices that are ``wanted`` (V,) are right; triangles without one are skipped.
 
     Every directed edge a->b adds hash(b) to a and subtracts hash(a) from b. Around an interior
     vertex of a consistently wound mesh outgoing and incoming neighbours are the same set, so the
@@ -26,12 +28,15 @@ def normals_and_rim(
     """
     count = vertices.shape[0]
     normals = np.zeros((count, 3))
+    areas = np.zeros(count)
     sums = np.zeros(count, dtype=np.uint64)
     for f in range(faces.shape[0]):
         a = faces[f, 0]
         b = faces[f, 1]
         c = faces[f, 2]
         if a == b or b == c or c == a:
+            continue
+        if not (wanted[a] or wanted[b] or wanted[c]):
             continue
         ux = vertices[b, 0] - vertices[a, 0]
         uy = vertices[b, 1] - vertices[a, 1]
@@ -42,6 +47,7 @@ def normals_and_rim(
         nx = uy * vz - uz * vy
         ny = uz * vx - ux * vz
         nz = ux * vy - uy * vx
+        third = np.sqrt(nx * nx + ny * ny + nz * nz) / 6.0
         ha = _hash(np.uint64(a))
         hb = _hash(np.uint64(b))
         hc = _hash(np.uint64(c))
@@ -52,6 +58,7 @@ def normals_and_rim(
             normals[k, 0] += nx
             normals[k, 1] += ny
             normals[k, 2] += nz
+            areas[k] += third
     rim = np.zeros(count, dtype=np.bool_)
     for i in range(count):
         length = np.sqrt(normals[i, 0] ** 2 + normals[i, 1] ** 2 + normals[i, 2] ** 2)
@@ -60,4 +67,54 @@ def normals_and_rim(
             normals[i, 0] /= length
             normals[i, 1] /= length
             normals[i, 2] /= length
-    return normals, rim
+    return normals, rim, areas
+
+
+@numba.njit(cache=True)
+def crop(
+    vertices: NDArray[np.float64],
+    faces: NDArray[np.int64],
+    centre: NDArray[np.float64],
+    radius: float,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Triangles whose corners all lie within ``radius`` of ``centre``, and their vertices.
+
+    Returns:
+        Ids (K,) of the vertices in a kept triangle, ascending; triangles (M, 3) numbered in them.
+    """
+    count = vertices.shape[0]
+    place = np.full(count, -1, dtype=np.int64)
+    limit = radius * radius
+    for i in range(count):
+        x = vertices[i, 0] - centre[0]
+        y = vertices[i, 1] - centre[1]
+        z = vertices[i, 2] - centre[2]
+        if x * x + y * y + z * z < limit:
+            place[i] = -2
+    kept = 0
+    for f in range(faces.shape[0]):
+        a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
+        if place[a] != -1 and place[b] != -1 and place[c] != -1:
+            place[a] = 0
+            place[b] = 0
+            place[c] = 0
+            kept += 1
+    used = 0
+    for i in range(count):
+        if place[i] >= 0:
+            place[i] = used
+            used += 1
+    ids = np.empty(used, dtype=np.int64)
+    for i in range(count):
+        if place[i] >= 0:
+            ids[place[i]] = i
+    out = np.empty((kept, 3), dtype=np.int64)
+    kept = 0
+    for f in range(faces.shape[0]):
+        a, b, c = place[faces[f, 0]], place[faces[f, 1]], place[faces[f, 2]]
+        if a >= 0 and b >= 0 and c >= 0:
+            out[kept, 0] = a
+            out[kept, 1] = b
+            out[kept, 2] = c
+            kept += 1
+    return ids, out

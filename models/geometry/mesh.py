@@ -29,11 +29,45 @@ def normals_and_rim(
     The rim is where the surface ends or stops being an oriented manifold: borders of holes,
     edges shared by more than two triangles, changes of winding, vertices without area.
     """
+    return surface_at(vertices, faces, np.ones(len(vertices), dtype=bool))[:2]
+
+
+def surface_at(
+    vertices: Float[np.ndarray, "v 3"],
+    faces: Int[np.ndarray, "f 3"],
+    wanted: Bool[np.ndarray, " v"],
+) -> tuple[Float[np.ndarray, "v 3"], Bool[np.ndarray, " v"], Float[np.ndarray, " v"]]:
+    """Unit normals, rim flags and areas (a third of the triangles around) of the wanted vertices.
+
+    What stands at the others has no meaning.
+    """
     from models.geometry import _mesh
 
-    return _mesh.normals_and_rim(
+    return _mesh.surface_at(
         np.ascontiguousarray(vertices, dtype=np.float64),
         np.ascontiguousarray(faces, dtype=np.int64),
+        np.ascontiguousarray(wanted),
+    )
+
+
+def crop(
+    vertices: Float[np.ndarray, "v 3"],
+    faces: Int[np.ndarray, "f 3"],
+    centre: Float[np.ndarray, "3"],
+    radius: float,
+) -> tuple[Int[np.ndarray, " k"], Int[np.ndarray, "m 3"]]:
+    """Triangles with all corners within ``radius`` of ``centre``, in the mesh's unit.
+
+    Returns:
+        Ids (K,) of their vertices, ascending, and the triangles (M, 3) numbered within those.
+    """
+    from models.geometry import _mesh
+
+    return _mesh.crop(
+        np.ascontiguousarray(vertices, dtype=np.float64),
+        np.ascontiguousarray(faces, dtype=np.int64),
+        np.ascontiguousarray(centre, dtype=np.float64),
+        float(radius),
     )
 
 

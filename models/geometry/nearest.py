@@ -59,6 +59,30 @@ class ClosestPointIndex:
         self._order, self._bounds, self._nodes = _bvh.build(corners)
         self._corners = np.ascontiguousarray(corners[self._order])
 
+    def moved(self, vertices: Float[np.ndarray, "v 3"]) -> "ClosestPointIndex":
+        """The tree over the same triangles after their vertices have moved.
+
+        Answers are those of a new tree; they come sooner, the closer the shapes are.
+
+        Raises:
+            ValueError: Another number of vertices, or positions not finite.
+        """
+        from models.geometry import _bvh
+
+        if vertices.shape != self._vertices.shape:
+            raise ValueError(
+                f"moved vertices must be as many as before, expected {self._vertices.shape}, got "
+                f"{vertices.shape}"
+            )
+        other = object.__new__(ClosestPointIndex)
+        other._vertices = np.ascontiguousarray(vertices, dtype=np.float64)
+        other._faces, other._order, other._nodes = self._faces, self._order, self._nodes
+        other._corners = other._vertices[self._faces[self._order]]
+        if not np.isfinite(other._corners).all():
+            raise ValueError("closest points need finite vertices, got NaN or inf")
+        other._bounds = _bvh.refit(other._corners, self._nodes)
+        return other
+
     def query(
         self, points: Float[np.ndarray, "n 3"], max_distance: float = np.inf
     ) -> ClosestPoints:

@@ -14,8 +14,7 @@ from jaxtyping import Float, Int
 from scipy import sparse
 from scipy.sparse.linalg import splu
 
-from models.geometry.mesh import face_normals, vertex_normals
-from models.geometry.nearest import ClosestPointIndex
+from models.geometry.mesh import vertex_normals
 from models.geometry.parametric import Surface
 from models.geometry.settings import FitSettings
 from models.geometry.template import RegistrationModel
@@ -66,39 +65,29 @@ def refine(
     Returns:
         (V, 3) refined vertices; eyeballs follow their lids.
     """
-    from models.geometry._couple import right_side
-
     base = np.ascontiguousarray(fitted[model.skin_ids])
     trust = model.weight * np.where(model.scalp & (not bald), settings.scalp_weight, 1.0)
+    skin_trust = np.ascontiguousarray(trust[model.skin_ids])
     moved = np.zeros_like(base)
     for smoothing, from_template, steps in zip(
         settings.smoothing_mm, settings.template_to_scan, settings.steps_per_level, strict=True
     ):
-        factor = None
-        smooth = smoothing**4 * model.bilaplacian + settings.pull * sparse.diags_array(model.mass)
-        smooth = smooth.tocsr()
+        system = None
         for _ in range(steps):
+            pulled = _template_rows(model, base, moved, surface, skin_trust, settings)
             if from_template:
-                rows = _template_rows(model, base, moved, surface, trust, settings)
+                rows = pulled
             else:
-                rows = _scan_rows(
-                    model, base, moved, surface, samples, sample_areas, trust, settings
+                pulling = _scan_rows(
+                    model, base, moved, surface, samples, sample_areas, skin_trust, settings
                 )
-            right = np.zeros_like(base)
-            diagonal = np.zeros(len(base))
-            right_side(
-                rows.corners,
-                rows.bary,
-                rows.normals,
-                rows.weights,
-                settings.tangential,
-                rows.wanted,
-                right,
-                diagonal,
-            )
-            if factor is None:
-                factor = _factorise(smooth, diagonal)
-            moved = _solve(smooth, rows, right, moved, factor, settings)
+                rows = _both(pulling, pulled, settings.template_share)
+            right, diagonal = _right_side(rows, len(base), settings)
+            if system is None:
+                system = SmoothSystem(
+                    model.bilaplacian, smoothing**4, settings.pull * model.mass, diagonal
+                )
+            moved = _solve(system, rows, right, moved, settings)
     out = fitted.copy()
     out[model.skin_ids] += moved
     for ball, lids in model.eyeballs:
@@ -106,54 +95,100 @@ def refine(
     return out
 
 
-def _factorise(smooth: sparse.csr_array, diagonal: np.ndarray) -> Any:  # noqa: ANN401 - SuperLU
-    """Sparse factor of the scalar system, symmetric mode."""
-    return splu(
-        (smooth + sparse.diags_array(diagonal)).tocsc(),
-        permc_spec="MMD_AT_PLUS_A",
-        diag_pivot_thresh=0.0,
-        options={"SymmetricMode": True},
+def _right_side(rows: DataRows, count: int, settings: FitSettings) -> tuple[np.ndarray, np.ndarray]:
+    """Right-hand side (N, 3) of the data term, and its diagonal (N,)."""
+    from models.geometry import _couple
+
+    right, diagonal = np.zeros((count, 3)), np.zeros(count)
+    _couple.right_side(
+        rows.corners,
+        rows.bary,
+        rows.normals,
+        rows.weights,
+        settings.tangential,
+        rows.wanted,
+        right,
+        diagonal,
     )
+    return right, diagonal
+
+
+class SmoothSystem:
+    """The smooth part of the matrix, and a factor of it with a diagonal of data added."""
+
+    def __init__(
+        self,
+        stiffness: sparse.csc_array,
+        weight: float,
+        smooth_diagonal: Float[np.ndarray, " N"],
+        data_diagonal: Float[np.ndarray, " N"],
+    ) -> None:
+        """Factorise, in the order in which the vertices are numbered.
+
+        Args:
+            stiffness: (N, N) symmetric, its diagonal stored.
+            weight: Multiplies the stiffness.
+            smooth_diagonal: (N,) what the smooth part has beside it.
+            data_diagonal: (N,) what the data add; only the factor has it.
+        """
+        count = stiffness.shape[0]
+        columns = np.repeat(np.arange(count), np.diff(stiffness.indptr))
+        on_diagonal = np.flatnonzero(stiffness.indices == columns)
+        values = weight * stiffness.data
+        values[on_diagonal] += smooth_diagonal
+        # A symmetric matrix reads the same by rows and by columns.
+        self.smooth = sparse.csr_array(
+            (values, stiffness.indices, stiffness.indptr), shape=stiffness.shape
+        )
+        factored = values.copy()
+        factored[on_diagonal] += data_diagonal
+        self._factor: Any = splu(
+            sparse.csc_array((factored, stiffness.indices, stiffness.indptr), stiffness.shape),
+            permc_spec="NATURAL",
+            diag_pivot_thresh=0.0,
+            options={"SymmetricMode": True},
+        )
+
+    def precondition(self, residual: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N 3"]:
+        """Solve the scalar system for each axis."""
+        return np.ascontiguousarray(self._factor.solve(residual))
 
 
 def _solve(
-    smooth: sparse.csr_array,
+    system: SmoothSystem,
     rows: DataRows,
     right: np.ndarray,
     start: np.ndarray,
-    factor: Any,  # noqa: ANN401 - SuperLU
     settings: FitSettings,
 ) -> np.ndarray:
-    """Preconditioned conjugate gradients on the coupled system, from ``start``."""
+    """Preconditioned conjugate gradients on the coupled system, from ``start``.
+
+    They stop where the residual's norm, in the preconditioner's metric, falls below the tolerance
+    times the norm of the solution in the matrix's.
+    """
     from models.geometry._couple import apply_data
 
     def apply(u: np.ndarray) -> np.ndarray:
-        out = smooth @ u
+        out = system.smooth @ u
         apply_data(rows.corners, rows.bary, rows.normals, rows.weights, settings.tangential, u, out)
         return out
 
     x = start.copy()
     residual = right - apply(x)
-    z = factor.solve(residual)
+    z = system.precondition(residual)
     direction = z
     rho = float(np.vdot(residual, z))
-    limit = settings.solver_tolerance**2 * float(np.vdot(right, factor.solve(right)))
     for _ in range(MAX_ITERATIONS):
-        if rho <= limit:
+        if rho <= settings.solver_tolerance**2 * abs(float(np.vdot(right, x))):
             break
         applied = apply(direction)
         step = rho / float(np.vdot(direction, applied))
         x += step * direction
         residual -= step * applied
-        z = factor.solve(residual)
+        z = system.precondition(residual)
         previous, rho = rho, float(np.vdot(residual, z))
         direction = z + (rho / previous) * direction
     return x
-
-
-def _robust(distance: np.ndarray, scale: float) -> np.ndarray:
-    """Geman-McClure weights."""
-    return (1 + (distance / scale) ** 2) ** -2.0
 
 
 def _template_rows(
@@ -165,28 +200,40 @@ def _template_rows(
     settings: FitSettings,
 ) -> DataRows:
     """Every trusted skin vertex pulls toward its nearest scan vertex's tangent plane."""
+    from models.geometry import _couple
+
     now = base + moved
-    normals = vertex_normals(now, model.skin_faces)
-    ids = np.flatnonzero(trust[model.skin_ids] > 0)
+    ids = np.flatnonzero(trust > 0)
     robust = settings.robust_end_mm
     distance, nearest = surface.tree.query(
         now[ids], distance_upper_bound=settings.gate_factor * robust
     )
-    nearest = np.minimum(nearest, len(surface.vertices) - 1)
-    facing = (normals[ids] * surface.normals[nearest]).sum(axis=1)
-    keep = np.isfinite(distance) & ~surface.rim[nearest]
-    keep &= facing > np.cos(np.radians(settings.gate_angle_deg))
-    ids, nearest, distance = ids[keep], nearest[keep], distance[keep]
-    across = surface.normals[nearest]
-    gap = ((surface.vertices[nearest] - now[ids]) * across).sum(axis=1)
-    bary = np.zeros((len(ids), 3))
-    bary[:, 0] = 1.0
     return DataRows(
-        np.repeat(ids[:, None], 3, axis=1),
-        bary,
-        across,
-        model.mass[ids] * trust[model.skin_ids[ids]] * _robust(distance, robust),
-        moved[ids] + gap[:, None] * across,
+        *_couple.template_rows(
+            ids,
+            now,
+            moved,
+            vertex_normals(now, model.skin_faces),
+            model.mass * trust,
+            distance,
+            np.minimum(nearest, len(surface.vertices) - 1),
+            surface.vertices,
+            surface.normals,
+            surface.rim,
+            np.cos(np.radians(settings.gate_angle_deg)),
+            robust,
+        )
+    )
+
+
+def _both(one: DataRows, other: DataRows, share: float) -> DataRows:
+    """The rows of both, the other's weights multiplied by ``share``."""
+    return DataRows(
+        np.concatenate([one.corners, other.corners]),
+        np.concatenate([one.bary, other.bary]),
+        np.concatenate([one.normals, other.normals]),
+        np.concatenate([one.weights, share * other.weights]),
+        np.concatenate([one.wanted, other.wanted]),
     )
 
 
@@ -201,26 +248,26 @@ def _scan_rows(
     settings: FitSettings,
 ) -> DataRows:
     """Every scan sample pulls the template point closest to it."""
+    from models.geometry import _couple
+
     now = base + moved
-    index = ClosestPointIndex(now, model.skin_faces)
     robust = settings.robust_end_mm
-    found = index.query(surface.vertices[samples], max_distance=settings.gate_factor * robust)
-    hit = np.flatnonzero(found.faces >= 0)
-    corners = model.skin_faces[found.faces[hit]]
-    bary = found.bary[hit]
-    flat = face_normals(now, model.skin_faces)
-    flat /= np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-12)
-    normals = flat[found.faces[hit]]
-    facing = (normals * surface.normals[samples[hit]]).sum(axis=1)
-    weight = np.einsum("kc,kc->k", bary, trust[model.skin_ids][corners])
-    keep = (facing > np.cos(np.radians(settings.gate_angle_deg))) & (weight > 0)
-    hit, corners, bary, normals, weight = (a[keep] for a in (hit, corners, bary, normals, weight))
-    gap = surface.vertices[samples[hit]] - found.points[hit]
-    here = np.einsum("kc,kca->ka", bary, moved[corners])
+    points = surface.vertices[samples]
+    found = model.skin_index.moved(now).query(points, max_distance=settings.gate_factor * robust)
     return DataRows(
-        corners,
-        bary,
-        normals,
-        areas[hit] * weight * _robust(found.distances[hit], robust),
-        here + gap,
+        *_couple.scan_rows(
+            points,
+            surface.normals[samples],
+            areas,
+            found.faces,
+            found.bary,
+            found.distances**2,
+            model.skin_faces,
+            now,
+            moved,
+            vertex_normals(now, model.skin_faces),
+            trust,
+            np.cos(np.radians(settings.gate_angle_deg)),
+            robust,
+        )
     )

@@ -5,18 +5,19 @@ belongs to the scan: FLAME stays in its own frame with a zero global rotation.
 """
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import linalg
 from scipy.spatial import cKDTree
-from scipy.spatial.transform import Rotation
 
 from models.geometry.settings import FitSettings
 from models.geometry.template import JAW, NECK, RegistrationModel
 
 RIGID, POSE = 6, 6
 LANDMARK_OUTLIER_MM = 15.0
+SMALL_RAD = 1e-4
 
 
 @dataclass
@@ -40,8 +41,8 @@ class FitState:
     def pose(self, joints: int) -> Float[np.ndarray, " t"]:
         """Axis-angle of all joints, radians; zero but for neck and jaw."""
         theta = np.zeros((joints, 3))
-        theta[NECK] = Rotation.from_matrix(self.neck).as_rotvec()
-        theta[JAW] = Rotation.from_matrix(self.jaw).as_rotvec()
+        theta[NECK] = rotation_vector(self.neck)
+        theta[JAW] = rotation_vector(self.jaw)
         return theta.ravel()
 
 
@@ -66,12 +67,15 @@ class Subset:
     """Evaluates FLAME and its derivatives at some vertices only."""
 
     def __init__(self, model: RegistrationModel, ids: Int[np.ndarray, " n"]) -> None:
-        """Gather the model's rows for the vertices ``ids``."""
+        """Gather the model's rows for the vertices ``ids``, ascending where it is all of them."""
         self._model = model
         self.ids = ids
         self._template = model.template[ids]
-        self._basis = np.ascontiguousarray(model.basis[ids])
-        self._posedirs = model.posedirs[ids]
+        every = len(ids) == len(model.template)
+        self._basis = model.basis if every else np.ascontiguousarray(model.basis[ids])
+        # Only neck and jaw turn, so only their pose correctives act.
+        used = [*range(9 * (NECK - 1), 9 * NECK), *range(9 * (JAW - 1), 9 * JAW)]
+        self._correctives = np.ascontiguousarray(model.posedirs[ids][:, :, used])
         self._weights = np.asarray(model.arrays.weights, dtype=np.float64)[ids]
         self._joints = model.arrays.joint_regressor @ model.template
         self._parents = model.arrays.parents.tolist()
@@ -88,59 +92,70 @@ class Subset:
             else:
                 turns[j] = turns[parent] @ turn
                 places[j] = turns[parent] @ (rest[j] - rest[parent]) + places[parent]
-        return turns, places, places - np.einsum("jab,jb->ja", turns, rest)
+        return turns, places, places - (turns @ rest[:, :, None])[:, :, 0]
+
+    def linearise(self, state: FitState) -> "Linearised":
+        """Positions, blended rotations and what their derivatives need, at ``state``."""
+        turns, places, offsets = self._chain(state)
+        count = len(self._template)
+        blend = (self._weights @ turns.reshape(-1, 9)).reshape(count, 3, 3)
+        flat = self._basis.reshape(3 * count, -1) @ state.coefficients
+        features = np.concatenate(
+            [(state.neck - np.eye(3)).ravel(), (state.jaw - np.eye(3)).ravel()]
+        )
+        flat += self._correctives.reshape(3 * count, -1) @ features
+        shaped = self._template + flat.reshape(count, 3)
+        posed = (blend @ shaped[:, :, None])[:, :, 0] + self._weights @ offsets
+        return Linearised(state, turns, places, offsets, blend, shaped, posed)
 
     def evaluate(self, state: FitState) -> tuple[np.ndarray, np.ndarray]:
         """Positions (n, 3) in FLAME's frame, mm, and the blended rotations (n, 3, 3)."""
-        turns, _, offsets = self._chain(state)
-        blend = np.einsum("nj,jab->nab", self._weights, turns)
-        posed = self._template + self._basis @ state.coefficients
-        posed += self._posedirs @ self._features(state)
-        return np.einsum("nab,nb->na", blend, posed) + self._weights @ offsets, blend
+        at = self.linearise(state)
+        return at.posed, at.blend
 
-    def _features(self, state: FitState) -> np.ndarray:
-        """FLAME's pose feature: R - I of the joints below the root, row-major."""
-        features = np.zeros((len(self._parents) - 1, 3, 3))
-        features[NECK - 1] = state.neck - np.eye(3)
-        features[JAW - 1] = state.jaw - np.eye(3)
-        return features.ravel()
-
-    def jacobian(self, state: FitState, directions: np.ndarray) -> np.ndarray:
+    def jacobian(
+        self, state: FitState, directions: np.ndarray, at: "Linearised | None" = None
+    ) -> np.ndarray:
         """Derivative of ``directions . vertices`` in FLAME's frame.
 
         Args:
             state: Where to differentiate.
             directions: (n, 3), in FLAME's frame.
+            at: :meth:`linearise` of the same state, where it is known already.
 
         Returns:
             (n, 6 + 6 + K): twist (rotation about FLAME's origin, translation), small world
             rotations of neck and jaw, coefficients.
         """
-        turns, places, offsets = self._chain(state)
-        blend = np.einsum("nj,jab->nab", self._weights, turns)
-        shaped = self._template + self._basis @ state.coefficients
-        shaped += self._posedirs @ self._features(state)
-        posed = np.einsum("nab,nb->na", blend, shaped) + self._weights @ offsets
-        local = np.einsum("na,nab->nb", directions, blend)
+        from models.geometry import _couple
+
+        if at is None:
+            at = self.linearise(state)
+        turns, offsets = at.turns, at.offsets
+        count = len(self._template)
+        local = (directions[:, None, :] @ at.blend)[:, 0, :]
         columns = RIGID + POSE
-        out = np.empty((len(directions), columns + self._basis.shape[2]))
-        out[:, :3] = np.cross(posed, directions)
+        out = np.empty((count, columns + self._basis.shape[2]))
+        out[:, :3] = _cross(at.posed, directions)
         out[:, 3:6] = directions
         for slot, (joint, turn) in enumerate(((NECK, state.neck), (JAW, state.jaw))):
             start = RIGID + 3 * slot
             below = self._below(joint)
             weight = self._weights[:, below]
             # Sum over the joints below of w (A_d s + b_d - place of the joint).
-            arm = np.einsum("nj,jab,nb->na", weight, turns[below], shaped)
-            arm += weight @ offsets[below] - weight.sum(axis=1)[:, None] * places[joint]
-            out[:, start : start + 3] = np.cross(arm, directions)
+            carried = (weight @ turns[below].reshape(-1, 9)).reshape(count, 3, 3)
+            arm = (carried @ at.shaped[:, :, None])[:, :, 0]
+            arm += weight @ offsets[below] - weight.sum(axis=1)[:, None] * at.places[joint]
             before = turns[self._parents[joint]]
-            correct = self._posedirs[:, :, 9 * (joint - 1) : 9 * joint]
-            for axis in range(3):
-                spin = before.T @ np.cross(np.eye(3)[axis], np.eye(3)).T @ before @ turn
-                out[:, start + axis] += np.einsum("na,nap,p->n", local, correct, spin.ravel())
-        out[:, columns:] = np.einsum("na,nak->nk", local, self._basis)
-        out[:, columns:] += self._joint_rows(turns, directions)
+            spins = np.stack([before.T @ _spin(axis) @ before @ turn for axis in np.eye(3)])
+            correct = self._correctives[:, :, 9 * slot : 9 * slot + 9]
+            lean = (correct.reshape(-1, 9) @ spins.reshape(3, 9).T).reshape(count, 3, 3)
+            out[:, start : start + 3] = _cross(arm, directions)
+            out[:, start : start + 3] += (local[:, None, :] @ lean)[:, 0, :]
+        pull = self._weights[:, :, None] * directions[:, None, :]
+        moves = self._offset_moves(turns)
+        rows = pull.reshape(count, -1) @ moves.reshape(-1, moves.shape[2])
+        _couple.add_projected(local, self._basis, rows, columns, out)
         return out
 
     def _below(self, joint: int) -> list[int]:
@@ -151,8 +166,8 @@ class Subset:
                 found.append(j)
         return found
 
-    def _joint_rows(self, turns: np.ndarray, directions: np.ndarray) -> np.ndarray:
-        """How the joints' own motion with the coefficients moves ``directions . vertices``."""
+    def _offset_moves(self, turns: np.ndarray) -> np.ndarray:
+        """(J, 3, K): how the offsets move with the coefficients, which move the joints."""
         moves = self._model.joint_basis
         place_moves, offset_moves = np.empty_like(moves), np.empty_like(moves)
         for j, parent in enumerate(self._parents):
@@ -161,11 +176,69 @@ class Subset:
             else:
                 place_moves[j] = turns[parent] @ (moves[j] - moves[parent]) + place_moves[parent]
             offset_moves[j] = place_moves[j] - turns[j] @ moves[j]
-        rows = np.zeros((len(directions), moves.shape[2]))
-        for j in range(len(moves)):
-            if np.abs(offset_moves[j]).max() > 1e-12:
-                rows += self._weights[:, j : j + 1] * (directions @ offset_moves[j])
-        return rows
+        return offset_moves
+
+
+class Linearised(NamedTuple):
+    """FLAME at some vertices in one state; see :class:`Subset`.
+
+    Attributes:
+        state: The parameters.
+        turns: (J, 3, 3) world rotations of the joints.
+        places: (J, 3) joint positions, mm.
+        offsets: (J, 3) translations of the skinning transforms, mm.
+        blend: (n, 3, 3) blended rotations.
+        shaped: (n, 3) before skinning, mm.
+        posed: (n, 3) after it, mm.
+    """
+
+    state: FitState
+    turns: np.ndarray
+    places: np.ndarray
+    offsets: np.ndarray
+    blend: np.ndarray
+    shaped: np.ndarray
+    posed: np.ndarray
+
+
+def rotation_matrix(vector: Float[np.ndarray, "3"]) -> Float[np.ndarray, "3 3"]:
+    """Rotation (3, 3) about ``vector`` by its length, radians (Rodrigues)."""
+    angle = float(np.sqrt(vector @ vector))
+    if angle < SMALL_RAD:
+        sine, versine = 1.0 - angle**2 / 6, 0.5 - angle**2 / 24
+    else:
+        sine, versine = np.sin(angle) / angle, (1.0 - np.cos(angle)) / angle**2
+    spin = _spin(vector)
+    return np.eye(3) + sine * spin + versine * (spin @ spin)
+
+
+def rotation_vector(matrix: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "3"]:
+    """Axis times angle (3,), radians, of a rotation by less than half a turn."""
+    twice = np.array(
+        [
+            matrix[2, 1] - matrix[1, 2],
+            matrix[0, 2] - matrix[2, 0],
+            matrix[1, 0] - matrix[0, 1],
+        ]
+    )
+    sine = 0.5 * float(np.sqrt(twice @ twice))
+    angle = float(np.arctan2(sine, 0.5 * (np.trace(matrix) - 1.0)))
+    return 0.5 * twice * (1.0 + angle**2 / 6 if sine < SMALL_RAD else angle / sine)
+
+
+def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Cross products of rows (n, 3); numpy's own takes several times as long."""
+    out = np.empty_like(a)
+    out[:, 0] = a[:, 1] * b[:, 2] - a[:, 2] * b[:, 1]
+    out[:, 1] = a[:, 2] * b[:, 0] - a[:, 0] * b[:, 2]
+    out[:, 2] = a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]
+    return out
+
+
+def _spin(axis: np.ndarray) -> np.ndarray:
+    """The matrix of ``x -> axis x x``."""
+    x, y, z = axis
+    return np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
 
 
 def sample_vertices(model: RegistrationModel, count: int, scalp: float) -> Int[np.ndarray, " n"]:
@@ -201,7 +274,7 @@ def fit_parameters(
     """
     present = np.flatnonzero(np.isfinite(landmarks).all(axis=1))
     corners = np.asarray(model.arrays.faces, dtype=np.int64)[model.landmark_faces[present]]
-    marks = Subset(model, corners.ravel())
+    marks = Subset(model, np.tile(corners.ravel(), 3))  # once per axis
     mark_weights = model.landmark_bary[present].reshape(-1)
     target = landmarks[present]
     ids = sample_vertices(model, settings.sample_vertices, 1.0 if bald else settings.scalp_weight)
@@ -240,21 +313,22 @@ def _landmark_rows(
     *,
     robust: bool,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Jacobian, residual and weight of the landmark term, in FLAME's frame."""
-    posed, _ = marks.evaluate(state)
+    """Jacobian, residual and weight of the landmark term, in FLAME's frame.
+
+    ``marks`` holds the landmarks' corners three times over, for the x, y and z rows.
+    """
+    at = marks.linearise(state)
     count = len(target)
+    posed = at.posed[: 3 * count]
     model = (weights[:, None] * posed).reshape(count, 3, 3).sum(axis=1)
     gap = (target - state.translation) @ state.rotation - model
-    rows = [
-        (weights[:, None] * marks.jacobian(state, np.broadcast_to(np.eye(3)[axis], posed.shape)))
-        .reshape(count, 3, -1)
-        .sum(axis=1)
-        for axis in range(3)
-    ]
+    axes = np.repeat(np.eye(3), 3 * count, axis=0)
+    every = np.tile(weights, 3)[:, None] * marks.jacobian(state, axes, at)
+    rows = every.reshape(3 * count, 3, -1).sum(axis=1)
     scale = np.ones(count)
     if robust:
         scale = (1 + (gap**2).sum(axis=1) / LANDMARK_OUTLIER_MM**2) ** -2
-    return np.concatenate(rows), gap.T.ravel(), np.tile(scale / sigma**2, 3)
+    return rows, gap.T.ravel(), np.tile(scale / sigma**2, 3)
 
 
 def _surface_rows(
@@ -267,21 +341,21 @@ def _surface_rows(
     settings: FitSettings,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Jacobian, residual and weight of the point-to-plane term, in FLAME's frame."""
-    posed, blend = points.evaluate(state)
-    moved = posed @ state.rotation.T + state.translation
-    normals = np.einsum("nab,nb->na", blend, model.normals[points.ids]) @ state.rotation.T
+    at = points.linearise(state)
+    moved = at.posed @ state.rotation.T + state.translation
+    normals = (at.blend @ model.normals[points.ids][:, :, None])[:, :, 0] @ state.rotation.T
     distance, nearest = surface.tree.query(
         moved, distance_upper_bound=settings.gate_factor * robust
     )
     nearest = np.minimum(nearest, len(surface.vertices) - 1)
-    facing = (normals * surface.normals[nearest]).sum(axis=1)
+    across = surface.normals[nearest]
+    facing = (normals * across).sum(axis=1)
     keep = np.isfinite(distance) & ~surface.rim[nearest]
     keep &= facing > np.cos(np.radians(settings.gate_angle_deg))
-    scale = np.where(keep, (1 + (distance / robust) ** 2) ** -2.0, 0.0)
-    scale[~keep] = 0.0
-    across = surface.normals[nearest]
+    scale = np.zeros(len(moved))
+    scale[keep] = (1 + (distance[keep] / robust) ** 2) ** -2.0
     gap = ((surface.vertices[nearest] - moved) * across).sum(axis=1)
-    return points.jacobian(state, across @ state.rotation), gap, weight * scale
+    return points.jacobian(state, across @ state.rotation, at), gap, weight * scale
 
 
 def _step(
@@ -292,31 +366,33 @@ def _step(
     """One Gauss-Newton step on the stacked terms and the priors; changes ``state``."""
     K = len(state.coefficients)
     size = RIGID + POSE + K
-    normal, right = np.zeros((size, size)), np.zeros(size)
+    normal, right = np.zeros((size, size), order="F"), np.zeros(size)
     for rows, gap, weight in blocks:
-        used = weight > 0
-        scaled = rows[used] * weight[used, None]
-        normal += scaled.T @ rows[used]
-        right += scaled.T @ gap[used]
+        root = np.sqrt(weight)
+        scaled = rows * root[:, None]
+        # The transpose of a C-ordered block is what Fortran's symmetric product takes uncopied.
+        normal = linalg.blas.dsyrk(1.0, scaled.T, beta=1.0, c=normal, overwrite_c=1, lower=1)
+        right += scaled.T @ (root * gap)
     prior = np.full(size, 1.0)
     prior[:RIGID] = 1e-9
     prior[RIGID : RIGID + POSE] = settings.pose_sigma_rad**-2
     current = np.concatenate(
         [
             np.zeros(RIGID),
-            Rotation.from_matrix(state.neck).as_rotvec(),
-            Rotation.from_matrix(state.jaw).as_rotvec(),
+            rotation_vector(state.neck),
+            rotation_vector(state.jaw),
             state.coefficients,
         ]
     )
     normal[np.diag_indices(size)] += prior
-    change = linalg.solve(normal, right - prior * current, assume_a="pos", check_finite=False)
+    factor = linalg.cho_factor(normal, lower=True, overwrite_a=True, check_finite=False)
+    change = linalg.cho_solve(factor, right - prior * current, check_finite=False)
     state.coefficients = state.coefficients + change[RIGID + POSE :]
-    neck = Rotation.from_rotvec(change[RIGID : RIGID + 3]).as_matrix()
-    jaw = Rotation.from_rotvec(change[RIGID + 3 : RIGID + 6]).as_matrix()
+    neck = rotation_matrix(change[RIGID : RIGID + 3])
+    jaw = rotation_matrix(change[RIGID + 3 : RIGID + 6])
     # Small rotations are taken in FLAME's frame; the jaw's own is seen from behind the neck.
     state.jaw = state.neck.T @ jaw @ state.neck @ state.jaw
     state.neck = neck @ state.neck
-    turn = Rotation.from_rotvec(change[:3]).as_matrix()
+    turn = rotation_matrix(change[:3])
     state.translation = state.rotation @ change[3:6] + state.translation
     state.rotation = state.rotation @ turn

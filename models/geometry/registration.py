@@ -6,14 +6,10 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.spatial import cKDTree
 
-from models.flame import NOW_SEVEN_IN_STATIC_51, shape_vertices
+from models.flame import NOW_SEVEN_IN_STATIC_51
 from models.geometry.alignment import Similarity, align_similarity
-from models.geometry.mesh import (
-    face_normals,
-    normals_and_rim,
-    vertex_areas,
-)
-from models.geometry.nearest import ClosestPointIndex
+from models.geometry.closeness import COVER_MM, Closeness, measure
+from models.geometry.mesh import crop, surface_at
 from models.geometry.nonrigid import refine
 from models.geometry.parametric import FitState, Subset, Surface, fit_parameters
 from models.geometry.placement import place_by_shape
@@ -27,9 +23,6 @@ INNER = 51
 MIN_LANDMARKS = 4
 MIN_SURFACE = 500
 SNAP = 1.25
-REGION_REACH_MM = 15.0
-REGION_FACING = 0.3
-COVER_MM = 2.0
 HEAD_EXTENT_MM = (120.0, 900.0)
 SHAPE_CANDIDATES = 5
 
@@ -74,7 +67,7 @@ class Registration:
         vertices: (V, 3) registered head, metres.
         vertices_neutral: (V, 3) the same without expression and pose, metres.
         residuals_mm: (N,) distance of each scan vertex of the face to the registered surface;
-            NaN outside the face.
+            NaN outside the face, and at vertices passed over in a scan of very many.
         residual_median_mm: Median of those.
         residual_q95_mm: Their 95th percentile.
         template_median_mm: Median distance from the face's vertices to the scan.
@@ -135,23 +128,24 @@ def register(
         RegistrationError: The input cannot be registered at all.
     """
     vertices, faces = check_scan(scan)
-    normals, rim = normals_and_rim(vertices, faces)
     if landmarks is None:
         marks = np.full((len(model.landmark_faces), 3), np.nan)
-        placements, flags = _placed_by_shape(scan, vertices, faces, normals, model)
-        outward = convexity(vertices, faces)
+        inward = convexity(vertices, faces) < 0
+        faces = _turned_over(faces) if inward else faces
+        placements, flags = _placed_by_shape(scan, vertices, faces, model)
         settings = _patient(settings)
+        views = [_view(vertices, faces, marks, p, model, settings) for p in placements]
     else:
         marks = inner_landmarks(landmarks)
         placed, flags = place_scan(scan.unit, marks, model)
         placements = [placed]
-        outward = _facing(placed.apply(vertices), normals @ placed.rotation.T, marks, placed, model)
-    if outward < 0:
-        # Turned over and measured again, so that both windings of a scan give the same bytes.
-        faces = np.ascontiguousarray(faces[:, ::-1])
-        normals, rim = normals_and_rim(vertices, faces)
+        views = [_view(vertices, faces, marks, placed, model, settings)]
+        inward = _facing(views[0], model) < 0
+        if inward:
+            # Measured again, so that both windings of a scan give the same bytes.
+            views = [_view(vertices, _turned_over(faces), marks, placed, model, settings)]
+    if inward:
         flags.append("normals_flipped")
-    views = [_view(vertices, faces, normals, rim, marks, p, model, settings) for p in placements]
     fits = [
         fit_parameters(model, view.marks, view.surface, settings, bald=scan.bald) for view in views
     ]
@@ -164,8 +158,10 @@ def register(
     fitted = posed @ state.rotation.T + state.translation
     samples, sample_areas = _scan_samples(view.surface, view.areas, fitted, settings)
     refined = refine(model, fitted, view.surface, samples, sample_areas, settings, bald=scan.bald)
-    measured = _measure(model, refined, fitted, view)
-    result = _result(model, state, placed, refined, posed, blend, measured, flags)
+    measured = measure(model, refined, fitted, view.surface, view.areas, view.marks)
+    residuals = np.full(len(vertices), np.nan)
+    residuals[view.ids] = measured.residuals_mm
+    result = _result(model, state, placed, refined, posed, blend, measured, residuals, flags)
     return judge(result, limits, quality, evidence_of(result, marks, model))
 
 
@@ -182,16 +178,24 @@ def _patient(settings: FitSettings) -> FitSettings:
     )
 
 
+def _turned_over(faces: np.ndarray) -> np.ndarray:
+    """The same triangles wound the other way."""
+    return np.ascontiguousarray(faces[:, ::-1])
+
+
 @dataclass(frozen=True, slots=True)
 class _View:
-    """A scan placed in FLAME's frame, mm: all of it, and what lies around the face."""
+    """What is used of a scan placed in FLAME's frame, mm.
 
-    vertices: np.ndarray
-    faces: np.ndarray
-    normals: np.ndarray
-    rim: np.ndarray
+    Attributes:
+        marks: (L, 3) landmarks.
+        ids: (K,) scan vertices of ``surface``.
+        surface: Vertices around the face, thinned out where there are very many.
+        areas: (K,) surface that each of them stands for, mm^2.
+    """
+
     marks: np.ndarray
-    near: np.ndarray
+    ids: np.ndarray
     surface: Surface
     areas: np.ndarray
 
@@ -199,8 +203,6 @@ class _View:
 def _view(
     vertices: np.ndarray,
     faces: np.ndarray,
-    normals: np.ndarray,
-    rim: np.ndarray,
     marks: np.ndarray,
     placed: Similarity,
     model: RegistrationModel,
@@ -211,28 +213,29 @@ def _view(
     Raises:
         RegistrationError: Hardly any surface is left.
     """
-    at_mm, marks_mm = placed.apply(vertices), placed.apply(marks)
-    turned = normals @ placed.rotation.T
+    marks_mm = placed.apply(marks)
     given = np.isfinite(marks_mm).all(axis=1)
     centre = (marks_mm[given] if given.any() else model.landmarks).mean(axis=0)
-    near = ((at_mm - centre) ** 2).sum(axis=1) < settings.crop_mm**2
-    usable = np.flatnonzero(near & (np.einsum("na,na->n", normals, normals) > 0))
-    if len(usable) < MIN_SURFACE:
+    near, triangles = crop(vertices, faces, placed.invert(centre), settings.crop_mm / placed.scale)
+    at_mm = placed.apply(vertices[near])
+    count = min(len(near), settings.surface_vertices)
+    wanted = np.zeros(len(near), dtype=bool)
+    wanted[((np.arange(count) + 0.5) * len(near) / max(count, 1)).astype(np.int64)] = True
+    normals, rim, areas = surface_at(at_mm, triangles, wanted)
+    used = np.flatnonzero(wanted & (np.einsum("na,na->n", normals, normals) > 0))
+    if len(used) < MIN_SURFACE:
         raise RegistrationError(
             f"expected >= {MIN_SURFACE} scan vertices with surface within {settings.crop_mm:g} mm "
-            f"of the landmarks, got {len(usable)}; check the landmarks' unit and frame"
+            f"of the landmarks, got {len(used)}; check the landmarks' unit and frame"
         )
-    surface = Surface(at_mm[usable], turned[usable], rim[usable], cKDTree(at_mm[usable]))
-    areas = vertex_areas(at_mm, faces)[usable]
-    return _View(at_mm, faces, turned, rim, marks_mm, near, surface, areas)
+    # A tree that is built once and asked a few thousand times is best built loosely.
+    tree = cKDTree(at_mm[used], balanced_tree=False, compact_nodes=False)
+    surface = Surface(at_mm[used], normals[used], rim[used], tree)
+    return _View(marks_mm, near[used], surface, areas[used] * (len(near) / count))
 
 
 def _placed_by_shape(
-    scan: Scan,
-    vertices: np.ndarray,
-    faces: np.ndarray,
-    normals: np.ndarray,
-    model: RegistrationModel,
+    scan: Scan, vertices: np.ndarray, faces: np.ndarray, model: RegistrationModel
 ) -> tuple[list[Similarity], list[str]]:
     """Candidate placements of a scan without landmarks.
 
@@ -251,9 +254,8 @@ def _placed_by_shape(
             f"expected a head scan {HEAD_EXTENT_MM[0]:g} to {HEAD_EXTENT_MM[1]:g} mm large, got "
             f"{extent:.3g} mm in the declared unit {scan.unit}; give landmarks"
         )
-    areas = vertex_areas(vertices, faces)
-    outward = normals if convexity(vertices, faces) >= 0 else -normals
-    candidates = place_by_shape(vertices, outward, areas, model, scale, most=SHAPE_CANDIDATES)
+    normals, _, areas = surface_at(vertices, faces, np.ones(len(vertices), dtype=bool))
+    candidates = place_by_shape(vertices, normals, areas, model, scale, most=SHAPE_CANDIDATES)
     return candidates, ["no_landmarks"]
 
 
@@ -355,20 +357,13 @@ def check_scan(scan: Scan) -> tuple[np.ndarray, np.ndarray]:
     return vertices, faces
 
 
-def _facing(
-    vertices: np.ndarray,
-    normals: np.ndarray,
-    marks: np.ndarray,
-    placed: Similarity,
-    model: RegistrationModel,
-) -> float:
+def _facing(view: _View, model: RegistrationModel) -> float:
     """Agreement of the placed scan's normals with the template's around the landmarks."""
-    given = np.flatnonzero(np.isfinite(marks).all(axis=1))
+    given = np.flatnonzero(np.isfinite(view.marks).all(axis=1))
     corners = np.asarray(model.arrays.faces)[model.landmark_faces[given]]
     expected = model.normals[corners].sum(axis=1)
-    few = list(range(1, min(8, len(vertices)) + 1))
-    _, nearest = cKDTree(vertices).query(placed.apply(marks[given]), k=few)
-    return float(np.einsum("lka,la->", normals[nearest], expected))
+    _, nearest = view.surface.tree.query(view.marks[given], k=list(range(1, 9)))
+    return float(np.einsum("lka,la->", view.surface.normals[nearest], expected))
 
 
 def _scan_samples(
@@ -388,55 +383,6 @@ def _scan_samples(
     return ids[chosen], counts * cumulated[-1] / settings.scan_samples
 
 
-@dataclass(frozen=True, slots=True)
-class _Measured:
-    residuals_mm: np.ndarray
-    template_mm: np.ndarray
-    landmark_rms_mm: float
-    coverage: float
-    flipped_faces: int
-
-
-def _measure(
-    model: RegistrationModel, refined: np.ndarray, fitted: np.ndarray, view: _View
-) -> _Measured:
-    """Distances both ways over the face, landmarks, coverage and turned triangles.
-
-    A scan vertex counts when its closest triangle lies wholly in the face, within 15 mm, with
-    normals that agree, and it is not on the scan's rim.
-    """
-    faces = np.asarray(model.arrays.faces, dtype=np.int64)
-    ids = np.flatnonzero(view.near & ~view.rim)
-    found = ClosestPointIndex(refined, faces).query(
-        view.vertices[ids], max_distance=REGION_REACH_MM
-    )
-    hit = found.faces >= 0
-    flat = face_normals(refined, faces)
-    length = np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-12)
-    agree = (flat / length)[found.faces] * view.normals[ids]
-    in_face = np.asarray(model.face[faces].all(axis=1))
-    region = hit & in_face[found.faces] & (agree.sum(axis=1) > REGION_FACING)
-    residuals = np.full(len(view.vertices), np.nan)
-    residuals[ids[region]] = found.distances[region]
-    in_crop = view.near[view.faces].all(axis=1)
-    if not in_crop.any():
-        raise RegistrationError("expected scan triangles around the landmarks, got none")
-    face_ids = np.flatnonzero(model.face)
-    back = ClosestPointIndex(view.vertices, view.faces[in_crop]).query(refined[face_ids])
-    covered = model.areas[face_ids] * (back.distances < COVER_MM)
-    given = np.isfinite(view.marks).all(axis=1)
-    corners = refined[faces[model.landmark_faces]]
-    gap = (np.einsum("lk,lka->la", model.landmark_bary, corners) - view.marks)[given]
-    turned = (flat * face_normals(fitted, faces)).sum(axis=1) < 0
-    return _Measured(
-        residuals,
-        back.distances,
-        float(np.sqrt((gap**2).sum(axis=1).mean())) if len(gap) else float("nan"),
-        float(covered.sum() / model.areas[face_ids].sum()),
-        int(turned.sum()),
-    )
-
-
 def _result(
     model: RegistrationModel,
     state: FitState,
@@ -444,17 +390,20 @@ def _result(
     refined: np.ndarray,
     posed: np.ndarray,
     blend: np.ndarray,
-    measured: _Measured,
+    measured: Closeness,
+    residuals: np.ndarray,
     flags: list[str],
 ) -> Registration:
     """Everything in FLAME's frame and metres."""
     modes = model.identity_modes
     in_flame = (refined - state.translation) @ state.rotation
     beta, psi = state.coefficients[:modes], state.coefficients[modes:]
-    free = np.einsum("nba,nb->na", blend, in_flame - posed)
+    free = ((in_flame - posed)[:, None, :] @ blend)[:, 0, :]
+    directions = model.basis.reshape(model.template.size, -1)
+    neutral = model.template.ravel() + directions[:, :modes] @ beta
     rotation = state.rotation.T @ placed.rotation
     shift = state.rotation.T @ (placed.translation - state.translation)
-    face = measured.residuals_mm[np.isfinite(measured.residuals_mm)]
+    face = residuals[np.isfinite(residuals)]
     return Registration(
         status="ok",
         reason="",
@@ -465,8 +414,8 @@ def _result(
         rotation=rotation,
         translation=shift / 1e3,
         vertices=in_flame / 1e3,
-        vertices_neutral=shape_vertices(model.arrays, beta) + free / 1e3,
-        residuals_mm=measured.residuals_mm,
+        vertices_neutral=(neutral.reshape(-1, 3) + free) / 1e3,
+        residuals_mm=residuals,
         residual_median_mm=float(np.median(face)) if len(face) else float("inf"),
         residual_q95_mm=float(np.percentile(face, 95)) if len(face) else float("inf"),
         template_median_mm=float(np.median(measured.template_mm)),

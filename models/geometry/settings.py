@@ -9,6 +9,8 @@ class FitSettings:
 
     Attributes:
         crop_mm: Radius around the middle of the landmarks within which the scan is used.
+        surface_vertices: Most scan vertices that are searched and measured; a scan with more is
+            thinned evenly.
         sample_vertices: Template vertices that carry data in the parametric stage.
         landmark_steps: Gauss-Newton steps on landmarks alone.
         icp_steps: Gauss-Newton steps on landmarks and surface.
@@ -26,6 +28,8 @@ class FitSettings:
             start) or scan samples pull the template (which halves the residual).
         steps_per_level: Correspondence updates per level.
         scan_samples: Scan vertices that carry data in the non-rigid stage.
+        template_share: Weight of the template's pull toward the scan in the levels in which the
+            scan pulls the template, relative to it; it reaches what no sample is closest to.
         tangential: Weight of the tangential part of a residual relative to the normal part.
         pull: Weight of the distance to the parametric fit relative to the data.
         scalp_weight: Data weight of the scalp on heads with hair (1 where the head is capped).
@@ -33,6 +37,7 @@ class FitSettings:
     """
 
     crop_mm: float
+    surface_vertices: int
     sample_vertices: int
     landmark_steps: int
     icp_steps: int
@@ -48,6 +53,7 @@ class FitSettings:
     template_to_scan: tuple[bool, ...]
     steps_per_level: tuple[int, ...]
     scan_samples: int
+    template_share: float
     tangential: float
     pull: float
     scalp_weight: float

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import sparse
+from scipy.sparse.linalg import splu
 
 from models.flame import FlameArrays
 from models.geometry.mesh import (
@@ -15,6 +16,7 @@ from models.geometry.mesh import (
     vertex_areas,
     vertex_normals,
 )
+from models.geometry.nearest import ClosestPointIndex
 
 OPENNESS_LIMIT = 0.35
 OPENNESS_RAYS = 48
@@ -44,11 +46,14 @@ class RegistrationModel:
         scalp: (V,) skin that hair covers.
         weight: (V,) data weight of each vertex, scalp counted as 1.
         eyeballs: Vertex ids of each eyeball and of the lid vertices that it follows.
-        skin_ids: (N,) ids of the skin vertices.
+        skin_ids: (N,) ids of the skin vertices, in an order in which a factor of the bi-Laplacian
+            fills little.
         skin_faces: (M, 3) triangles of the skin, numbered within ``skin_ids``.
         skin_face_ids: (M,) their numbers in the model.
         bilaplacian: (N, N) integral of the squared Laplacian of a displacement of the skin.
         mass: (N,) areas of the skin vertices.
+        skin_index: Search tree of the mean skin; it is refitted as the skin moves.
+        head_index: The same of the whole head.
     """
 
     arrays: FlameArrays
@@ -71,6 +76,8 @@ class RegistrationModel:
     skin_face_ids: Int[np.ndarray, " M"]
     bilaplacian: sparse.csc_array
     mass: Float[np.ndarray, " N"]
+    skin_index: ClosestPointIndex
+    head_index: ClosestPointIndex
 
     @property
     def identity_modes(self) -> int:
@@ -131,6 +138,12 @@ class RegistrationModel:
         mass = np.maximum(vertex_areas(template[skin_ids], skin_faces), 1e-6)
         laplacian = cotangent_laplacian(template[skin_ids], skin_faces)
         bilaplacian = (laplacian.T @ sparse.diags_array(1.0 / mass) @ laplacian).tocsc()
+        # Number the skin so that the smooth system is factored as it stands.
+        order = _elimination_order(bilaplacian, mass)
+        skin_ids, mass = skin_ids[order], mass[order]
+        skin_faces = np.argsort(order)[skin_faces]
+        bilaplacian = bilaplacian[order][:, order].tocsc()
+        bilaplacian.sort_indices()
         return cls(
             arrays=arrays,
             landmark_faces=landmark_faces,
@@ -152,7 +165,22 @@ class RegistrationModel:
             skin_face_ids=of_skin,
             bilaplacian=bilaplacian,
             mass=mass,
+            skin_index=ClosestPointIndex(template[skin_ids], skin_faces),
+            head_index=ClosestPointIndex(template, faces),
         )
+
+
+def _elimination_order(
+    bilaplacian: sparse.csc_array, mass: Float[np.ndarray, " N"]
+) -> Int[np.ndarray, " N"]:
+    """Minimum degree order of the smooth system, found once because its pattern never changes."""
+    factor = splu(
+        (bilaplacian + sparse.diags_array(mass)).tocsc(),
+        permc_spec="MMD_AT_PLUS_A",
+        diag_pivot_thresh=0.0,
+        options={"SymmetricMode": True},
+    )
+    return np.argsort(factor.perm_c)
 
 
 def _parts(

@@ -31,6 +31,7 @@ def toy_model(toy: ModuleType) -> RegistrationModel:
 def settings() -> FitSettings:
     return FitSettings(
         crop_mm=160.0,
+        surface_vertices=40000,
         sample_vertices=900,
         landmark_steps=2,
         icp_steps=4,
@@ -46,6 +47,7 @@ def settings() -> FitSettings:
         template_to_scan=(True, False),
         steps_per_level=(2, 2),
         scan_samples=6000,
+        template_share=0.3,
         tangential=0.02,
         pull=1e-3,
         scalp_weight=0.1,

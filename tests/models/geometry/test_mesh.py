@@ -11,8 +11,10 @@ from models.geometry.mesh import (
     ambient_openness,
     connected_components,
     cotangent_laplacian,
+    crop,
     face_normals,
     normals_and_rim,
+    surface_at,
     vertex_areas,
     vertex_normals,
 )
@@ -140,3 +142,37 @@ def test_openness_reaches_no_further_than_told(toy) -> None:
     vertices, faces = sphere(toy)
     near = ambient_openness(vertices, faces[:, ::-1], 64, 0.05)
     assert near.mean() > 0.9
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_crop_agrees_with_the_slow_twin(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    vertices, faces = rng.normal(size=(40, 3)), rng.integers(0, 40, (60, 3))
+    centre, radius = rng.normal(size=3), rng.uniform(0.5, 3.0)
+    ids, kept = crop(vertices, faces, centre, radius)
+    near = np.linalg.norm(vertices - centre, axis=1) < radius
+    expected = faces[near[faces].all(axis=1)]
+    np.testing.assert_array_equal(ids, np.unique(expected))
+    np.testing.assert_array_equal(ids[kept].reshape(-1, 3), expected)
+
+
+def test_crop_far_from_the_mesh_is_empty() -> None:
+    vertices, faces = grid(4, 4)
+    ids, kept = crop(vertices, faces, np.array([9.0, 0, 0]), 1.0)
+    assert ids.shape == (0,)
+    assert kept.shape == (0, 3)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_surface_at_some_vertices_is_that_of_all(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    vertices, faces = grid(6, 7)
+    vertices = vertices + 0.02 * rng.normal(size=vertices.shape)
+    wanted = rng.random(len(vertices)) < 0.3
+    some = surface_at(vertices, faces, wanted)
+    normals, rim = normals_and_rim(vertices, faces)
+    np.testing.assert_array_equal(some[0][wanted], normals[wanted])
+    np.testing.assert_array_equal(some[1][wanted], rim[wanted])
+    np.testing.assert_allclose(some[2][wanted], vertex_areas(vertices, faces)[wanted], rtol=1e-12)

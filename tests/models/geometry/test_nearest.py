@@ -115,3 +115,27 @@ def test_refusals(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         closest_points(points, vertices, faces)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), count=st.integers(1, 60))
+def test_a_refitted_tree_answers_like_a_new_one(seed: int, count: int) -> None:
+    rng = np.random.default_rng(seed)
+    vertices = rng.normal(size=(count + 3, 3))
+    faces = rng.integers(0, len(vertices), (count, 3))
+    elsewhere = rng.normal(size=vertices.shape)
+    points = rng.normal(size=(30, 3))
+    old = ClosestPointIndex(vertices, faces)
+    before = old.query(points)
+    moved, new = old.moved(elsewhere).query(points), closest_points(points, elsewhere, faces)
+    np.testing.assert_array_equal(moved.distances, new.distances)
+    np.testing.assert_array_equal(moved.faces, new.faces)
+    np.testing.assert_array_equal(old.query(points).distances, before.distances)
+
+
+def test_a_tree_refuses_other_vertices() -> None:
+    index = ClosestPointIndex(TRIANGLE, ONE)
+    with pytest.raises(ValueError, match="as many as before"):
+        index.moved(TRIANGLE[:2])
+    with pytest.raises(ValueError, match="finite vertices"):
+        index.moved(np.full_like(TRIANGLE, np.inf))

@@ -10,7 +10,7 @@ from scipy.spatial import cKDTree
 
 from models.geometry import _couple
 from models.geometry.mesh import normals_and_rim
-from models.geometry.nonrigid import DataRows, _factorise, _solve, refine
+from models.geometry.nonrigid import DataRows, SmoothSystem, _solve, refine
 from models.geometry.parametric import Surface
 
 
@@ -65,10 +65,68 @@ def test_solver_agrees_with_the_direct_solution(settings) -> None:
     direct = spsolve(
         (sparse.kron(chain, sparse.eye_array(3)) + sparse.csr_array(matrix)).tocsc(), right
     ).reshape(20, 3)
-    factor = _factorise(chain, np.full(20, rows.weights.sum() / 60))
+    half = SmoothSystem(
+        0.5 * chain.tocsc(), 2.0, np.zeros(20), np.full(20, rows.weights.sum() / 60)
+    )
     tight = replace(settings, solver_tolerance=1e-10)
-    found = _solve(chain, rows, right.reshape(20, 3), np.zeros((20, 3)), factor, tight)
+    found = _solve(half, rows, right.reshape(20, 3), np.zeros((20, 3)), tight)
     np.testing.assert_allclose(found, direct, atol=1e-7)
+
+
+def test_template_rows_agree_with_the_slow_twin() -> None:
+    rng = np.random.default_rng(2)
+    now, moved, trust = rng.normal(size=(9, 3)), rng.normal(size=(9, 3)), rng.uniform(size=9)
+    surface, rim = rng.normal(size=(7, 3)), rng.random(7) < 0.3
+    normals, across = (unit(rng.normal(size=(n, 3))) for n in (9, 7))
+    ids, nearest = rng.integers(0, 9, 40), rng.integers(0, 7, 40)
+    distance = np.where(rng.random(40) < 0.2, np.inf, rng.uniform(0, 3, 40))
+    found = _couple.template_rows(
+        ids, now, moved, normals, trust, distance, nearest, surface, across, rim, 0.0, 2.0
+    )
+    expected = []
+    for v, s, d in zip(ids, nearest, distance, strict=True):
+        if np.isfinite(d) and not rim[s] and normals[v] @ across[s] > 0:
+            gap = (surface[s] - now[v]) @ across[s]
+            weight = trust[v] * (1 + (d / 2.0) ** 2) ** -2
+            expected.append((v, across[s], weight, moved[v] + gap * across[s]))
+    assert 2 < len(expected) < 30
+    corners, bary, rows, weights, wanted = found
+    np.testing.assert_array_equal(corners, [[v] * 3 for v, *_ in expected])
+    np.testing.assert_array_equal(bary, [[1, 0, 0]] * len(expected))
+    np.testing.assert_allclose(rows, [n for _, n, _, _ in expected], atol=1e-14)
+    np.testing.assert_allclose(weights, [w for _, _, w, _ in expected], rtol=1e-13)
+    np.testing.assert_allclose(wanted, [w for *_, w in expected], atol=1e-13)
+
+
+def test_scan_rows_agree_with_the_slow_twin() -> None:
+    rng = np.random.default_rng(3)
+    now, moved = rng.normal(size=(9, 3)), rng.normal(size=(9, 3))
+    trust = np.where(rng.random(9) < 0.4, 0.0, rng.uniform(size=9))
+    faces = np.array([[0, 1, 2], [2, 3, 4], [5, 6, 7], [6, 7, 8], [1, 3, 5]])
+    points, normals = rng.normal(size=(20, 3)), unit(rng.normal(size=(20, 3)))
+    found, bary = rng.integers(-1, 5, 20), rng.dirichlet(np.ones(3), 20)
+    areas, squared = rng.uniform(size=20), rng.uniform(0, 9, 20)
+    own = unit(rng.normal(size=(9, 3)))
+    result = _couple.scan_rows(
+        points, normals, areas, found, bary, squared, faces, now, moved, own, trust, 0.0, 2.0
+    )
+    expected = []
+    for k, f in enumerate(found):
+        if f < 0:
+            continue
+        across = unit((bary[k] @ own[faces[f]])[None])[0]
+        weight = bary[k] @ trust[faces[f]]
+        if weight > 0 and across @ normals[k] > 0:
+            loss = (1 + squared[k] / 4.0) ** -2
+            wanted = bary[k] @ moved[faces[f]] + points[k] - bary[k] @ now[faces[f]]
+            expected.append((faces[f], bary[k], across, areas[k] * weight * loss, wanted))
+    assert 0 < len(expected) < 20
+    for got, want in zip(result, zip(*expected, strict=True), strict=True):
+        np.testing.assert_allclose(got, np.array(want), rtol=1e-12, atol=1e-13)
+
+
+def unit(directions: np.ndarray) -> np.ndarray:
+    return directions / np.linalg.norm(directions, axis=1, keepdims=True)
 
 
 def surface_of(vertices: np.ndarray, faces: np.ndarray) -> Surface:

@@ -12,6 +12,8 @@ from models.geometry.parametric import (
     Subset,
     Surface,
     fit_parameters,
+    rotation_matrix,
+    rotation_vector,
     sample_vertices,
 )
 from models.geometry.template import RegistrationModel
@@ -112,3 +114,13 @@ def test_samples_follow_the_area_and_leave_out_the_eyeballs(toy_model) -> None:
     expected = (toy_model.areas * toy_model.weight)[toy_model.scalp].sum() * 0.1
     rest = (toy_model.areas * toy_model.weight)[~toy_model.scalp].sum()
     assert share == pytest.approx(expected / (expected + rest), abs=0.03)
+
+
+@pytest.mark.parametrize("angle", [0.0, 1e-9, 9e-5, 1.1e-4, 0.3, 3.0])
+def test_rotations_agree_with_scipy(angle) -> None:
+    axis = np.array([0.48, -0.6, 0.64])
+    expected = Rotation.from_rotvec(angle * axis).as_matrix()
+    np.testing.assert_allclose(rotation_matrix(angle * axis), expected, atol=1e-15)
+    np.testing.assert_allclose(
+        rotation_vector(expected), angle * axis, atol=2e-15 * (1 + 9 * angle)
+    )

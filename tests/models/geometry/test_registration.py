@@ -254,3 +254,26 @@ def test_shoulders_do_not_turn_the_scan_inside_out() -> None:
     both = np.concatenate([outward, upward + 900])
     assert convexity(vertices, both) > 0
     assert convexity(vertices, both[:, ::-1]) < 0
+
+
+def test_a_thinned_scan_gives_nearly_the_same_and_measures_fewer(
+    case, fit, toy_model, settings, limits
+) -> None:
+    few = replace(settings, surface_vertices=len(case.vertices) // 3)
+    thin = register(case.scan(), case.marks, toy_model, few, limits)
+    assert thin.status == "ok"
+    measured, all_of_them = np.isfinite(thin.residuals_mm), np.isfinite(fit.residuals_mm)
+    assert 0.25 < measured.sum() / all_of_them.sum() < 0.42
+    gap = 1e3 * np.linalg.norm(thin.vertices - fit.vertices, axis=1)[toy_model.face]
+    assert np.median(gap) < 0.8  # a smooth face slides within its surface
+    assert thin.residual_median_mm < 1.3 * fit.residual_median_mm
+    assert thin.template_median_mm < fit.template_median_mm + 0.05
+
+
+def test_template_distances_are_nearly_those_to_the_surface(case, fit, toy_model) -> None:
+    from models.geometry import closest_points
+
+    placed = fit.scale * case.vertices @ fit.rotation.T + fit.translation
+    exact = 1e3 * closest_points(fit.vertices[toy_model.face], placed, case.faces).distances
+    assert fit.template_median_mm == pytest.approx(np.median(exact), abs=0.04)
+    assert fit.template_q95_mm == pytest.approx(np.percentile(exact, 95), rel=0.15, abs=0.05)

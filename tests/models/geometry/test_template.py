@@ -54,3 +54,17 @@ def test_settings_need_one_entry_per_level(settings: FitSettings) -> None:
     content = {name: getattr(settings, name) for name in settings.__dataclass_fields__}
     with pytest.raises(ValueError, match="one entry per level"):
         FitSettings(**(content | {"smoothing_mm": (1.0,)}))
+
+
+def test_the_skin_is_numbered_so_that_a_factor_fills_little(toy_model: RegistrationModel) -> None:
+    from scipy import sparse
+    from scipy.sparse.linalg import splu
+
+    system = (toy_model.bilaplacian + sparse.diags_array(toy_model.mass)).tocsc()
+    options = {"diag_pivot_thresh": 0.0, "options": {"SymmetricMode": True}}
+    as_numbered = splu(system, permc_spec="NATURAL", **options)
+    best = splu(system, permc_spec="MMD_AT_PLUS_A", **options)
+    assert as_numbered.L.nnz <= 1.05 * best.L.nnz
+    assert sorted(toy_model.skin_ids) == np.flatnonzero(toy_model.skin).tolist()
+    corners = toy_model.skin_ids[toy_model.skin_faces]
+    np.testing.assert_array_equal(corners, toy_model.arrays.faces[toy_model.skin_face_ids])
