@@ -41,7 +41,10 @@ TRUSTED_DOUBT = 0.05
 """A first start that doubts itself less is taken without trying the others."""
 CONTENDERS = 3
 """Starts that are looked at closely; the one whose votes agree best answers."""
-VOTES = (
+CLOSE_VOTES = 3
+"""How many of the votes those looks take."""
+Vote = tuple[float, float, float]
+VOTES: tuple[Vote, ...] = (
     (0.0, 0.0, 1.0),
     (0.025, 0.0, 1.0),
     (-0.025, 0.0, 1.0),
@@ -254,19 +257,21 @@ class LandmarkPredictor:
             if doubts[0] < TRUSTED_DOUBT:
                 break
         tried = np.argsort(_dissent(squares, np.array(doubts)), kind="stable")[:CONTENDERS]
-        rounds = [self._vote(image, squares[at]) for at in tried]
+        rounds = [self._vote(image, squares[at], VOTES[:CLOSE_VOTES]) for at in tried]
         best = max(rounds, key=lambda answer: answer.score)
-        return self._vote(image, FaceSquare.around(best.points))
+        return self._vote(image, FaceSquare.around(best.points), VOTES)
 
-    def _vote(self, image: UInt8[np.ndarray, "h w"], square: FaceSquare) -> Answer:
+    def _vote(
+        self, image: UInt8[np.ndarray, "h w"], square: FaceSquare, votes: Sequence[Vote]
+    ) -> Answer:
         """The average of slightly moved squares and of the mirror image, and how far they agree."""
         crop = crop_face(image, square)
         mirror = crop.mirrored()
-        votes = np.stack(
-            [points for vote in VOTES for points in self._both(crop, mirror, square.moved(*vote))]
+        cast = np.stack(
+            [points for vote in votes for points in self._both(crop, mirror, square.moved(*vote))]
         )
-        points = votes.mean(axis=0)
-        spread = float(np.linalg.norm(votes - points, axis=2).mean()) / face_size(points)
+        points = cast.mean(axis=0)
+        spread = float(np.linalg.norm(cast - points, axis=2).mean()) / face_size(points)
         return Answer(points, float(np.clip(1.0 - spread / SPREAD_OF_ZERO_SCORE, 0.0, 1.0)))
 
 
