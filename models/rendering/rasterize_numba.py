@@ -9,6 +9,9 @@ sum(e * z) / det M. No division by w happens, so corners behind the camera need
 no clipping.
 """
 
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, no_type_check
 
 import numpy as np
@@ -18,6 +21,9 @@ from models.rendering.jit import kernel
 
 MINIMUM_AREA_PX2 = 0.01
 """Triangles smaller than this (in pixels squared) pass no gradient."""
+
+BLOCK = 4096
+"""Triangles boxed at a time: what is kept of them stays in the cache."""
 
 
 class Fragments(NamedTuple):
@@ -50,6 +56,58 @@ def _screen(clip: np.ndarray, height: int, width: int, place: np.ndarray) -> Non
 
 @kernel
 @no_type_check
+def _boxes(
+    place: np.ndarray,
+    faces: np.ndarray,
+    start: int,
+    stop: int,
+    height: int,
+    width: int,
+    candidates: np.ndarray,
+    boxes: np.ndarray,
+) -> int:
+    """List those of triangles start..stop whose box holds a pixel centre, and the boxes.
+
+    Returns their number.
+
+    Most triangles of a dense mesh fall between the pixels, unpredictably: they are
+    overwritten, not branched around. A corner without a place makes the box the whole image.
+    """
+    last_column = np.float64(width - 1)
+    last_row = np.float64(height - 1)
+    count = np.uint32(0)
+    for face in range(np.uint32(start), np.uint32(stop)):
+        i0 = np.uint32(faces[face, 0])
+        i1 = np.uint32(faces[face, 1])
+        i2 = np.uint32(faces[face, 2])
+        u0 = place[i0, 0]
+        u1 = place[i1, 0]
+        u2 = place[i2, 0]
+        v0 = place[i0, 1]
+        v1 = place[i1, 1]
+        v2 = place[i2, 1]
+        left = 0.0
+        right = last_column
+        top = 0.0
+        bottom = last_row
+        known = u0 + u1 + u2 + v0 + v1 + v2
+        if known == known:
+            left = max(left, np.ceil(min(u0, u1, u2) - 1e-7))
+            right = min(right, np.floor(max(u0, u1, u2) + 1e-7))
+            top = max(top, np.ceil(min(v0, v1, v2) - 1e-7))
+            bottom = min(bottom, np.floor(max(v0, v1, v2) + 1e-7))
+        kept = (left <= right) & (top <= bottom)
+        candidates[count] = face
+        boxes[count, 0] = np.int32(min(left, last_column))
+        boxes[count, 1] = np.int32(max(right, -1.0)) + 1
+        boxes[count, 2] = np.int32(min(top, last_row))
+        boxes[count, 3] = np.int32(max(bottom, -1.0)) + 1
+        count = np.uint32(count + np.uint32(kept))
+    return count
+
+
+@kernel
+@no_type_check
 def _visible(
     clip: np.ndarray,
     place: np.ndarray,
@@ -58,89 +116,77 @@ def _visible(
     ids: np.ndarray,
     depth: np.ndarray,
 ) -> None:
-    """Fill ``ids`` and ``depth`` (H, W) of one image; equal depths go to the later triangle."""
+    """Fill ``ids`` and ``depth`` (H, W) of one image; equal depths go to the later triangle.
+
+    Written for triangles around a pixel in size: one branch rejects those between pixel
+    centres, the winding's sign is a factor and not a branch, and z waits for a covered pixel.
+    """
     height, width = ids.shape
-    step_x = 2.0 / width
-    step_y = 2.0 / height
-    for face in range(np.uint32(faces.shape[0])):
-        i0 = np.uint32(faces[face, 0])
-        i1 = np.uint32(faces[face, 1])
-        i2 = np.uint32(faces[face, 2])
-        u0 = place[i0, 0]
-        u1 = place[i1, 0]
-        u2 = place[i2, 0]
-        left = 0
-        right = width - 1
-        top = 0
-        bottom = height - 1
-        if u0 == u0 and u1 == u1 and u2 == u2:
-            v0 = place[i0, 1]
-            v1 = place[i1, 1]
-            v2 = place[i2, 1]
-            low_u = min(u0, u1, u2) - 1e-7
-            high_u = max(u0, u1, u2) + 1e-7
-            low_v = min(v0, v1, v2) - 1e-7
-            high_v = max(v0, v1, v2) + 1e-7
-            if not (low_u <= right and high_u >= 0.0 and low_v <= bottom and high_v >= 0.0):
+    candidates = np.empty(BLOCK + 1, dtype=np.uint32)
+    boxes = np.empty((BLOCK + 1, 4), dtype=np.int32)
+    px = np.empty(width)
+    py = np.empty(height)
+    for column in range(width):
+        px[column] = (column + 0.5) * (2.0 / width) - 1.0
+    for row in range(height):
+        py[row] = 1.0 - (row + 0.5) * (2.0 / height)
+    for start in range(0, faces.shape[0], BLOCK):
+        stop = min(start + BLOCK, faces.shape[0])
+        count = _boxes(place, faces, start, stop, height, width, candidates, boxes)
+        for index in range(np.uint32(count)):
+            face = candidates[index]
+            i0 = np.uint32(faces[face, 0])
+            i1 = np.uint32(faces[face, 1])
+            i2 = np.uint32(faces[face, 2])
+            w0 = np.float64(clip[i0, 3])
+            w1 = np.float64(clip[i1, 3])
+            w2 = np.float64(clip[i2, 3])
+            x0 = np.float64(clip[i0, 0])
+            x1 = np.float64(clip[i1, 0])
+            x2 = np.float64(clip[i2, 0])
+            y0 = np.float64(clip[i0, 1])
+            y1 = np.float64(clip[i1, 1])
+            y2 = np.float64(clip[i2, 1])
+            # Rows of adj(M): edge i = a_i px + b_i py + c_i.
+            c0 = x1 * y2 - x2 * y1
+            c1 = x2 * y0 - x0 * y2
+            c2 = x0 * y1 - x1 * y0
+            determinant = c0 * w0 + c1 * w1 + c2 * w2
+            sign = 1.0 if cull else np.copysign(1.0, determinant)
+            size = sign * determinant
+            if not ((size > 0.0) & (size < np.inf)) or max(w0, w1, w2) <= 0.0:
                 continue
-            if low_u > 0.0:
-                left = int(np.ceil(low_u))
-            if high_u < right:
-                right = int(np.floor(high_u))
-            if low_v > 0.0:
-                top = int(np.ceil(low_v))
-            if high_v < bottom:
-                bottom = int(np.floor(high_v))
-            if left > right or top > bottom:
-                continue
-        w0 = np.float64(clip[i0, 3])
-        w1 = np.float64(clip[i1, 3])
-        w2 = np.float64(clip[i2, 3])
-        if w0 <= 0.0 and w1 <= 0.0 and w2 <= 0.0:
-            continue
-        x0 = np.float64(clip[i0, 0])
-        x1 = np.float64(clip[i1, 0])
-        x2 = np.float64(clip[i2, 0])
-        y0 = np.float64(clip[i0, 1])
-        y1 = np.float64(clip[i1, 1])
-        y2 = np.float64(clip[i2, 1])
-        # Rows of adj(M): edge i = a_i px + b_i py + c_i.
-        a0 = y1 * w2 - y2 * w1
-        a1 = y2 * w0 - y0 * w2
-        a2 = y0 * w1 - y1 * w0
-        b0 = x2 * w1 - x1 * w2
-        b1 = x0 * w2 - x2 * w0
-        b2 = x1 * w0 - x0 * w1
-        c0 = x1 * y2 - x2 * y1
-        c1 = x2 * y0 - x0 * y2
-        c2 = x0 * y1 - x1 * y0
-        determinant = c0 * w0 + c1 * w1 + c2 * w2
-        if determinant < 0.0 and not cull:
-            a0, a1, a2 = -a0, -a1, -a2
-            b0, b1, b2 = -b0, -b1, -b2
-            c0, c1, c2 = -c0, -c1, -c2
-            determinant = -determinant
-        if not (0.0 < determinant < np.inf):
-            continue
-        z0 = np.float64(clip[i0, 2]) / determinant
-        z1 = np.float64(clip[i1, 2]) / determinant
-        z2 = np.float64(clip[i2, 2]) / determinant
-        az = a0 * z0 + a1 * z1 + a2 * z2
-        bz = b0 * z0 + b1 * z1 + b2 * z2
-        cz = c0 * z0 + c1 * z1 + c2 * z2
-        for row in range(np.uint32(top), np.uint32(bottom + 1)):
-            py = 1.0 - (row + 0.5) * step_y
-            d0 = b0 * py + c0
-            d1 = b1 * py + c1
-            d2 = b2 * py + c2
-            dz = bz * py + cz
-            for column in range(np.uint32(left), np.uint32(right + 1)):
-                px = (column + 0.5) * step_x - 1.0
-                if a0 * px + d0 >= 0.0 and a1 * px + d1 >= 0.0 and a2 * px + d2 >= 0.0:
-                    z = az * px + dz
-                    if z >= -1.0 and z <= depth[row, column]:
-                        depth[row, column] = z
-                        ids[row, column] = face
+            a0 = sign * (y1 * w2 - y2 * w1)
+            a1 = sign * (y2 * w0 - y0 * w2)
+            a2 = sign * (y0 * w1 - y1 * w0)
+            b0 = sign * (x2 * w1 - x1 * w2)
+            b1 = sign * (x0 * w2 - x2 * w0)
+            b2 = sign * (x1 * w0 - x0 * w1)
+            c0 *= sign
+            c1 *= sign
+            c2 *= sign
+            z0 = np.float64(clip[i0, 2])
+            z1 = np.float64(clip[i1, 2])
+            z2 = np.float64(clip[i2, 2])
+            left = np.uint32(boxes[index, 0])
+            columns = np.uint32(boxes[index, 1]) - left
+            row = np.uint32(boxes[index, 2])
+            pixels = columns * (np.uint32(boxes[index, 3]) - row)
+            column = left
+            right = left + columns
+            for _ in range(pixels):
+                e0 = a0 * px[column] + (b0 * py[row] + c0)
+                e1 = a1 * px[column] + (b1 * py[row] + c1)
+                e2 = a2 * px[column] + (b2 * py[row] + c2)
+                z = (e0 * z0 + e1 * z1 + e2 * z2) / size
+                before = depth[row, column]
+                seen = (e0 >= 0.0) & (e1 >= 0.0) & (e2 >= 0.0) & (z >= -1.0) & (z <= before)
+                depth[row, column] = z if seen else before
+                ids[row, column] = np.int32(face) if seen else ids[row, column]
+                column = np.uint32(column + np.uint32(1))
+                ended = column == right
+                row = np.uint32(row + np.uint32(ended))
+                column = left if ended else column
 
 
 @kernel
@@ -310,6 +356,44 @@ def _interpolate_backward(
             to_bary[row, column, 2] = s2
 
 
+class _Scratch(threading.local):
+    """Buffers of one thread, kept between calls: fresh pages cost more than what is drawn on them.
+
+    The contents are undefined; the names keep buffers of one call apart.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[str, np.ndarray] = {}
+
+    def __call__(self, name: str, *shape: int) -> np.ndarray:
+        """A float64 array of ``shape``, valid until the thread asks for ``name`` again."""
+        size = int(np.prod(shape))
+        if name not in self._kept or len(self._kept[name]) < size:
+            self._kept[name] = np.empty(size, dtype=np.float64)
+        return self._kept[name][:size].reshape(shape)
+
+
+_scratch = _Scratch()
+
+
+def _each_image(work: Callable[[range], None], count: int, workers: int) -> None:
+    """Call ``work`` with the images of each worker; threads run it where there are several.
+
+    An image is drawn by one thread into its own rows, so the bytes do not depend on ``workers``.
+    The threads live for one call: a pool kept across a fork would never answer.
+    """
+    workers = min(workers, count)
+    if workers <= 1:
+        work(range(count))
+        return
+    shares = [range(first, count, workers) for first in range(workers)]
+    with ThreadPoolExecutor(workers - 1) as pool:
+        others = [pool.submit(work, share) for share in shares[1:]]
+        work(shares[0])
+        for other in others:
+            other.result()
+
+
 def rasterize_numba(
     clip: Float[np.ndarray, "b v 4"],
     faces: Integer[np.ndarray, "f 3"],
@@ -317,24 +401,33 @@ def rasterize_numba(
     width: int,
     *,
     cull: bool = False,
+    workers: int = 1,
 ) -> Fragments:
     """Rasterise on the CPU; see ``models.rendering.rasterize.rasterize`` for the conventions.
 
     Edges and depths are computed in float64 whatever the input; ``bary`` and
-    ``depth`` come back in the dtype of ``clip``.
+    ``depth`` come back in the dtype of ``clip``. ``workers`` threads share the batch.
     """
     clip = np.ascontiguousarray(clip)
     indices = np.ascontiguousarray(faces, dtype=np.int32)
     count = clip.shape[0]
-    ids = np.full((count, height, width), -1, dtype=np.int32)
-    depth = np.full((count, height, width), 1.0, dtype=np.float64)
+    ids = np.empty((count, height, width), dtype=np.int32)
+    depth = np.empty((count, height, width), dtype=clip.dtype)
     bary = np.zeros((count, height, width, 3), dtype=clip.dtype)
-    place = np.empty((clip.shape[1], 2), dtype=np.float64)
-    for image in range(count):
-        _screen(clip[image], height, width, place)
-        _visible(clip[image], place, indices, cull, ids[image], depth[image])
-        _barycentrics(clip[image], indices, ids[image], bary[image])
-    return Fragments(ids, bary, depth.astype(clip.dtype, copy=False))
+
+    def draw(images: range) -> None:
+        place = _scratch("place", clip.shape[1], 2)
+        nearest = _scratch("nearest", height, width)
+        for image in images:
+            ids[image] = -1
+            nearest.fill(1.0)
+            _screen(clip[image], height, width, place)
+            _visible(clip[image], place, indices, cull, ids[image], nearest)
+            depth[image] = nearest
+            _barycentrics(clip[image], indices, ids[image], bary[image])
+
+    _each_image(draw, count, workers)
+    return Fragments(ids, bary, depth)
 
 
 def rasterize_numba_backward(
@@ -345,6 +438,7 @@ def rasterize_numba_backward(
     gradient: Float[np.ndarray, "b h w 3"],
     *,
     minimum_area_px2: float = MINIMUM_AREA_PX2,
+    workers: int = 1,
 ) -> Float[np.ndarray, "b v 4"]:
     """Gradient of a loss with respect to ``clip``, given its gradient with respect to ``bary``.
 
@@ -356,18 +450,26 @@ def rasterize_numba_backward(
     """
     clip = np.ascontiguousarray(clip)
     indices = np.ascontiguousarray(faces, dtype=np.int32)
-    out = np.zeros(clip.shape, dtype=np.float64)
-    for image in range(clip.shape[0]):
-        _backward(
-            clip[image],
-            indices,
-            ids[image],
-            bary[image],
-            np.ascontiguousarray(gradient[image]),
-            minimum_area_px2,
-            out[image],
-        )
-    return out.astype(clip.dtype, copy=False)
+    gradient = np.ascontiguousarray(gradient)
+    out = np.empty_like(clip)
+
+    def gather(images: range) -> None:
+        total = _scratch("total", *clip.shape[1:])
+        for image in images:
+            total.fill(0.0)
+            _backward(
+                clip[image],
+                indices,
+                ids[image],
+                bary[image],
+                gradient[image],
+                minimum_area_px2,
+                total,
+            )
+            out[image] = total
+
+    _each_image(gather, clip.shape[0], workers)
+    return out
 
 
 def interpolate_numba(
@@ -375,13 +477,19 @@ def interpolate_numba(
     faces: Integer[np.ndarray, "f 3"],
     ids: Int[np.ndarray, "b h w"],
     bary: Float[np.ndarray, "b h w 3"],
+    *,
+    workers: int = 1,
 ) -> Float[np.ndarray, "b h w c"]:
     """Weighted sums of vertex attributes at the visible pixels, zero elsewhere."""
     attributes = np.ascontiguousarray(attributes)
     indices = np.ascontiguousarray(faces, dtype=np.int32)
     out = np.zeros((*ids.shape, attributes.shape[2]), dtype=attributes.dtype)
-    for image in range(ids.shape[0]):
-        _interpolate(attributes[image], indices, ids[image], bary[image], out[image])
+
+    def fill(images: range) -> None:
+        for image in images:
+            _interpolate(attributes[image], indices, ids[image], bary[image], out[image])
+
+    _each_image(fill, ids.shape[0], workers)
     return out
 
 
@@ -391,20 +499,30 @@ def interpolate_numba_backward(
     ids: Int[np.ndarray, "b h w"],
     bary: Float[np.ndarray, "b h w 3"],
     gradient: Float[np.ndarray, "b h w c"],
+    *,
+    workers: int = 1,
 ) -> tuple[Float[np.ndarray, "b v c"], Float[np.ndarray, "b h w 3"]]:
     """Gradients of ``interpolate_numba`` with respect to the attributes and the barycentrics."""
     attributes = np.ascontiguousarray(attributes)
     indices = np.ascontiguousarray(faces, dtype=np.int32)
-    to_attributes = np.zeros(attributes.shape, dtype=np.float64)
+    gradient = np.ascontiguousarray(gradient)
+    to_attributes = np.empty_like(attributes)
     to_bary = np.zeros_like(bary)
-    for image in range(ids.shape[0]):
-        _interpolate_backward(
-            attributes[image],
-            indices,
-            ids[image],
-            bary[image],
-            np.ascontiguousarray(gradient[image]),
-            to_attributes[image],
-            to_bary[image],
-        )
-    return to_attributes.astype(attributes.dtype, copy=False), to_bary
+
+    def gather(images: range) -> None:
+        total = _scratch("total", *attributes.shape[1:])
+        for image in images:
+            total.fill(0.0)
+            _interpolate_backward(
+                attributes[image],
+                indices,
+                ids[image],
+                bary[image],
+                gradient[image],
+                total,
+                to_bary[image],
+            )
+            to_attributes[image] = total
+
+    _each_image(gather, ids.shape[0], workers)
+    return to_attributes, to_bary
