@@ -285,9 +285,7 @@ class _Interpolate(torch.autograd.Function):
         *gradients: Tensor,
     ) -> tuple[Tensor, None, None, Tensor]:
         parts = (part.detach().numpy() for part in (*ctx.saved_tensors, gradients[0]))
-        to_attributes, to_bary = interpolate_numba_backward(
-            *parts, workers=torch.get_num_threads()
-        )
+        to_attributes, to_bary = interpolate_numba_backward(*parts, workers=torch.get_num_threads())
         return torch.from_numpy(to_attributes), None, None, torch.from_numpy(to_bary)
 
 

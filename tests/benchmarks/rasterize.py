@@ -23,6 +23,7 @@ import torch
 from models.rendering.cameras import orthographic_clip, perspective_clip
 from models.rendering.pncc import camera_300w_lp, rotation_300w_lp
 from models.rendering.rasterize import interpolate, rasterize
+from models.rendering.rasterize_numba import draw_numba
 
 PHOTO_PX = 450  # the side of every 300W-LP photograph
 SMALL_VERTICES_FACES = 9_975
@@ -123,22 +124,25 @@ def pixel_rays(side: int) -> o3d.core.Tensor:
     return o3d.core.Tensor(rays)
 
 
-def drawn(clip: np.ndarray, faces: np.ndarray, values: np.ndarray, cull: bool) -> object:
-    side = drawn.side
-    ids, bary, _ = rasterize(clip, faces, side, side, cull)
-    return interpolate(values, faces, ids, bary)
-
-
 def bulk(real: RealFaces, side: int, rounds: int) -> dict[str, float]:
     """Six float channels of one image, both sides and culled, against Open3D."""
-    drawn.side = side
-    values = np.concatenate([real.mean, 0.1 * real.mean], axis=1).astype(np.float32)
+    values = np.concatenate([real.mean, 0.1 * real.mean], axis=1).astype(np.float32)[None]
+    out = np.empty((1, side, side, 6), dtype=np.float32)
+
+    def ours(cull: bool) -> object:
+        return draw_numba(clip, real.faces, values, side, side, cull=cull, out=out)
+
+    def apart() -> object:
+        ids, bary, _ = rasterize(clip, real.faces, side, side)
+        return interpolate(values, real.faces, ids, bary)
+
     rays, faces = pixel_rays(side), real.faces.astype(np.uint32)
     each, agreement = [], []
     for clip in real.clips(side):
         candidates = {
-            "two_sided_ms": partial(drawn, clip, real.faces, values, False),
-            "culled_ms": partial(drawn, clip, real.faces, values, True),
+            "two_sided_ms": partial(ours, False),
+            "culled_ms": partial(ours, True),
+            "rasterize_then_interpolate_ms": apart,
             "open3d_ms": partial(open3d_cast, clip, faces, rays),
         }
         each.append(interleaved(candidates, rounds))
