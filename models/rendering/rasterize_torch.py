@@ -222,7 +222,14 @@ class _Rasterize(torch.autograd.Function):
         use_numba: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         if use_numba:
-            found = rasterize_numba(clip.detach().numpy(), faces.numpy(), height, width, cull=cull)
+            found = rasterize_numba(
+                clip.detach().numpy(),
+                faces.numpy(),
+                height,
+                width,
+                cull=cull,
+                workers=torch.get_num_threads(),
+            )
             ids, bary, depth = (torch.from_numpy(part) for part in found)
         else:
             ids = visible_torch(clip, faces, height, width, cull=cull)
@@ -248,6 +255,7 @@ class _Rasterize(torch.autograd.Function):
                     ids.numpy(),
                     bary.numpy(),
                     gradient.detach().numpy(),
+                    workers=torch.get_num_threads(),
                 )
             )
         else:
@@ -268,7 +276,7 @@ class _Interpolate(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(attributes, faces, ids, bary)
         parts = (part.detach().numpy() for part in (attributes, faces, ids, bary))
-        return torch.from_numpy(interpolate_numba(*parts))
+        return torch.from_numpy(interpolate_numba(*parts, workers=torch.get_num_threads()))
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -277,7 +285,7 @@ class _Interpolate(torch.autograd.Function):
         *gradients: Tensor,
     ) -> tuple[Tensor, None, None, Tensor]:
         parts = (part.detach().numpy() for part in (*ctx.saved_tensors, gradients[0]))
-        to_attributes, to_bary = interpolate_numba_backward(*parts)
+        to_attributes, to_bary = interpolate_numba_backward(*parts, workers=torch.get_num_threads())
         return torch.from_numpy(to_attributes), None, None, torch.from_numpy(to_bary)
 
 

@@ -14,6 +14,27 @@ Array = TypeVar("Array")
 SH_CONSTANTS = (0.282095, 0.488603, 1.092548, 0.315392, 0.546274)
 # Cosine-lobe attenuation A_l of the same paper (eq. 8), for l = 0, 1, 2.
 SH_ATTENUATION = (float(np.pi), 2.0 * float(np.pi) / 3.0, float(np.pi) / 4.0)
+# Published nine-term tables: places in the order of ``spherical_harmonics``, and the factor there.
+_ROOT_3, _ROOT_8 = 3.0**0.5, 8.0**0.5
+_DEEP3D = tuple(float(np.pi) * a for a in (1.0, 2.0 / _ROOT_3, 2.0 / _ROOT_8))
+_TRACKER = (1.0, *SH_ATTENUATION[1:])
+SH_TABLES = {
+    # Deng et al. 2019, microsoft/Deep3DFaceReconstruction: 1, -y, z, -x, xy, -yz, 3z^2-1, -xz, ...
+    "deep3d": (
+        (0, 1, 2, 3, 4, 5, 6, 7, 8),
+        (
+            _DEEP3D[0],
+            *(s * _DEEP3D[1] for s in (-1.0, 1.0, -1.0)),
+            *(s * _DEEP3D[2] for s in (1.0, -1.0, 1.0, -1.0, 1.0)),
+        ),
+    ),
+    # Zielonka et al. 2022, metrical tracker: 1, x, y, z, xy, xz, yz, x^2-y^2, 3z^2-1; its constant
+    # term is not attenuated.
+    "tracker": (
+        (0, 3, 1, 2, 4, 7, 5, 8, 6),
+        (_TRACKER[0], *(_TRACKER[1],) * 3, *(_TRACKER[2],) * 5),
+    ),
+}
 
 
 def _stack(columns: list[Any], like: Any) -> Any:  # noqa: ANN401
@@ -98,6 +119,30 @@ def spherical_harmonics(normals: Array) -> Array:
             directions,
         ),
     )
+
+
+def sh_basis(normals: Array, table: str) -> Array:
+    """The nine shading terms of a published method, so that its coefficients mean the same here.
+
+    The tables differ in order, sign and scale: coefficients are not interchangeable.
+
+    Args:
+        normals: (..., 3) unit vectors.
+        table: A key of ``SH_TABLES``.
+
+    Returns:
+        (..., 9); colour = albedo * (result @ coefficients).
+
+    Raises:
+        ValueError: There is no such table.
+    """
+    if table not in SH_TABLES:
+        raise ValueError(f"sh_basis expects a table of {sorted(SH_TABLES)}, got {table!r}")
+    places, factors = SH_TABLES[table]
+    basis = cast("Any", spherical_harmonics(normals))[..., list(places)]
+    if isinstance(basis, np.ndarray):
+        return cast("Array", basis * np.asarray(factors, dtype=basis.dtype))
+    return cast("Array", basis * basis.new_tensor(factors))
 
 
 def sh_irradiance(normals: Array, radiance: Array) -> Array:

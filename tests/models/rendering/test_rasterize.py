@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from models.rendering.rasterize import interpolate, rasterize
+from models.rendering.rasterize_numba import draw_numba
 
 
 def slow_rasterize(clip, faces, height, width, cull=False):
@@ -242,6 +243,79 @@ def test_backends_agree_on_a_dense_mesh():
     torch.testing.assert_close(a[1][same], b[1][same], atol=1e-6, rtol=0)
     torch.testing.assert_close(a[2], b[2], atol=1e-6, rtol=0)
     assert (a[3] - b[3]).norm() <= 2e-3 * a[3].norm()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_drawing_in_one_pass_gives_the_same_bits_into_any_array(dtype):
+    points, faces = ellipsoid(40, 60)
+    clip = np.concatenate([points[:, :2], -points[:, 2:], np.ones((len(points), 1))], 1)
+    batch = np.stack([clip, clip * [0.8, 1.1, 1, 1], clip[:, [1, 0, 2, 3]]]).astype(dtype)
+    batch[2, :, :] *= 1.7  # w is not 1
+    values = np.random.default_rng(0).normal(size=(3, len(points), 5)).astype(np.float32)
+    for cull in (False, True):
+        ids, bary, _ = rasterize(batch, faces, 41, 53, cull)
+        expected = interpolate(values, faces, ids, bary)
+        out = np.full((3, 41, 53, 5), np.nan, dtype=np.float32)
+        found, drawn = draw_numba(batch, faces, values, 41, 53, cull=cull, out=out, workers=4)
+        assert drawn is out
+        np.testing.assert_array_equal(found, ids)
+        assert drawn.tobytes() == expected.tobytes()
+    with pytest.raises(ValueError, match="C-contiguous float32 out of shape"):
+        draw_numba(batch, faces, values, 41, 53, out=out[..., :4])
+
+
+def test_same_bytes_for_one_and_four_threads():
+    points, faces = ellipsoid()
+    w = 3.0 - points[:, 2:]
+    clip = np.concatenate([2 * points[:, :2], w - 2.9, w], 1).astype(np.float32)
+    batch = torch.from_numpy(np.stack([clip * [1 + 0.05 * i, 1, 1, 1] for i in range(6)])).float()
+    found, threads = [], torch.get_num_threads()
+    try:
+        for count in (1, 4, 4):
+            torch.set_num_threads(count)
+            leaf, colours = batch.clone().requires_grad_(), batch[..., :3].clone().requires_grad_()
+            ids, bary, depth = rasterize(leaf, torch.from_numpy(faces), 64, 48)
+            values = interpolate(colours, torch.from_numpy(faces), ids, bary)
+            ramp = torch.linspace(-1, 1, values.numel()).reshape(values.shape)
+            values.backward(ramp)
+            parts = (ids, bary.detach(), depth, values.detach(), leaf.grad, colours.grad)
+            found.append([part.numpy().tobytes() for part in parts])
+    finally:
+        torch.set_num_threads(threads)
+    assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize("backend", ["numba", "torch"])
+def test_a_floor_that_passes_under_the_camera_is_cut_at_the_near_and_far_planes(backend):
+    """The floor y = -1 at distance d is seen at py = -1 / d; its near corners have w < 0."""
+    near, far = 1.25, 6.0
+    corners = np.array([[x, -1.0, w] for x in (-40.0, 40.0) for w in (-5.0, 30.0)])
+    w = corners[:, 2]
+    z = ((far + near) * w - 2 * far * near) / (far - near)
+    clip = torch.from_numpy(np.stack([corners[:, 0], corners[:, 1], z, w], 1))[None]
+    ids, _, depth = rasterize(clip, torch.tensor([[0, 1, 2], [2, 1, 3]]), 60, 17, backend=backend)
+    rows = np.arange(60)
+    distance = -1 / np.minimum(1 - 2 * (rows + 0.5) / 60, -1e-9)
+    seen = (distance >= near) & (distance <= far)
+    assert 10 < seen.sum() < 25
+    np.testing.assert_array_equal(ids[0].numpy() >= 0, np.repeat(seen[:, None], 17, 1))
+    nearness = (far + near) / (far - near) - 2 * far * near / ((far - near) * distance[seen])
+    np.testing.assert_allclose(depth[0, seen], np.repeat(nearness[:, None], 17, 1), atol=1e-12)
+
+
+def test_corners_that_are_not_numbers_or_infinite_leave_other_triangles_alone():
+    good = [[-1.0, -1, 0.2, 1], [1, -1, 0.2, 1], [0.0, 1, 0.2, 1]]
+    bad = [[np.nan, 0, 0, 1], [np.inf, 0, 0, 1], [0, -np.inf, 0, 1], [0, np.nan, 0, 1]]
+    bad += [[0, 0, 0, np.nan], [0, 0, np.nan, 1]]
+    clip = np.array(good + bad)
+    faces = np.array(
+        [[0, 1, 2], *[[k, 0, 1] for k in range(3, 9)], *[[1, k, 2] for k in range(3, 9)]]
+    )
+    ids, bary, depth = rasterize(clip[None], faces, 19, 23)
+    alone = rasterize(clip[None], faces[:1], 19, 23)
+    np.testing.assert_array_equal(ids, alone[0])
+    np.testing.assert_array_equal(bary, alone[1])
+    np.testing.assert_array_equal(depth, alone[2])
 
 
 def test_cull_keeps_the_outside_of_a_closed_mesh():

@@ -8,6 +8,7 @@ from scipy.spatial import ConvexHull
 from models.rendering.shading import (
     normalize,
     phong,
+    sh_basis,
     sh_irradiance,
     spherical_harmonics,
     vertex_normals,
@@ -77,6 +78,73 @@ def test_irradiance_equals_the_cosine_integral_of_a_band_limited_light():
     np.testing.assert_allclose(sh_irradiance(normals, radiance), integral, atol=2e-3)
     tensors = sh_irradiance(torch.from_numpy(normals), torch.from_numpy(radiance))
     np.testing.assert_allclose(tensors.numpy(), sh_irradiance(normals, radiance), atol=1e-12)
+
+
+def test_published_tables_at_known_directions():
+    """Written out from the constants of the two methods."""
+    x, y, z = n = np.array([2.0, -3.0, 6.0]) / 7.0
+    a = np.pi * np.array([1, 2 / np.sqrt(3), 2 / np.sqrt(8)])
+    c = np.array([1, np.sqrt(3), 3 * np.sqrt(5 / 3)]) / np.sqrt(4 * np.pi)
+    zero, one, two = a * c
+    deep3d = [
+        zero,
+        *(one * np.array([-y, z, -x])),
+        *(two * np.array([x * y, -y * z, (3 * z * z - 1) / (2 * np.sqrt(3)), -x * z])),
+        two * (x * x - y * y) / 2,
+    ]
+    np.testing.assert_allclose(sh_basis(n[None], "deep3d")[0], deep3d, atol=1e-5)
+    one, two = 2 * np.pi / 3 * c[1], np.pi / 4 * c[2]
+    tracker = [
+        c[0],
+        *(one * n),
+        *(two * np.array([x * y, x * z, y * z])),
+        two * (x * x - y * y) / 2,
+    ]
+    tracker.append(np.pi / 8 * np.sqrt(5 / (4 * np.pi)) * (3 * z * z - 1))
+    np.testing.assert_allclose(sh_basis(n[None], "tracker")[0], tracker, atol=1e-5)
+    with pytest.raises(ValueError, match="expects a table"):
+        sh_basis(n[None], "flame")
+
+
+@pytest.mark.parametrize("table", ["deep3d", "tracker"])
+def test_published_tables_span_what_the_harmonics_span(table):
+    """Orthogonal over the sphere, one scale per degree, same values as tensors with a gradient."""
+    directions = sphere_directions(40_000)
+    basis = sh_basis(directions, table)
+    gram = 4 * np.pi * basis.T @ basis / len(directions)
+    scales = np.sqrt(np.diag(gram))
+    np.testing.assert_allclose(gram, np.diag(np.diag(gram)), atol=0.05)
+    np.testing.assert_allclose(scales[1:4], scales[1], rtol=2e-3)
+    np.testing.assert_allclose(scales[4:], scales[4], rtol=2e-3)
+    few = torch.from_numpy(directions[:3]).requires_grad_()
+    np.testing.assert_allclose(sh_basis(few, table).detach().numpy(), basis[:3], atol=1e-12)
+    assert torch.autograd.gradcheck(lambda n: sh_basis(n, table), few)
+
+
+def test_lambert_is_phong_without_a_highlight():
+    """Light on the normal's far side gives nothing; else I kd cos, whatever the distance."""
+    angles = np.radians([0.0, 30, 60, 89, 91, 180])
+    normals = np.stack([np.sin(angles), 0 * angles, np.cos(angles)], 1)
+    kd = np.full((len(angles), 3), [0.2, 0.5, 0.9])
+    for distance in (1.0, 50.0):
+        light = np.array([[0.0, 0, distance]])
+        colour = phong(np.zeros_like(normals), normals, kd, light, 3 * np.ones((1, 3)), light[0])
+        np.testing.assert_allclose(colour, 3 * kd * np.maximum(np.cos(angles), 0)[:, None])
+
+
+def test_phong_of_a_point_does_not_depend_on_the_other_points():
+    """Genova et al.'s equation has no norm over the image; their published code does."""
+    rng = np.random.default_rng(2)
+    positions, normals = rng.normal(size=(40, 3)), normalize(rng.normal(size=(40, 3)))
+    kd, ks, light = rng.uniform(size=(40, 3)), rng.uniform(size=(40, 3)), rng.normal(size=(2, 3))
+    eye, power = np.array([0.0, 1, 5]), np.ones((2, 3))
+
+    def shaded(part):
+        return phong(positions[part], normals[part], kd[part], light, power, eye, specular=ks[part])
+
+    whole = shaded(slice(None))
+    assert (whole > phong(positions, normals, kd, light, power, eye) + 1e-3).any()
+    np.testing.assert_allclose(shaded(slice(7, 9)), whole[7:9], atol=1e-15)
 
 
 def test_phong_closed_form():
