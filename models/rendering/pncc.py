@@ -209,9 +209,7 @@ class PnccRenderer:
             return np.empty((0, *self.mean_mm.shape), dtype=np.float32)
         return np.concatenate(parts)
 
-    def _products(
-        self, samples: list[Sample]
-    ) -> Iterator[tuple[int, Float[np.ndarray, "b V 3"]]]:
+    def _products(self, samples: list[Sample]) -> Iterator[tuple[int, Float[np.ndarray, "b V 3"]]]:
         """Number of the first sample and offsets of each batch."""
         for start in range(0, len(samples), self.batch):
             part = samples[start : start + self.batch]
