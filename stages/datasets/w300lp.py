@@ -21,10 +21,12 @@ SUBSETS = ("AFW", "HELEN", "IBUG", "LFPW")
 MATLAB_TO_PX = -0.5
 _VIEW = re.compile(r"^(?P<source>.+)_(?P<view>\d+)$")
 _AGREE_PX = 5.0
-_MIRROR_68 = np.array(
-    [*range(16, -1, -1), *range(26, 16, -1), *range(27, 31), *range(35, 30, -1)]
-    + [45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40]
-    + [*range(54, 47, -1), *range(59, 54, -1), *range(64, 59, -1), *range(67, 64, -1)]
+_MIRROR_68 = np.concatenate(
+    [
+        np.r_[16:-1:-1, 26:16:-1, 27:31, 35:30:-1],
+        [45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40],
+        np.r_[54:47:-1, 59:54:-1, 64:59:-1, 67:64:-1],
+    ]
 )
 """iBUG-68 points of the mirror image in the order of the original."""
 _WHERE = "www.cbsr.ia.ac.cn, Face Profiling (no form)"

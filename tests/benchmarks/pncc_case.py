@@ -1,7 +1,7 @@
 """What the PNCC benchmark draws, and the plain chain that it is compared with.
 
-The published mean face, triangles and poses (``../shared/data/real_300wlp``); the dense bases are not
-public there, so smooth random ones of the same size and strength stand in for them.
+The published mean face, triangles and poses (``../shared/data/real_300wlp``); the dense bases are
+not there, so smooth random ones of the same size and strength stand in for them.
 """
 
 from pathlib import Path
