@@ -19,7 +19,7 @@ import numpy as np
 
 from models.morphable import LinearModel
 from models.rendering.pncc import PLANES, PnccRenderer, Sample, target_box_mm
-from models.rendering.pncc_codec import OFFSET_ORIGIN_MM, STEP_MM, encode_crop, origin_of
+from models.rendering.pncc_codec import MAGIC, OFFSET_ORIGIN_MM, STEP_MM, encode_crop, origin_of
 from stages.artifacts import (
     atomic_directory,
     read_json,
@@ -258,6 +258,8 @@ def run(p: RenderParams, compute: ComputeParams, *, packed: Path, model: Path, o
                 "model_sha256": sha256_file(model / "model.safetensors"),
                 "synthetic": facts["synthetic"],
                 "unit": "mm",
+                "encoding": MAGIC.decode(),
+                "plane_order": "pncc x y z, offset x y z",
                 "planes": PLANES,
                 "step_mm": STEP_MM,
                 "origin_mm": [float(length) for length in origin_of(renderer.mean_mm)],

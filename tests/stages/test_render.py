@@ -133,6 +133,10 @@ def test_index_meta_and_previews(rendered, rows):
     assert list(next(iter(stored.rows.values()))) == list(schema("rendered").names)
     assert stored.meta["synthetic"] is True
     assert stored.meta["failed"] == 0
+    row = next(iter(stored.rows.values()))
+    with (rendered / row["shard"]).open("rb") as file:
+        file.seek(row["offset"])
+        assert file.read(4).decode() == stored.meta["encoding"]
     low, high = stored.box_mm()
     assert (low <= [-80, -100, 0]).all()
     assert (high >= [80, 100, 90]).all()
