@@ -173,10 +173,9 @@ def _encode(
 ) -> bool:
     """Quantise, predict and fold in one pass; False when a length has no code."""
     rows, columns = mask.shape
-    planes = lengths.shape[2]
-    above = np.zeros((columns + 1, planes), dtype=np.int32)
-    here = np.zeros((columns + 1, planes), dtype=np.int32)
-    last = np.zeros(planes, dtype=np.int32)
+    above = np.zeros((columns + 1, PLANES), dtype=np.int32)
+    here = np.zeros((columns + 1, PLANES), dtype=np.int32)
+    last = np.zeros(PLANES, dtype=np.int32)
     pixel = np.uint32(0)
     for row in range(np.uint32(rows)):
         left, up_left = False, False
@@ -184,7 +183,7 @@ def _encode(
             up = row > 0 and mask[np.uint32(row - 1), column]
             if mask[row, column]:
                 bits[row, column >> 3] |= np.uint8(0x80 >> (column & 7))
-                for index in range(np.uint32(planes)):
+                for index in range(PLANES):
                     code = np.rint((lengths[row, column, index] - origin[index]) * inverse)
                     if not (code >= 0.0 and code <= 65535.0):
                         return False
@@ -227,10 +226,9 @@ def _decode(
 ) -> None:
     """Undo ``_encode`` into zeroed lengths and mask."""
     rows, columns = mask.shape
-    planes = lengths.shape[2]
-    above = np.zeros((columns + 1, planes), dtype=np.int32)
-    here = np.zeros((columns + 1, planes), dtype=np.int32)
-    last = np.zeros(planes, dtype=np.int32)
+    above = np.zeros((columns + 1, PLANES), dtype=np.int32)
+    here = np.zeros((columns + 1, PLANES), dtype=np.int32)
+    last = np.zeros(PLANES, dtype=np.int32)
     pixel = np.uint32(0)
     for row in range(np.uint32(rows)):
         left, up_left = False, False
@@ -238,8 +236,8 @@ def _decode(
             up = row > 0 and mask[np.uint32(row - 1), column]
             if bits[row, column >> 3] & np.uint8(0x80 >> (column & 7)):
                 mask[row, column] = True
-                for index in range(np.uint32(planes)):
-                    folded = np.int64(low[index, pixel]) | (np.int64(high[index, pixel]) << 8)
+                for index in range(PLANES):
+                    folded = np.int32(low[index, pixel]) | (np.int32(high[index, pixel]) << 8)
                     difference = (folded >> 1) ^ -(folded & 1)
                     if left and up and up_left:
                         expected = (
@@ -251,7 +249,7 @@ def _decode(
                         expected = above[np.uint32(column + 1), index]
                     else:
                         expected = last[index]
-                    value = (expected + difference) & 0xFFFF
+                    value = np.int32(np.uint16(expected + difference))
                     here[np.uint32(column + 1), index] = value
                     last[index] = value
                     lengths[row, column, index] = np.float32(value) * step + origin[index]
@@ -342,6 +340,14 @@ def _compressor(thread: int) -> Any:  # noqa: ANN401 - zstandard's, imported lat
     return zstandard.ZstdCompressor(level=LEVEL)
 
 
+@lru_cache(maxsize=8)
+def _decompressor(thread: int) -> Any:  # noqa: ANN401 - zstandard's, imported late
+    """The decompressor of one thread."""
+    import zstandard
+
+    return zstandard.ZstdDecompressor()
+
+
 def _record(
     size: tuple[int, int],
     box: tuple[int, int, int, int],
@@ -387,7 +393,7 @@ def _open(record: bytes) -> _Opened:
     _, height, width, top, left, rows, columns, *rest = _HEADER.unpack_from(record)
     origin, size = tuple(rest[:PLANES]), rest[PLANES]
     try:
-        payload = zstandard.ZstdDecompressor().decompress(
+        payload = _decompressor(threading.get_ident()).decompress(
             memoryview(record)[_HEADER.size :], max_output_size=size
         )
     except zstandard.ZstdError as error:
