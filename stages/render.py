@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from models.morphable import LinearModel
-from models.rendering.pncc import BATCH, PnccRenderer, Sample, target_box_mm
-from models.rendering.pncc_codec import OFFSET_ORIGIN_MM, PLANES, STEP_MM, origin_of, pack, quantise
+from models.rendering.pncc import PLANES, PnccRenderer, Sample, target_box_mm
+from models.rendering.pncc_codec import MAGIC, OFFSET_ORIGIN_MM, STEP_MM, encode_crop, origin_of
 from stages.artifacts import (
     atomic_directory,
     read_json,
@@ -126,27 +126,20 @@ def _write_shard(task: ShardTask, *, model: Path, out: Path) -> list[dict[str, A
             row.update(status="failed", reason=str(error))
     records = []
     position = 0
-    for start in range(0, len(drawable), BATCH):
-        part = drawable[start : start + BATCH]
-        maps = renderer.render([sample for _, sample in part])
-        for (row, _), drawn in zip(part, maps, strict=True):
-            try:
-                codes = quantise(drawn, origin)
-            except ValueError as error:
-                row.update(status="failed", reason=str(error))
-                continue
-            if not codes.mask.any():
-                row.update(status="failed", reason="the posed face lies outside the photograph")
-                continue
-            record = pack(codes)
-            row.update(
-                shard=task.name,
-                offset=position,
-                length=len(record),
-                crop=[codes.top, codes.left, *codes.mask.shape],
-            )
-            records.append(record)
-            position += len(record)
+    crops = renderer.crops([sample for _, sample in drawable])
+    for (row, _), crop in zip(drawable, crops, strict=True):
+        try:
+            record = encode_crop(crop, origin)
+        except ValueError as error:
+            row.update(status="failed", reason=str(error))
+            continue
+        if not any(record.box):
+            row.update(status="failed", reason="the posed face lies outside the photograph")
+            continue
+        size = len(record.data)
+        row.update(shard=task.name, offset=position, length=size, crop=list(record.box))
+        records.append(record.data)
+        position += size
     write_bytes(out / task.name, b"".join(records))
     return rows
 
@@ -265,6 +258,8 @@ def run(p: RenderParams, compute: ComputeParams, *, packed: Path, model: Path, o
                 "model_sha256": sha256_file(model / "model.safetensors"),
                 "synthetic": facts["synthetic"],
                 "unit": "mm",
+                "encoding": MAGIC.decode(),
+                "plane_order": "pncc x y z, offset x y z",
                 "planes": PLANES,
                 "step_mm": STEP_MM,
                 "origin_mm": [float(length) for length in origin_of(renderer.mean_mm)],

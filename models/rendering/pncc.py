@@ -8,16 +8,18 @@ R = Rx(pitch) Ry(yaw) Rz(roll) in transposed signs, orthographic, y up, in MATLA
 1-based pixels; in our pixels x = P_x - 0.5 and y = H + 0.5 - P_y.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
 from models.morphable import LinearModel
-from models.rendering.cameras import orthographic_clip, orthographic_pixels
-from models.rendering.rasterize_numba import interpolate_numba, rasterize_numba
+from models.rendering.cameras import orthographic_pixels
+from models.rendering.orthographic import Projection, Surface
 
-BATCH = 16
+BATCH = 64
+PLANES = 6
 BOX_STEP_MM = 5.0
 
 
@@ -123,16 +125,39 @@ def target_box_mm(
     return low, high
 
 
+@dataclass(frozen=True, slots=True)
+class Crop:
+    """The rectangle of a picture that the face lies in.
+
+    Attributes:
+        lengths_mm: PNCC and offset, zero where no face is seen.
+        mask: Where the face is seen.
+        top: First row of the rectangle.
+        left: First column.
+        height: Rows of the picture.
+        width: Columns of the picture.
+    """
+
+    lengths_mm: Float[np.ndarray, "h w 6"]
+    mask: Bool[np.ndarray, "h w"]
+    top: int
+    left: int
+    height: int
+    width: int
+
+
 class PnccRenderer:
     """Draws samples of one model; the bases are laid out once for a batched product."""
 
-    def __init__(self, model: LinearModel, unit_m: float) -> None:
+    def __init__(self, model: LinearModel, unit_m: float, batch: int = BATCH) -> None:
         """Prepare a model.
 
         Args:
             model: The 3DMM; without directions every face is the mean.
             unit_m: Metres per unit of the model.
+            batch: Samples per matrix product; the last bits of the offsets depend on it.
         """
+        self.batch = batch
         count = len(model.mean_shape)
         self.to_mm = 1000.0 * unit_m
         self.mean_mm = (model.mean * self.to_mm).astype(np.float32)
@@ -144,6 +169,7 @@ class PnccRenderer:
             for basis in (model.shape_basis, model.expression_basis)
         ]
         self._directions = np.ascontiguousarray(np.concatenate(bases, axis=1).T)
+        self._directions *= np.float32(self.to_mm)
 
     def _coefficients(self, sample: Sample) -> Float[np.ndarray, " n"]:
         row = np.zeros(sum(self.sizes), dtype=np.float32)
@@ -172,22 +198,66 @@ class PnccRenderer:
     def offsets_mm(self, samples: list[Sample]) -> Float[np.ndarray, "b V 3"]:
         """Displacements from the mean face, float32.
 
-        The product always has ``BATCH`` rows, so a sample's numbers do not depend
+        The product always has ``batch`` rows, so a sample's numbers do not depend
         on which samples are drawn with it.
 
         Raises:
             ValueError: A sample has more coefficients than the model directions.
         """
-        out = np.empty((len(samples), *self.mean_mm.shape), dtype=np.float32)
-        for start in range(0, len(samples), BATCH):
-            part = samples[start : start + BATCH]
-            rows = np.zeros((BATCH, sum(self.sizes)), dtype=np.float32)
+        parts = [offsets for _, offsets in self._products(samples)]
+        if not parts:
+            return np.empty((0, *self.mean_mm.shape), dtype=np.float32)
+        return np.concatenate(parts)
+
+    def _products(self, samples: list[Sample]) -> Iterator[tuple[int, Float[np.ndarray, "b V 3"]]]:
+        """Number of the first sample and offsets of each batch."""
+        for start in range(0, len(samples), self.batch):
+            part = samples[start : start + self.batch]
+            rows = np.zeros((self.batch, sum(self.sizes)), dtype=np.float32)
             for index, sample in enumerate(part):
                 rows[index] = self._coefficients(sample)
-            product = (rows @ self._directions)[: len(part)]
-            out[start : start + len(part)] = product.reshape(len(part), -1, 3)
-        out *= np.float32(self.to_mm)
-        return out
+            product = rows @ self._directions
+            yield start, product.reshape(self.batch, *self.mean_mm.shape)[: len(part)]
+
+    def _surfaces(
+        self, samples: list[Sample], windows: list[Window] | None
+    ) -> Iterator[tuple[Surface, Float[np.ndarray, "V 3"], int, int]]:
+        """Surface, offsets, rows and columns of each sample."""
+        if windows is not None and len(windows) != len(samples):
+            raise ValueError(f"expected one window per sample, got {len(windows)}, {len(samples)}")
+        for start, offsets in self._products(samples):
+            for index, offset in enumerate(offsets, start):
+                window = None if windows is None else windows[index]
+                projection, height, width = self._view(samples[index], window)
+                surface = Surface(self.mean_mm, offset, self.faces, projection, height, width)
+                yield surface, offset, height, width
+
+    def _view(self, sample: Sample, window: Window | None) -> tuple[Projection, int, int]:
+        """Camera (px per mm), rows and columns of one picture."""
+        scale, x, y = (float(part) for part in camera_300w_lp(sample.pose, sample.height))
+        height, width = sample.height, sample.width
+        if window is not None:
+            zoom = window.size / window.side
+            scale, x, y = scale * zoom, (x - window.left) * zoom, (y - window.top) * zoom
+            height = width = window.size
+        axes = np.array([[1.0], [-1.0], [1.0]]) * (scale / self.to_mm)
+        return (
+            Projection(axes * rotation_300w_lp(sample.pose), np.array([x, y, 0.0])),
+            height,
+            width,
+        )
+
+    def crops(self, samples: list[Sample], windows: list[Window] | None = None) -> Iterator[Crop]:
+        """Draw samples as :meth:`render` does, each in the rectangle that it needs.
+
+        Raises:
+            ValueError: A sample does not fit the model, or the counts differ.
+        """
+        for surface, offset, height, width in self._surfaces(samples, windows):
+            top, left, rows, columns = surface.rectangle
+            lengths = np.zeros((rows, columns, PLANES), dtype=np.float32)
+            surface.interpolate(self.mean_mm, offset, lengths)
+            yield Crop(lengths, surface.ids >= 0, top, left, height, width)
 
     def render(self, samples: list[Sample], windows: list[Window] | None = None) -> list[PnccMaps]:
         """Draw samples, each at its photograph's size or through its window.
@@ -202,48 +272,30 @@ class PnccRenderer:
         Raises:
             ValueError: A sample does not fit the model, or the counts differ.
         """
-        if windows is not None and len(windows) != len(samples):
-            raise ValueError(f"expected one window per sample, got {len(windows)}, {len(samples)}")
         maps = []
-        for start in range(0, len(samples), BATCH):
-            part = samples[start : start + BATCH]
-            offsets = self.offsets_mm(part)
-            for index, sample in enumerate(part):
-                window = None if windows is None else windows[start + index]
-                maps.append(self._draw(sample, offsets[index], window))
+        for surface, offset, height, width in self._surfaces(samples, windows):
+            lengths = np.zeros((height, width, PLANES), dtype=np.float32)
+            mask = np.zeros((height, width), dtype=bool)
+            top, left, rows, columns = surface.rectangle
+            box = np.s_[top : top + rows, left : left + columns]
+            surface.interpolate(self.mean_mm, offset, lengths[box])
+            np.greater_equal(surface.ids, 0, out=mask[box])
+            maps.append(PnccMaps(lengths[..., :3], lengths[..., 3:], mask))
         return maps
-
-    def fragments(
-        self, sample: Sample, offset_mm: Float[np.ndarray, "V 3"], window: Window | None = None
-    ) -> tuple[Int[np.ndarray, "1 h w"], Float[np.ndarray, "1 h w 3"]]:
-        """Triangle ids and barycentrics of one sample."""
-        scale, x, y = (float(part) for part in camera_300w_lp(sample.pose, sample.height))
-        height, width = sample.height, sample.width
-        if window is not None:
-            zoom = window.size / window.side
-            scale, x, y = scale * zoom, (x - window.left) * zoom, (y - window.top) * zoom
-            height = width = window.size
-        rotation = rotation_300w_lp(sample.pose).astype(np.float32)
-        turned = (self.mean_mm + offset_mm) @ rotation.T
-        clip = orthographic_clip(turned[None], scale / self.to_mm, x, y, height, width)
-        ids, bary, _ = rasterize_numba(clip, self.faces, height, width)
-        return ids, bary
-
-    def _draw(
-        self, sample: Sample, offset_mm: Float[np.ndarray, "V 3"], window: Window | None
-    ) -> PnccMaps:
-        ids, bary = self.fragments(sample, offset_mm, window)
-        attributes = np.concatenate([self.mean_mm, offset_mm], axis=1)
-        values = interpolate_numba(attributes[None], self.faces, ids, bary)[0]
-        return PnccMaps(values[..., :3], values[..., 3:], ids[0] >= 0)
 
     def colours(
         self, sample: Sample, window: Window | None = None
     ) -> tuple[Float[np.ndarray, "h w 3"], Bool[np.ndarray, "h w"]]:
         """The PNCC code picture in [0, 1] of one sample, and where it is."""
-        offset = self.offsets_mm([sample])[0]
-        ids, bary = self.fragments(sample, offset, window)
-        return interpolate_numba(self.code[None], self.faces, ids, bary)[0], ids[0] >= 0
+        windows = None if window is None else [window]
+        [(surface, offset, height, width)] = self._surfaces([sample], windows)
+        values = np.zeros((height, width, PLANES), dtype=np.float32)
+        mask = np.zeros((height, width), dtype=bool)
+        top, left, rows, columns = surface.rectangle
+        box = np.s_[top : top + rows, left : left + columns]
+        surface.interpolate(self.code, offset, values[box])
+        mask[box] = surface.ids >= 0
+        return values[..., :3], mask
 
 
 def render(

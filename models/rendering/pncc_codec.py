@@ -9,16 +9,17 @@ The integers come back exactly; a decoded length is within half a step.
 """
 
 import struct
-from typing import NamedTuple, no_type_check
+import threading
+from functools import lru_cache
+from typing import Any, NamedTuple, no_type_check
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt16
+from jaxtyping import Bool, Float, UInt8, UInt16
 
 from models.rendering.jit import kernel
-from models.rendering.pncc import PnccMaps
+from models.rendering.pncc import PLANES, Crop, PnccMaps
 
 STEP_MM = 0.004
-PLANES = 6
 MAGIC = b"PNC1"
 OFFSET_ORIGIN_MM = -131.072
 """Length of code zero of the offset planes: codes span -131 .. 131 mm."""
@@ -140,6 +141,126 @@ def _unfold(
             plane[here] = last
 
 
+@kernel
+@no_type_check
+def _extent(mask: np.ndarray) -> tuple[int, int, int, int, int]:
+    """Number of visible pixels, and first and past-the-last row and column of them."""
+    count = 0
+    top, bottom, left, right = mask.shape[0], 0, mask.shape[1], 0
+    for row in range(mask.shape[0]):
+        for column in range(mask.shape[1]):
+            if mask[row, column]:
+                count += 1
+                top = min(top, row)
+                bottom = row + 1
+                left = min(left, column)
+                right = max(right, column + 1)
+    if count == 0:
+        return 0, 0, 0, 0, 0
+    return count, top, bottom, left, right
+
+
+@kernel
+@no_type_check
+def _encode(
+    lengths: np.ndarray,
+    mask: np.ndarray,
+    origin: np.ndarray,
+    inverse: np.float32,
+    bits: np.ndarray,
+    low: np.ndarray,
+    high: np.ndarray,
+) -> bool:
+    """Quantise, predict and fold in one pass; False when a length has no code."""
+    rows, columns = mask.shape
+    above = np.zeros((columns + 1, PLANES), dtype=np.int32)
+    here = np.zeros((columns + 1, PLANES), dtype=np.int32)
+    last = np.zeros(PLANES, dtype=np.int32)
+    pixel = np.uint32(0)
+    for row in range(np.uint32(rows)):
+        left, up_left = False, False
+        for column in range(np.uint32(columns)):
+            up = row > 0 and mask[np.uint32(row - 1), column]
+            if mask[row, column]:
+                bits[row, column >> 3] |= np.uint8(0x80 >> (column & 7))
+                for index in range(PLANES):
+                    code = np.rint((lengths[row, column, index] - origin[index]) * inverse)
+                    if not (code >= 0.0 and code <= 65535.0):
+                        return False
+                    value = np.int32(code)
+                    if left and up and up_left:
+                        expected = (
+                            here[column, index]
+                            + above[np.uint32(column + 1), index]
+                            - above[column, index]
+                        )
+                    elif up:
+                        expected = above[np.uint32(column + 1), index]
+                    else:
+                        expected = last[index]
+                    signed = np.int32(np.int16(value - expected))
+                    folded = np.uint16((signed << 1) ^ (signed >> 31))
+                    low[index, pixel] = np.uint8(folded)
+                    high[index, pixel] = np.uint8(folded >> 8)
+                    here[np.uint32(column + 1), index] = value
+                    last[index] = value
+                pixel += np.uint32(1)
+                left = True
+            else:
+                left = False
+            up_left = up
+        above, here = here, above
+    return True
+
+
+@kernel
+@no_type_check
+def _decode(
+    bits: np.ndarray,
+    low: np.ndarray,
+    high: np.ndarray,
+    origin: np.ndarray,
+    step: np.float32,
+    lengths: np.ndarray,
+    mask: np.ndarray,
+) -> None:
+    """Undo ``_encode`` into zeroed lengths and mask."""
+    rows, columns = mask.shape
+    above = np.zeros((columns + 1, PLANES), dtype=np.int32)
+    here = np.zeros((columns + 1, PLANES), dtype=np.int32)
+    last = np.zeros(PLANES, dtype=np.int32)
+    pixel = np.uint32(0)
+    for row in range(np.uint32(rows)):
+        left, up_left = False, False
+        for column in range(np.uint32(columns)):
+            up = row > 0 and mask[np.uint32(row - 1), column]
+            if bits[row, column >> 3] & np.uint8(0x80 >> (column & 7)):
+                mask[row, column] = True
+                for index in range(PLANES):
+                    folded = np.int32(low[index, pixel]) | (np.int32(high[index, pixel]) << 8)
+                    difference = (folded >> 1) ^ -(folded & 1)
+                    if left and up and up_left:
+                        expected = (
+                            here[column, index]
+                            + above[np.uint32(column + 1), index]
+                            - above[column, index]
+                        )
+                    elif up:
+                        expected = above[np.uint32(column + 1), index]
+                    else:
+                        expected = last[index]
+                    value = np.int32(np.uint16(expected + difference))
+                    here[np.uint32(column + 1), index] = value
+                    last[index] = value
+                    lengths[row, column, index] = np.float32(value) * step + origin[index]
+                pixel += np.uint32(1)
+                left = True
+            else:
+                left = False
+            up_left = up
+        above, here = here, above
+
+
 def _visible(mask: Bool[np.ndarray, "h w"]) -> tuple[np.ndarray, np.ndarray]:
     """Flat positions and prediction rules of the visible pixels."""
     count = int(mask.sum())
@@ -163,6 +284,16 @@ def origin_of(mean_mm: Float[np.ndarray, "V 3"]) -> tuple[float, ...]:
     return (*(float(length) for length in low), *3 * (OFFSET_ORIGIN_MM,))
 
 
+def _unfit(lengths_mm: Float[np.ndarray, "n 6"], origin_mm: tuple[float, ...]) -> str:
+    """Why these lengths have no codes."""
+    known = lengths_mm[np.isfinite(lengths_mm)]
+    found = f"{known.min():.1f}..{known.max():.1f} mm" if known.size else "none that is finite"
+    return (
+        f"a record holds lengths within {0xFFFF * STEP_MM:.0f} mm above {origin_mm}, got {found}; "
+        "are the coefficients of this sample of another model?"
+    )
+
+
 def quantise(maps: PnccMaps, origin_mm: tuple[float, ...]) -> Codes:
     """Crop to the face's bounding box and round to codes.
 
@@ -183,11 +314,7 @@ def quantise(maps: PnccMaps, origin_mm: tuple[float, ...]) -> Codes:
     codes = np.rint((lengths - np.asarray(origin_mm, dtype=np.float32)) * np.float32(1 / STEP_MM))
     seen = codes[mask]
     if seen.size and not (seen.min() >= 0 and seen.max() <= 0xFFFF):
-        low, high = np.nanmin(lengths[mask]), np.nanmax(lengths[mask])
-        raise ValueError(
-            f"quantise expects lengths within {0xFFFF * STEP_MM:.0f} mm above {origin_mm}, got "
-            f"{low:.1f}..{high:.1f} mm; are the coefficients of this sample of another model?"
-        )
+        raise ValueError(_unfit(lengths[mask], origin_mm))
     values = np.where(mask, np.moveaxis(codes, 2, 0), 0).astype(np.uint16)
     return Codes(np.ascontiguousarray(values), mask, top, left, height, width, origin_mm)
 
@@ -205,37 +332,57 @@ def dequantise(codes: Codes) -> PnccMaps:
     return PnccMaps(lengths[..., :3], lengths[..., 3:], mask)
 
 
-def pack(codes: Codes) -> bytes:
-    """One record of ``codes``; the same codes always give the same bytes."""
+@lru_cache(maxsize=8)
+def _compressor(thread: int) -> Any:  # noqa: ANN401 - zstandard's, imported late
+    """The compressor of one thread; making one costs a tenth of a record."""
     import zstandard
 
+    return zstandard.ZstdCompressor(level=LEVEL)
+
+
+@lru_cache(maxsize=8)
+def _decompressor(thread: int) -> Any:  # noqa: ANN401 - zstandard's, imported late
+    """The decompressor of one thread."""
+    import zstandard
+
+    return zstandard.ZstdDecompressor()
+
+
+def _record(
+    size: tuple[int, int],
+    box: tuple[int, int, int, int],
+    origin_mm: tuple[float, ...],
+    payload: UInt8[np.ndarray, " n"],
+) -> bytes:
+    """Header and frame of a payload; ``box`` is top, left, rows, columns."""
+    frame = _compressor(threading.get_ident()).compress(payload.data)
+    return _HEADER.pack(MAGIC, *size, *box, *origin_mm, payload.size) + frame
+
+
+def pack(codes: Codes) -> bytes:
+    """One record of ``codes``; the same codes always give the same bytes."""
     at, case = _visible(codes.mask)
     low, high = np.empty((2, PLANES, len(at)), dtype=np.uint8)
-    columns = codes.mask.shape[1]
+    rows, columns = codes.mask.shape
     _fold(codes.values.reshape(PLANES, -1), columns, at, case, low, high)
-    payload = np.packbits(codes.mask, axis=1).tobytes() + low.tobytes() + high.tobytes()
-    frame = zstandard.ZstdCompressor(level=LEVEL).compress(payload)
-    rows = codes.mask.shape[0]
-    header = _HEADER.pack(
-        MAGIC,
-        codes.height,
-        codes.width,
-        codes.top,
-        codes.left,
-        rows,
-        columns,
-        *codes.origin_mm,
-        len(payload),
-    )
-    return header + frame
+    bits = np.packbits(codes.mask, axis=1)
+    payload = np.concatenate([bits.ravel(), low.ravel(), high.ravel()])
+    box = codes.top, codes.left, rows, columns
+    return _record((codes.height, codes.width), box, codes.origin_mm, payload)
 
 
-def unpack(record: bytes) -> Codes:
-    """Codes of one record.
+class _Opened(NamedTuple):
+    """One record's header fields and its decompressed parts."""
 
-    Raises:
-        ValueError: The bytes are not a whole record.
-    """
+    size: tuple[int, int]
+    box: tuple[int, int, int, int]
+    origin_mm: tuple[float, ...]
+    bits: UInt8[np.ndarray, "h b"]
+    low: UInt8[np.ndarray, "6 n"]
+    high: UInt8[np.ndarray, "6 n"]
+
+
+def _open(record: bytes) -> _Opened:
     import zstandard
 
     if len(record) < _HEADER.size or record[:4] != MAGIC:
@@ -246,34 +393,106 @@ def unpack(record: bytes) -> Codes:
     _, height, width, top, left, rows, columns, *rest = _HEADER.unpack_from(record)
     origin, size = tuple(rest[:PLANES]), rest[PLANES]
     try:
-        payload = zstandard.ZstdDecompressor().decompress(
-            record[_HEADER.size :], max_output_size=size
+        payload = _decompressor(threading.get_ident()).decompress(
+            memoryview(record)[_HEADER.size :], max_output_size=size
         )
     except zstandard.ZstdError as error:
         raise ValueError(f"a PNCC record is damaged ({error}); render the shard again") from error
-    bits = (columns + 7) // 8
-    packed = np.frombuffer(payload, dtype=np.uint8, count=rows * bits)
-    mask = np.unpackbits(packed.reshape(rows, bits), axis=1, count=columns).astype(bool)
-    count = int(mask.sum()) * PLANES
-    if len(payload) != rows * bits + 2 * count:
+    length = (columns + 7) // 8
+    data = np.frombuffer(payload, dtype=np.uint8)
+    bits = data[: rows * length]
+    count = int(np.bitwise_count(bits).sum()) * PLANES
+    if len(payload) != rows * length + 2 * count:
         raise ValueError(
-            f"a PNCC record expects {rows * bits + 2 * count} bytes of payload, got {len(payload)};"
-            " render the shard again"
+            f"a PNCC record expects {rows * length + 2 * count} bytes of payload, got "
+            f"{len(payload)}; render the shard again"
         )
-    low = np.frombuffer(payload, dtype=np.uint8, count=count, offset=rows * bits)
-    high = np.frombuffer(payload, dtype=np.uint8, count=count, offset=rows * bits + count)
+    if top + rows > height or left + columns > width:
+        raise ValueError(
+            f"a PNCC record's crop ({top}, {left}, {rows}, {columns}) leaves its picture of "
+            f"{height} x {width}; render the shard again"
+        )
+    low, high = data[rows * length :].reshape(2, PLANES, count // PLANES)
+    return _Opened(
+        (height, width), (top, left, rows, columns), origin, bits.reshape(rows, length), low, high
+    )
+
+
+def unpack(record: bytes) -> Codes:
+    """Codes of one record.
+
+    Raises:
+        ValueError: The bytes are not a whole record.
+    """
+    opened = _open(record)
+    top, left, rows, columns = opened.box
+    mask = np.unpackbits(opened.bits, axis=1, count=columns).astype(bool)
     values = np.zeros((PLANES, rows, columns), dtype=np.uint16)
     at, case = _visible(mask)
-    flat = values.reshape(PLANES, -1)
-    _unfold(low.reshape(PLANES, -1), high.reshape(PLANES, -1), columns, at, case, flat)
-    return Codes(values, mask, top, left, height, width, origin)
+    _unfold(opened.low, opened.high, columns, at, case, values.reshape(PLANES, -1))
+    return Codes(values, mask, top, left, *opened.size, opened.origin_mm)
+
+
+class Record(NamedTuple):
+    """One encoded photograph.
+
+    Attributes:
+        data: The bytes; see :func:`decode`.
+        box: Top, left, rows and columns of the face in the picture, all zero without one.
+    """
+
+    data: bytes
+    box: tuple[int, int, int, int]
+
+
+def encode_crop(crop: Crop, origin_mm: tuple[float, ...]) -> Record:
+    """Quantise, predict and compress in one pass; the bytes are ``pack(quantise(...))``.
+
+    Raises:
+        ValueError: A length does not fit 16 bits above its origin, or is not finite.
+    """
+    count, top, bottom, left, right = _extent(crop.mask)
+    rows, columns = bottom - top, right - left
+    split = rows * ((columns + 7) // 8)
+    payload = np.empty(split + 2 * PLANES * count, dtype=np.uint8)
+    payload[:split] = 0
+    bits = payload[:split].reshape(rows, -1) if rows else np.empty((0, 0), np.uint8)
+    low, high = payload[split:].reshape(2, PLANES, count)
+    part = np.s_[top:bottom, left:right]
+    fits = _encode(
+        crop.lengths_mm[part],
+        crop.mask[part],
+        np.asarray(origin_mm, dtype=np.float32),
+        np.float32(1 / STEP_MM),
+        bits,
+        low,
+        high,
+    )
+    if not fits:
+        raise ValueError(_unfit(crop.lengths_mm[crop.mask], origin_mm))
+    box = (crop.top + top, crop.left + left, rows, columns) if count else (0, 0, 0, 0)
+    return Record(_record((crop.height, crop.width), box, origin_mm, payload), box)
 
 
 def encode(maps: PnccMaps, origin_mm: tuple[float, ...]) -> bytes:
     """Quantise and pack; see :func:`quantise` for the limits."""
-    return pack(quantise(maps, origin_mm))
+    lengths = np.concatenate([maps.pncc_mm, maps.offset_mm], axis=2).astype(np.float32, copy=False)
+    return encode_crop(Crop(lengths, maps.mask, 0, 0, *maps.mask.shape), origin_mm).data
 
 
 def decode(record: bytes) -> PnccMaps:
-    """Maps of one record, each length within half a step of what was encoded."""
-    return dequantise(unpack(record))
+    """Maps of one record, each length within half a step of what was encoded.
+
+    Raises:
+        ValueError: The bytes are not a whole record.
+    """
+    opened = _open(record)
+    top, left, rows, columns = opened.box
+    lengths = np.zeros((*opened.size, PLANES), dtype=np.float32)
+    mask = np.zeros(opened.size, dtype=bool)
+    box = np.s_[top : top + rows, left : left + columns]
+    origin = np.asarray(opened.origin_mm, dtype=np.float32)
+    _decode(
+        opened.bits, opened.low, opened.high, origin, np.float32(STEP_MM), lengths[box], mask[box]
+    )
+    return PnccMaps(lengths[..., :3], lengths[..., 3:], mask)

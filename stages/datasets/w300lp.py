@@ -21,6 +21,14 @@ SUBSETS = ("AFW", "HELEN", "IBUG", "LFPW")
 MATLAB_TO_PX = -0.5
 _VIEW = re.compile(r"^(?P<source>.+)_(?P<view>\d+)$")
 _AGREE_PX = 5.0
+_MIRROR_68 = np.concatenate(
+    [
+        np.r_[16:-1:-1, 26:16:-1, 27:31, 35:30:-1],
+        [45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40],
+        np.r_[54:47:-1, 59:54:-1, 64:59:-1, 67:64:-1],
+    ]
+)
+"""iBUG-68 points of the mirror image in the order of the original."""
 _WHERE = "www.cbsr.ia.ac.cn, Face Profiling (no form)"
 
 
@@ -74,7 +82,7 @@ class W300LP(Adapter):
         source = view["source"] if view else path.stem
         points = top / "landmarks" / subset / f"{path.stem}_pts.mat"
         flipped = path.parent.name.endswith("_Flip")
-        facts = {"points": relative(root, points)} if not flipped and points.is_file() else {}
+        facts = {"points": relative(root, points)} if points.is_file() else {}
         return ItemRef(
             item_id=f"{path.parent.name}/{path.stem}",
             subject_id=self.subject(source),
@@ -106,7 +114,11 @@ class W300LP(Adapter):
             attributes["landmarks"] = "pt3d_68"
         else:
             points = numeric(content, "pt2d", path, 136).reshape(2, 68).T
-            points, attributes["landmarks"] = _cross_checked(root, ref, points)
+            points, attributes["landmarks"], flags = _cross_checked(
+                root, ref, points, height, width
+            )
+            if flags:
+                attributes["label_flags"] = flags
         if pose[6] <= 0:
             raise ItemError(f"{path.name}: Pose_Para has scale {pose[6]:g}, expected above 0")
         return ImageRow(
@@ -127,25 +139,38 @@ def _images(folder: Path) -> list[Path]:
 
 
 def _cross_checked(
-    root: Path, ref: ItemRef, points: Float[np.ndarray, "68 2"]
-) -> tuple[Float[np.ndarray, "68 2"], str]:
-    """The landmarks to trust, and the name of the variable they come from.
+    root: Path, ref: ItemRef, points: Float[np.ndarray, "68 2"], height: int, width: int
+) -> tuple[Float[np.ndarray, "68 2"], str, list[str]]:
+    """The landmarks to trust, the variable they come from, and what is wrong with others.
 
-    Some copies of the data set hold the same ``pt2d`` for every view of a photograph. The separate
-    landmark file has the visible points and the projection of the 3D ones; where ``pt2d`` is far
-    from the projection, the file's visible points are taken, or the projection itself.
+    Some copies of the data set hold the same ``pt2d`` for every view of a photograph, or one with
+    y upward. The separate landmark file has the visible points and the projection of the 3D ones;
+    where ``pt2d`` is far from the projection, the file's visible points are taken, or the
+    projection itself. Flipped photographs have no file of their own: they are held against the
+    mirror image of the original's.
     """
     if "points" not in ref.facts:
-        return points, "pt2d"
+        return points, "pt2d", []
     path = inside(root, str(ref.facts["points"]))
     content = read_mat(path)
     solid = numeric(content, "pts_3d", path, 136).reshape(68, 2)
-    if _distance(points, solid) <= _AGREE_PX:
-        return points, "pt2d"
     visible = numeric(content, "pts_2d", path, 136).reshape(68, 2)
+    if ref.attributes["flipped"]:
+        solid, visible = _mirrored(solid, width), _mirrored(visible, width)
+    if _distance(points, solid) <= _AGREE_PX:
+        return points, "pt2d", []
+    turned = np.stack([points[:, 0], height + 1 - points[:, 1]], axis=1)
+    upside_down = _distance(turned, solid) <= _AGREE_PX
+    flags = ["pt2d upside down" if upside_down else "pt2d far from the projection"]
     if _distance(visible, solid) <= _AGREE_PX:
-        return visible, "pts_2d"
-    return solid, "pts_3d"
+        return visible, "pts_2d", flags
+    return solid, "pts_3d", [*flags, "pts_2d far from the projection"]
+
+
+def _mirrored(points: Float[np.ndarray, "68 2"], width: int) -> Float[np.ndarray, "68 2"]:
+    """1-based points of the flipped photograph, in iBUG order again."""
+    flipped = points[_MIRROR_68]
+    return np.stack([width + 1 - flipped[:, 0], flipped[:, 1]], axis=1)
 
 
 def _distance(a: Float[np.ndarray, "68 2"], b: Float[np.ndarray, "68 2"]) -> float:

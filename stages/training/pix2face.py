@@ -14,6 +14,7 @@ from stages.datasets.images import decode_rgb
 from stages.photos import packed_images
 from stages.rendered import RenderedSet
 from stages.training.assembly import held_out, save_array
+from stages.training.pix2face_planes import COLUMNS, planes_of, save_coefficients
 
 if TYPE_CHECKING:
     from stages.training.run import Job
@@ -35,7 +36,8 @@ def prepare(
     """Write generous crops that training windows are cut from.
 
     Each base crop is a square around the landmarks wide enough for the largest window, at the
-    resolution of the smallest.
+    resolution of the smallest. Where the render stage stored no maps (``render.on_the_fly``), the
+    coefficients are kept instead, and every window is drawn when it is needed.
 
     Raises:
         FileNotFoundError: An input is missing.
@@ -47,12 +49,15 @@ def prepare(
     wide = high * (1 + 2 * section["box_shift"])
     base_px = round(section["size_px"] * wide / low)
     linear = LinearModel.load(model)
-    to_mm = 1000.0 * float(read_json(model / "meta.json")["unit_m"])
-    boxes = fit_boxes(to_mm * linear.mean, section["largest_offset_mm"])
+    unit_m = float(read_json(model / "meta.json")["unit_m"])
+    boxes = fit_boxes(1000.0 * unit_m * linear.mean, section["largest_offset_mm"])
     opened = RenderedSet.open(rendered)
     drawn = set(opened.item_ids)
     images, planes, masks, subjects, skipped = [], [], [], [], 0
+    coefficients, bases = [], []
     columns = ["item_id", "subject_id", "status", "split", "image", "landmarks_px"]
+    if opened.on_the_fly:
+        columns += COLUMNS
     for row in packed_images(packed, columns):
         if row["split"] == "test":  # AFLW2000-3D: nothing learns from it
             continue
@@ -60,14 +65,18 @@ def prepare(
         if not usable or row["landmarks_px"] is None:
             skipped += 1
             continue
-        maps = opened.maps(row["item_id"])
         centre, side = landmark_square(np.asarray(row["landmarks_px"], float).reshape(-1, 2))
         matrix = crop_matrix(centre, wide * side, base_px)
-        values = np.concatenate([maps.pncc_mm, maps.offset_mm], axis=-1)
-        cropped, seen = crop_planes(values, maps.mask, matrix, base_px)
+        if opened.on_the_fly:
+            coefficients.append({name: row[name] for name in COLUMNS})
+            bases.append(matrix)
+        else:
+            maps = opened.maps(row["item_id"])
+            values = np.concatenate([maps.pncc_mm, maps.offset_mm], axis=-1)
+            cropped, seen = crop_planes(values, maps.mask, matrix, base_px)
+            planes.append(cropped.astype(np.float16))
+            masks.append(seen)
         images.append(crop_image(decode_rgb(row["image"]), matrix, base_px))
-        planes.append(cropped.astype(np.float16))
-        masks.append(seen)
         subjects.append(row["subject_id"])
     kept = held_out(sorted(set(subjects)), section["holdout"], seed) if subjects else set()
     validation = np.array([subject in kept for subject in subjects])
@@ -77,8 +86,11 @@ def prepare(
             f"{int((~validation).sum())} ({skipped} skipped: failed, not rendered, no landmarks)"
         )
     save_array(np.stack(images), folder / "images.npy")
-    save_array(np.stack(planes), folder / "planes.npy")
-    save_array(np.stack(masks), folder / "masks.npy")
+    if opened.on_the_fly:
+        save_coefficients(folder, model, coefficients, bases)
+    else:
+        save_array(np.stack(planes), folder / "planes.npy")
+        save_array(np.stack(masks), folder / "masks.npy")
     save_array(validation, folder / "validation.npy")
     return {
         "photographs": len(images),
@@ -91,6 +103,7 @@ def prepare(
             "pncc_high_mm": list(boxes.pncc_high_mm),
             "offset_mm": boxes.offset_mm,
         },
+        **({"drawn_unit_m": unit_m} if opened.on_the_fly else {}),
     }
 
 
@@ -119,11 +132,10 @@ def build(data: Path, config: Mapping[str, Any]) -> "Job":
     from stages.training.run import Job
 
     images = np.load(data / "images.npy", mmap_mode="r")
-    planes = np.load(data / "planes.npy", mmap_mode="r")
-    masks = np.load(data / "masks.npy", mmap_mode="r")
     validation = np.load(data / "validation.npy")
     facts = read_json(data / "facts.json")
     boxes = boxes_of(facts["boxes"])
+    planes = planes_of(data, facts)
     size, base, wide = config["size_px"], facts["base_px"], facts["wide"]
     change = Augmentation(**config["augment"])
     training, held = np.flatnonzero(~validation), np.flatnonzero(validation)[:MAX_VALIDATION]
@@ -131,25 +143,36 @@ def build(data: Path, config: Mapping[str, Any]) -> "Job":
         Pix2FaceConfig(size, config["width"], config["depth"], config["background_weight"], boxes)
     )
 
-    def window(
-        index: int, scale: float, shift: Float[np.ndarray, "2"]
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Image bytes, six planes in mm and mask of one window of a base crop."""
+    def windows(
+        picks: list[tuple[int, float, Float[np.ndarray, "2"]]],
+    ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Image bytes, six planes in mm and mask of windows (photograph, scale, shift)."""
         unit = base / wide  # the landmarks' square in base pixels
-        matrix = crop_matrix(np.full(2, base / 2) + shift * unit, scale * unit, size)
-        picture = crop_image(np.ascontiguousarray(images[index]), matrix, size)
-        values, seen = crop_planes(
-            np.asarray(planes[index], np.float32), masks[index], matrix, size
-        )
-        return picture, values, seen
+        matrices = [
+            crop_matrix(np.full(2, base / 2) + shift * unit, scale * unit, size)
+            for _, scale, shift in picks
+        ]
+        indices = [index for index, _, _ in picks]
+        pictures = [
+            crop_image(np.ascontiguousarray(images[index]), matrix, size)
+            for index, matrix in zip(indices, matrices, strict=True)
+        ]
+        targets = planes.targets(indices, matrices, size)
+        return [
+            (picture, target.planes_mm, target.mask)
+            for picture, target in zip(pictures, targets, strict=True)
+        ]
 
     def batch(step: int, slots: list[int]) -> dict[str, torch.Tensor]:
-        blobs, targets, seens = [], [], []
+        rngs, picks = [], []
         for slot in slots:
             rng = step_rng(config["seed"], step, slot)
             scale = rng.uniform(*config["box_scale"])
             shift = rng.uniform(-config["box_shift"], config["box_shift"], 2)
-            picture, values, seen = window(int(rng.choice(training)), scale, shift)
+            picks.append((int(rng.choice(training)), scale, shift))
+            rngs.append(rng)
+        blobs, targets, seens = [], [], []
+        for rng, (picture, values, seen) in zip(rngs, windows(picks), strict=True):
             blobs.append(input_blob(relight(picture, change, rng)))
             targets.append(target_planes(values[..., :3], values[..., 3:], seen, boxes))
             seens.append(seen)
@@ -162,7 +185,7 @@ def build(data: Path, config: Mapping[str, Any]) -> "Job":
     def validate(net: torch.nn.Module) -> dict[str, float]:
         pncc, offset, zero, overlap = [], [], [], []
         for index in held:
-            picture, values, seen = window(int(index), VALIDATION_SCALE, np.zeros(2))
+            [(picture, values, seen)] = windows([(int(index), VALIDATION_SCALE, np.zeros(2))])
             out = net(torch.from_numpy(input_blob(picture))[None])[0].numpy()
             guess = boxes.decode(out.transpose(1, 2, 0).astype(np.float64))
             found = face_pixels(guess[..., :3])

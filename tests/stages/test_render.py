@@ -133,6 +133,10 @@ def test_index_meta_and_previews(rendered, rows):
     assert list(next(iter(stored.rows.values()))) == list(schema("rendered").names)
     assert stored.meta["synthetic"] is True
     assert stored.meta["failed"] == 0
+    row = next(iter(stored.rows.values()))
+    with (rendered / row["shard"]).open("rb") as file:
+        file.seek(row["offset"])
+        assert file.read(4).decode() == stored.meta["encoding"]
     low, high = stored.box_mm()
     assert (low <= [-80, -100, 0]).all()
     assert (high >= [80, 100, 90]).all()
@@ -291,3 +295,12 @@ def test_real_sample_through_the_command(shared_data, tmp_path):
     report = render_sample_files(folder / "image00516.mat", folder, tmp_path / "aflw")
     assert report["landmark_error_px"] < 0.3
     assert report["landmarks_compared"] == 68
+
+
+def test_four_workers_write_the_bytes_of_one(rendered, tmp_path, model, rows):
+    """Whole folder, bit for bit, through Ray."""
+    pytest.importorskip("ray")
+    several = ComputeParams(workers=4, ray_threshold_s=0, object_store_mb=100)
+    packed = pack(tmp_path / "packed", rows)
+    run(PARAMS, several, packed=packed, model=model, out=tmp_path / "four")
+    assert contents(tmp_path / "four") == contents(rendered)

@@ -107,6 +107,49 @@ class TestW300LP:
         assert row.attributes["landmarks"] == "pts_3d"
         np.testing.assert_allclose(row.landmarks_px, solid - 0.5)
 
+    def test_bad_labels_are_flagged(self, root: Path) -> None:
+        ref = refs_of("300w_lp", root)["AFW/AFW_1_1"]
+        assert "label_flags" not in image("300w_lp", root, ref).attributes
+        good = raw_trees.points68(1)
+        upside_down = np.stack([good[:, 0], 40 + 1 - good[:, 1]])
+        for pt2d, flag in (
+            (upside_down, "pt2d upside down"),
+            (raw_trees.points68(0).T, "pt2d far from the projection"),
+        ):
+            raw_trees.write(root / "AFW" / "AFW_1_1.mat", raw_trees.sample_mat(1, pt2d=pt2d))
+            row = image("300w_lp", root, ref)
+            assert row.attributes["label_flags"] == [flag]
+            np.testing.assert_allclose(row.landmarks_px, good - 0.5)
+
+    def test_flips_are_held_against_the_mirrored_original(self, root: Path) -> None:
+        good = raw_trees.points68(1)
+        pairs = {
+            0: 16,
+            8: 8,
+            17: 26,
+            27: 27,
+            31: 35,
+            36: 45,
+            39: 42,
+            41: 46,
+            48: 54,
+            60: 64,
+            65: 67,
+        }
+        ref = refs_of("300w_lp", root)["AFW_Flip/AFW_1_1"]
+        row = image("300w_lp", root, ref)  # holds the original's points: wrong
+        assert row.attributes["landmarks"] == "pts_2d"
+        assert row.attributes["label_flags"] == ["pt2d far from the projection"]
+        assert row.landmarks_px is not None
+        for left, right in (*pairs.items(), *((b, a) for a, b in pairs.items())):
+            x, y = good[right] - 0.5
+            np.testing.assert_allclose(row.landmarks_px[left], [60 - x, y])
+        stored = (row.landmarks_px + 0.5).T
+        raw_trees.write(root / "AFW_Flip" / "AFW_1_1.mat", raw_trees.sample_mat(1, pt2d=stored))
+        again = image("300w_lp", root, ref)
+        assert again.attributes["landmarks"] == "pt2d"
+        assert "label_flags" not in again.attributes
+
     def test_aflw_uses_its_3d_points(self, root: Path) -> None:
         row = image("300w_lp", root, refs_of("300w_lp", root)["AFLW2000/image00002"])
         solid = np.random.default_rng(5).uniform(100, 300, (3, 68))

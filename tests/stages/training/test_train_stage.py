@@ -8,7 +8,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from models.encoders.iresnet import IResNet, IResNetConfig
-from models.rendering.pncc import PnccMaps
+from models.encoders.square_crop import crop_matrix
+from models.morphable import LinearModel
+from models.rendering.pncc import PnccMaps, PnccRenderer, Sample, Window
 from models.rendering.pncc_codec import encode, origin_of
 from models.train_loop import state_arrays
 from stages import reconstruct, train
@@ -32,6 +34,7 @@ from stages.params import (
     ReconstructParams,
 )
 from stages.training.mica import aligned_distance_mm, prepare, validation_subjects
+from stages.training.pix2face_planes import COLUMNS, DrawnPlanes, save_coefficients
 from tests.stages.training.conftest import AUGMENT, ENCODER, failed_row, image_row, landmarks_68
 
 Run = Callable[[str, Path], bytes]
@@ -193,6 +196,60 @@ def test_trains_to_the_same_bytes_with_its_facts(method: str, trained: Run, data
     assert [row["step"] for row in history] == [3, 6]
     assert np.isfinite(list(metrics["validation"].values())).all()
     assert metrics["step"] in (3, 6)
+
+
+def _on_the_fly(data: Path) -> None:
+    """Give the photographs coefficients, and let the render stage have stored nothing."""
+    packed = data / "packed/300w_lp/images-00000.parquet"
+    rows = read_table(packed).to_pylist()
+    for number, row in enumerate(rows):
+        if row["status"] == "ok":
+            rng = np.random.default_rng(number)
+            row |= {"shape_para": rng.normal(size=3) * 1e4, "exp_para": rng.normal(size=2) * 0.3}
+            row["pose_para"] = np.array([0.1, 0.2, 0.0, 70.0, 70.0, 0.0, 5e-4])
+    write_table(table_of(rows, "images"), packed)
+    write_json({"on_the_fly": True, "synthetic": True}, data / "rendered/300w_lp/meta.json")
+
+
+def test_pix2face_trains_on_windows_drawn_on_the_fly(trained: Run, data: Path) -> None:
+    stored = trained("pix2face", data / "stored")
+    _on_the_fly(data)
+    drawn = trained("pix2face", data / "drawn")
+    assert drawn == trained("pix2face", data / "again")
+    assert drawn != stored
+    metrics = read_json(data / "drawn/metrics.json")["validation"]
+    assert np.isfinite(list(metrics.values())).all()
+    assert metrics["zero_offset_mm"] > 0
+
+
+def test_drawn_windows_do_not_depend_on_their_company(data: Path, tmp_path: Path) -> None:
+    _on_the_fly(data)
+    rows = read_table(data / "packed/300w_lp/images-00000.parquet").to_pylist()
+    rows = [row for row in rows if row["status"] == "ok"]
+    bases = [crop_matrix(np.array([70.0, 66 + n]), 100.0, 50) for n in range(len(rows))]
+    save_coefficients(tmp_path, data / "models/3ddfa", rows, bases)
+    planes = DrawnPlanes(tmp_path, 1e-6)
+    matrices = [crop_matrix(np.array([25.0, 26.0]), 20.0 + n, 32) for n in range(len(rows))]
+    together = planes.targets(range(len(rows)), matrices, 32)
+    for index, target in enumerate(together):
+        [alone] = planes.targets([index], [matrices[index]], 32)
+        np.testing.assert_array_equal(alone.planes_mm, target.planes_mm)
+        # the window written out: base = (image - corner) / 2, window centre (25, 26) of the base
+        side = 2.0 * (20 + index)
+        centre = 2.0 * np.array([25.0, 26.0]) + [20.0, 16.0 + index]
+        row = dict(zip(COLUMNS, (rows[index][name] for name in COLUMNS), strict=True))
+        sample = Sample(
+            np.array(row["shape_para"]), np.array(row["exp_para"]), np.array(row["pose_para"]),
+            row["height_px"], row["width_px"],
+        )  # fmt: skip
+        window = Window(centre[0] - side / 2, centre[1] - side / 2, side, 32)
+        model = LinearModel.load(data / "models/3ddfa")
+        expected = PnccRenderer(model, 1e-6).render([sample], [window])[0]
+        assert expected.mask.sum() > 100
+        assert (expected.mask != target.mask).mean() < 0.01
+        both = expected.mask & target.mask
+        gaps = np.abs(expected.pncc_mm - target.planes_mm[..., :3])[both].max(axis=1)
+        assert np.quantile(gaps, 0.98) < 1e-2
 
 
 def _section(method: str) -> object:

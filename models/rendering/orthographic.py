@@ -1,0 +1,243 @@
+"""Surfaces seen along z, drawn in the rectangle that holds them.
+
+The special case of ``rasterize_numba`` for bulk work on dense meshes, whose triangles
+are mostly smaller than a pixel: without perspective an edge function is a plane, no
+triangle needs a set-up, and all buffers are as large as the surface's box, not as the picture.
+Edges are relative to the pixel, so two triangles get exactly opposite numbers on the edge
+they share. Both sides of a triangle are drawn, the nearer one wins, and of equally near ones
+the later triangle.
+"""
+
+from typing import NamedTuple, no_type_check
+
+import numpy as np
+from jaxtyping import Float, Int32
+
+from models.rendering.jit import kernel
+
+
+class Projection(NamedTuple):
+    """An affine camera: position = matrix @ point + shift.
+
+    Attributes:
+        matrix: Rows give column (px), row (px, down) and nearness (any unit, larger nearer).
+        shift: Added to it, with pixel centres at +0.5.
+    """
+
+    matrix: Float[np.ndarray, "3 3"]
+    shift: Float[np.ndarray, "3"]
+
+
+class Rectangle(NamedTuple):
+    """The part of a picture that holds all projected vertices.
+
+    Attributes:
+        top: First row.
+        left: First column.
+        rows: Height, zero when nothing projects into the picture.
+        columns: Width, zero likewise.
+    """
+
+    top: int
+    left: int
+    rows: int
+    columns: int
+
+
+@kernel
+@no_type_check
+def _place(
+    base: np.ndarray,
+    offset: np.ndarray,
+    matrix: np.ndarray,
+    shift: np.ndarray,
+    place: np.ndarray,
+) -> tuple[float, float, float, float]:
+    """Project base + offset to ``place`` (pixel centres at integers); bounds of x and of y."""
+    m00, m01, m02 = matrix[0, 0], matrix[0, 1], matrix[0, 2]
+    m10, m11, m12 = matrix[1, 0], matrix[1, 1], matrix[1, 2]
+    m20, m21, m22 = matrix[2, 0], matrix[2, 1], matrix[2, 2]
+    t0, t1, t2 = shift[0] - 0.5, shift[1] - 0.5, shift[2]
+    low_x, high_x = np.float32(np.inf), np.float32(-np.inf)
+    low_y, high_y = np.float32(np.inf), np.float32(-np.inf)
+    for vertex in range(np.uint32(base.shape[0])):
+        x = np.float64(base[vertex, 0] + offset[vertex, 0])
+        y = np.float64(base[vertex, 1] + offset[vertex, 1])
+        z = np.float64(base[vertex, 2] + offset[vertex, 2])
+        column = np.float32(m00 * x + m01 * y + m02 * z + t0)
+        row = np.float32(m10 * x + m11 * y + m12 * z + t1)
+        place[vertex, 0] = column
+        place[vertex, 1] = row
+        place[vertex, 2] = np.float32(m20 * x + m21 * y + m22 * z + t2)
+        low_x = column if column < low_x else low_x
+        high_x = column if column > high_x else high_x
+        low_y = row if row < low_y else low_y
+        high_y = row if row > high_y else high_y
+    return low_x, high_x, low_y, high_y
+
+
+@kernel
+@no_type_check
+def _nearest(
+    place: np.ndarray,
+    faces: np.ndarray,
+    top: int,
+    left: int,
+    ids: np.ndarray,
+    nearness: np.ndarray,
+) -> None:
+    """Fill ``ids`` and ``nearness`` of a rectangle that begins at (top, left)."""
+    rows, columns = ids.shape
+    first_x, last_x = np.float32(left), np.float32(left + columns - 1)
+    first_y, last_y = np.float32(top), np.float32(top + rows - 1)
+    for face in range(np.uint32(faces.shape[0])):
+        i0 = np.uint32(faces[face, 0])
+        i1 = np.uint32(faces[face, 1])
+        i2 = np.uint32(faces[face, 2])
+        x0 = place[i0, 0]
+        x1 = place[i1, 0]
+        x2 = place[i2, 0]
+        from_x = max(np.ceil(min(x0, x1, x2)), first_x)
+        to_x = min(np.floor(max(x0, x1, x2)), last_x)
+        y0 = place[i0, 1]
+        y1 = place[i1, 1]
+        y2 = place[i2, 1]
+        from_y = max(np.ceil(min(y0, y1, y2)), first_y)
+        to_y = min(np.floor(max(y0, y1, y2)), last_y)
+        if not ((from_x <= to_x) & (from_y <= to_y)):
+            continue
+        z0 = np.float64(place[i0, 2])
+        z1 = np.float64(place[i1, 2])
+        z2 = np.float64(place[i2, 2])
+        row = np.uint32(from_y - first_y)
+        y = np.float64(from_y)
+        while y <= to_y:
+            b0 = y0 - y
+            b1 = y1 - y
+            b2 = y2 - y
+            column = np.uint32(from_x - first_x)
+            x = np.float64(from_x)
+            while x <= to_x:
+                a0 = x0 - x
+                a1 = x1 - x
+                a2 = x2 - x
+                e0 = a1 * b2 - a2 * b1
+                e1 = a2 * b0 - a0 * b2
+                e2 = a0 * b1 - a1 * b0
+                if (min(e0, e1, e2) >= 0.0) | (max(e0, e1, e2) <= 0.0):
+                    total = e0 + e1 + e2
+                    if total != 0.0:
+                        near = (e0 * z0 + e1 * z1 + e2 * z2) / total
+                        if near >= nearness[row, column]:
+                            nearness[row, column] = near
+                            ids[row, column] = face
+                x += 1.0
+                column += np.uint32(1)
+            y += 1.0
+            row += np.uint32(1)
+
+
+@kernel
+@no_type_check
+def _resolve(
+    place: np.ndarray,
+    faces: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
+    top: int,
+    left: int,
+    ids: np.ndarray,
+    out: np.ndarray,
+) -> None:
+    """Interpolate two attributes at the seen pixels into ``out``."""
+    rows, columns = ids.shape
+    for row in range(np.uint32(rows)):
+        y = np.float64(top + row)
+        for column in range(np.uint32(columns)):
+            face = ids[row, column]
+            if face < 0:
+                continue
+            x = np.float64(left + column)
+            i0 = np.uint32(faces[np.uint32(face), 0])
+            i1 = np.uint32(faces[np.uint32(face), 1])
+            i2 = np.uint32(faces[np.uint32(face), 2])
+            a0 = place[i0, 0] - x
+            a1 = place[i1, 0] - x
+            a2 = place[i2, 0] - x
+            b0 = place[i0, 1] - y
+            b1 = place[i1, 1] - y
+            b2 = place[i2, 1] - y
+            e0 = a1 * b2 - a2 * b1
+            e1 = a2 * b0 - a0 * b2
+            e2 = a0 * b1 - a1 * b0
+            inverse = 1.0 / (e0 + e1 + e2)
+            q0 = np.float32(e0 * inverse)
+            q1 = np.float32(e1 * inverse)
+            q2 = np.float32(e2 * inverse)
+            for axis in range(3):
+                out[row, column, axis] = (
+                    q0 * first[i0, axis] + q1 * first[i1, axis] + q2 * first[i2, axis]
+                )
+                out[row, column, axis + 3] = (
+                    q0 * second[i0, axis] + q1 * second[i1, axis] + q2 * second[i2, axis]
+                )
+
+
+def _range(low: float, high: float, size: int) -> tuple[int, int]:
+    """First pixel and pixel count of [low, high] inside 0 .. size - 1."""
+    if not (low <= size - 1 and high >= 0.0):
+        return 0, 0
+    first, last = int(np.ceil(max(low, 0.0))), int(np.floor(min(high, size - 1.0)))
+    return first, max(last - first + 1, 0)
+
+
+class Surface:
+    """A projected mesh, and which triangle each pixel of its rectangle sees.
+
+    Attributes:
+        rectangle: Where in the picture the surface is.
+        ids: Triangle seen at each pixel of the rectangle, -1 where none is.
+    """
+
+    def __init__(
+        self,
+        base: Float[np.ndarray, "v 3"],
+        offset: Float[np.ndarray, "v 3"],
+        faces: Int32[np.ndarray, "f 3"],
+        projection: Projection,
+        height: int,
+        width: int,
+    ) -> None:
+        """Project the points base + offset and find what is seen.
+
+        Args:
+            base: float32 positions.
+            offset: float32 displacements.
+            faces: Triangles.
+            projection: Camera in pixels of the picture.
+            height: Rows of the picture.
+            width: Columns of the picture.
+        """
+        self._faces = faces
+        self._place = np.empty(base.shape, dtype=np.float32)
+        matrix = np.ascontiguousarray(projection.matrix, dtype=np.float64)
+        shift = np.asarray(projection.shift, dtype=np.float64)
+        low_x, high_x, low_y, high_y = _place(base, offset, matrix, shift, self._place)
+        left, columns = _range(low_x, high_x, width)
+        top, rows = _range(low_y, high_y, height)
+        if not rows * columns:
+            top = left = rows = columns = 0
+        self.rectangle = Rectangle(top, left, rows, columns)
+        self.ids: Int32[np.ndarray, "h w"] = np.full((rows, columns), -1, dtype=np.int32)
+        nearness = np.full((rows, columns), -np.inf, dtype=np.float64)
+        _nearest(self._place, faces, top, left, self.ids, nearness)
+
+    def interpolate(
+        self,
+        first: Float[np.ndarray, "v 3"],
+        second: Float[np.ndarray, "v 3"],
+        out: Float[np.ndarray, "h w 6"],
+    ) -> None:
+        """Write two float32 vertex attributes at the seen pixels of the rectangle to ``out``."""
+        top, left, _, _ = self.rectangle
+        _resolve(self._place, self._faces, first, second, top, left, self.ids, out)
