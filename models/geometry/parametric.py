@@ -4,7 +4,7 @@ Unknown are identity, expression, the neck and jaw rotations and a rigid motion.
 belongs to the scan: FLAME stays in its own frame with a zero global rotation.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -257,6 +257,7 @@ def fit_parameters(
     settings: FitSettings,
     *,
     bald: bool,
+    start: FitState | None = None,
 ) -> FitState:
     """Fit the parameters by Gauss-Newton steps.
 
@@ -271,6 +272,7 @@ def fit_parameters(
         surface: The scan.
         settings: Schedule and weights.
         bald: Whether the scalp is bare or capped, so that it can be trusted.
+        start: Parameters to start from, left as they are; None starts from the mean head.
     """
     present = np.flatnonzero(np.isfinite(landmarks).all(axis=1))
     corners = np.asarray(model.arrays.faces, dtype=np.int64)[model.landmark_faces[present]]
@@ -280,7 +282,7 @@ def fit_parameters(
     ids = sample_vertices(model, settings.sample_vertices, 1.0 if bald else settings.scalp_weight)
     points = Subset(model, ids)
     share = len(ids) / settings.sample_vertices
-    state = FitState(np.zeros(model.basis.shape[2]))
+    state = FitState(np.zeros(model.basis.shape[2])) if start is None else replace(start)
     early = settings.landmark_steps if len(present) else 0
     for step in range(early + settings.icp_steps):
         late = step - early

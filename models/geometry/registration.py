@@ -11,7 +11,13 @@ from models.geometry.alignment import Similarity, align_similarity
 from models.geometry.closeness import COVER_MM, Closeness, measure
 from models.geometry.mesh import crop, surface_at
 from models.geometry.nonrigid import refine
-from models.geometry.parametric import FitState, Subset, Surface, fit_parameters
+from models.geometry.parametric import (
+    FitState,
+    Subset,
+    Surface,
+    fit_parameters,
+    rotation_matrix,
+)
 from models.geometry.placement import place_by_shape
 from models.geometry.quality import QualityModel, evidence_of, judge
 from models.geometry.settings import FitSettings, QualityLimits
@@ -25,6 +31,8 @@ MIN_SURFACE = 500
 SNAP = 1.25
 HEAD_EXTENT_MM = (120.0, 900.0)
 SHAPE_CANDIDATES = 5
+OPEN_JAW_RAD = 0.2
+"""Opening of the mouth from which a scan placed by its shape is fitted once more."""
 
 
 class RegistrationError(ValueError):
@@ -154,6 +162,8 @@ def register(
     if len(fits) > 1:
         best = int(np.argmax([_fit_score(model, *pair) for pair in zip(fits, views, strict=True)]))
     view, state, placed = views[best], fits[best], placements[best]
+    if landmarks is None:
+        state = _mouth_tried_open(model, state, view, settings, bald=scan.bald)
     posed, blend = whole.evaluate(state)
     fitted = posed @ state.rotation.T + state.translation
     samples, sample_areas = _scan_samples(view.surface, view.areas, fitted, settings)
@@ -176,6 +186,24 @@ def _patient(settings: FitSettings) -> FitSettings:
         robust_start_mm=3 * settings.robust_start_mm,
         pose_sigma_rad=settings.pose_sigma_rad / 4,
     )
+
+
+def _mouth_tried_open(
+    model: RegistrationModel, state: FitState, view: "_View", settings: FitSettings, *, bald: bool
+) -> FitState:
+    """The better of a fit by shape and of another that goes on from it with the mouth open.
+
+    From a closed mouth an open one is out of reach: the chin is drawn to the lower lip, and all
+    around it fits.
+    """
+    opened = replace(state, jaw=rotation_matrix(np.array([OPEN_JAW_RAD, 0.0, 0.0])))
+    near = replace(
+        settings,
+        icp_steps=settings.icp_steps // 2,
+        robust_start_mm=settings.robust_start_mm / 3,
+    )
+    again = fit_parameters(model, view.marks, view.surface, near, bald=bald, start=opened)
+    return max((state, again), key=lambda fit: _fit_score(model, fit, view))
 
 
 def _turned_over(faces: np.ndarray) -> np.ndarray:

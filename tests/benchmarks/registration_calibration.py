@@ -1,21 +1,26 @@
 """Fit and check the weights of the registration score on scans of known heads.
 
-    python tests/benchmarks/registration_calibration.py gather fit.json --seeds 1000 1016
-    python tests/benchmarks/registration_calibration.py gather check.json --seeds 2000 2008
+    python tests/benchmarks/registration_calibration.py gather fit.json --seeds 1000 1005 \\
+        --landmark-model data/landmark_model
+    python tests/benchmarks/registration_calibration.py gather check.json --seeds 2000 2008 \\
+        --landmark-model data/landmark_model
     python tests/benchmarks/registration_calibration.py fit fit.json --check check.json
     python tests/benchmarks/registration_calibration.py check check.json
 
 ``gather`` registers spoiled scans of the corpus's procedural heads and writes, per scan, the
 evidence and whether the face came to lie within 2 mm (median) and 6 mm (95 %) of the known
-vertices. ``fit`` prints the weights for ``register.quality`` and how reliable the score is on the
-seeds that were not used; ``check`` does the second with the committed weights. ``--heads toy|open``
-gathers from other heads, to check only.
+vertices. Scans whose landmarks are withheld go the way of the stage: landmarks lifted from
+pictures, or the shape; some by the shape alone, as without a landmark model. ``fit`` prints the
+weights for ``register.quality`` and how reliable the score is on the seeds that were not used;
+``check`` does the second with the committed weights. ``--heads toy|open`` gathers from other heads,
+to check only.
 """
 
 import argparse
 import importlib.util
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
@@ -28,13 +33,16 @@ from scipy.special import expit
 
 from models.geometry.cleaning import clean_scan
 from models.geometry.quality import EVIDENCE, evidence_of
-from models.geometry.registration import Scan, inner_landmarks, register
+from models.geometry.registration import Registration, Scan, inner_landmarks, register
 from models.geometry.settings import CleaningSettings, FitSettings, QualityLimits
 from models.geometry.template import RegistrationModel
 from stages import params
+from stages.scan_landmarks import ScanLandmarker
+from stages.unmarked import register_unmarked
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PER_SEED = 10
+BY_SHAPE = "no landmarks, by shape alone"
 RIDGE = 0.02
 BINS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 0.97, 1.0)
 
@@ -69,6 +77,37 @@ def heads_of(name: str) -> Any:
     return cases.LinearHeads(full, RegistrationModel.build(known, *embedding, masks))
 
 
+def landmarker_from(folder: Path | None) -> ScanLandmarker | None:
+    """The landmarker of the stage; None without a folder of the trained predictor."""
+    if folder is None:
+        return None
+    loaded = params.load(REPOSITORY / "params.yaml")
+    return ScanLandmarker.load(folder, loaded.landmarks, loaded.registration.views)
+
+
+def placed(
+    scan: Scan,
+    marks: np.ndarray | None,
+    section: params.RegisterParams,
+    model: RegistrationModel,
+    landmarker: ScanLandmarker | None,
+    fit: Callable[[np.ndarray | None, params.RegisterParams], Registration],
+) -> tuple[Registration, np.ndarray]:
+    """Fit a cleaned scan as the stage does, and the (51, 3) landmarks that placed it, or NaN."""
+    none = np.full((51, 3), np.nan)
+    if marks is not None:
+        return fit(marks, section), inner_landmarks(marks)
+    asked: list[np.ndarray | None] = []
+
+    def watched(points: np.ndarray | None, changed: params.RegisterParams) -> Registration:
+        asked.append(points)
+        return fit(points, changed)
+
+    found, source = register_unmarked(scan, None, section, model, landmarker, watched)
+    lifted = [points for points in asked if points is not None]
+    return found, inner_landmarks(lifted[0]) if source == "views" else none
+
+
 def spoilt(heads: Any, seed: int, draw: int) -> tuple[Any, str]:
     """One scan spoiled in up to four ways of random strength, and what was done."""
     c = load_cases()
@@ -77,7 +116,7 @@ def spoilt(heads: Any, seed: int, draw: int) -> tuple[Any, str]:
     expression = ("none", "mild", "strong", "blink")[kind % 4]
     cover = ("cap", "hair", "none")[kind % 3]
     s, done = heads.specimen(seed, expression=expression, cover=cover), [expression, cover]
-    kind = rng.choice(["head", "ball", "none"], p=[0.86, 0.08, 0.06])
+    kind = rng.choice(["head", "ball", "none", "shape"], p=[0.54, 0.08, 0.22, 0.16])
     if kind == "ball":
         bumps = rng.uniform(0, 8)
         s = c._ball(s, rng, bumps)
@@ -103,9 +142,9 @@ def spoilt(heads: Any, seed: int, draw: int) -> tuple[Any, str]:
             kept = int(rng.choice([4, 5, 6, 8]))
             s = c._thinned(s, rng, kept)
             done.append(f"{kept} landmarks")
-        if kind == "none":
+        if kind in ("none", "shape"):
             s = replace(s, marks=None)
-            done.append("no landmarks")
+            done.append("no landmarks" if kind == "none" else BY_SHAPE)
     if rng.random() < 0.4:
         sigma = rng.uniform(0, 0.8)
         s = c.noisy(s, rng, sigma)
@@ -127,35 +166,39 @@ def spoilt(heads: Any, seed: int, draw: int) -> tuple[Any, str]:
     return c.posed(s, rng, unit_mm, unit), ", ".join(done)
 
 
-def gather(out: Path, source: str, seeds: range) -> None:
+def gather(out: Path, source: str, seeds: range, landmarker: ScanLandmarker | None) -> None:
     """Register every draw of every seed; one row each."""
     c = load_cases()
     section = params.load(REPOSITORY / "params.yaml").registration
-    fit = FitSettings(**section.fit.model_dump(), **section.presets[section.preset].model_dump())
     limits = QualityLimits(**section.limits.model_dump())
     cleaning = CleaningSettings(**section.cleaning.model_dump())
     heads = heads_of(source)
+    used: dict[str, Any] = {}
 
-    def run(scan: Scan, marks: np.ndarray | None) -> Any:
+    def run(scan: Scan, marks: np.ndarray | None) -> Registration:
         mended = clean_scan(scan.vertices, scan.faces, cleaning)
         scan = replace(scan, vertices=mended.vertices, faces=mended.faces)
-        return register(scan, marks, heads.model, fit, limits)
+
+        def fit(points: np.ndarray | None, changed: params.RegisterParams) -> Registration:
+            schedule = changed.fit.model_dump() | changed.presets[changed.preset].model_dump()
+            return register(scan, points, heads.model, FitSettings(**schedule), limits)
+
+        with_views = None if used["by_shape"] else landmarker
+        found, used["marks"] = placed(scan, marks, section, heads.model, with_views, fit)
+        return found
 
     rows = []
     for seed in seeds:
         for draw in range(PER_SEED):
             specimen, done = spoilt(heads, seed, draw)
+            used["by_shape"] = BY_SHAPE in done
             came = c.outcome(specimen, run, heads.model)
             row: dict[str, Any] = {"seed": seed, "draw": draw, "done": done, "status": came.status}
             row |= {"reason": came.reason, "right": came.right}
             row["errors_mm"] = [came.error_median_mm, came.error_q95_mm]
             if came.found is not None:
-                marks = (
-                    np.full((51, 3), np.nan)
-                    if specimen.marks is None
-                    else inner_landmarks(specimen.marks)
-                )
-                row["evidence"] = asdict(evidence_of(came.found, marks, heads.model))
+                row["flags"] = list(came.found.flags)
+                row["evidence"] = asdict(evidence_of(came.found, used["marks"], heads.model))
             rows.append(row)
         sys.stderr.write(f"seed {seed}: {len(rows)} scans\n")
         heads._cache.clear()
@@ -261,6 +304,7 @@ def main() -> None:
     one = commands.add_parser("gather")
     one.add_argument("out", type=Path)
     one.add_argument("--seeds", type=int, nargs=2, default=(1000, 1016))
+    one.add_argument("--landmark-model", type=Path, help="None: unmarked scans by shape alone")
     one.add_argument("--heads", choices=("procedural", "toy", "open"), default="procedural")
     two = commands.add_parser("fit")
     two.add_argument("files", type=Path, nargs="+")
@@ -269,7 +313,8 @@ def main() -> None:
     three.add_argument("files", type=Path, nargs="+")
     options = parser.parse_args()
     if options.command == "gather":
-        gather(options.out, options.heads, range(*options.seeds))
+        landmarker = landmarker_from(options.landmark_model)
+        gather(options.out, options.heads, range(*options.seeds), landmarker)
         return
     report: dict[str, Any] = {}
     values = committed_weights()

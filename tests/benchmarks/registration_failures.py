@@ -1,27 +1,38 @@
 """Every way in which a scan goes wrong, on heads of known vertices: what comes out, is it right?
 
-    python tests/benchmarks/registration_failures.py --heads 6 --out failures.json
+    python tests/benchmarks/registration_failures.py --heads 6 --out failures.json \\
+        --landmark-model data/landmark_model
 
 A verdict is right where what is accepted lies within 2 mm (median) and 6 mm (95 %) of the known
 face; a wrong face that is accepted is a silent failure, a right one that is not a false rejection.
+Scans without landmarks go the way of the stage, and once more by their shape alone.
 """
 
 import argparse
 import json
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from registration_calibration import REPOSITORY, heads_of, load_cases
+from registration_calibration import (
+    BY_SHAPE,
+    REPOSITORY,
+    heads_of,
+    landmarker_from,
+    load_cases,
+    placed,
+)
 
 from models.geometry.quality import Evidence, QualityModel, evidence_of
-from models.geometry.registration import Registration, Scan, inner_landmarks
+from models.geometry.registration import Registration, Scan
 from stages import params
-from stages.register import register
+from stages.register import cleaned_scan, register
+from stages.scan_landmarks import ScanLandmarker
 
 FIRST_SEED = 0
+UNMARKED = "no landmarks"
 
 
 @dataclass(frozen=True)
@@ -49,20 +60,37 @@ HEADER = (
 )
 
 
-def run_case(cases: Any, heads: Any, name: str, seeds: range, section: Any) -> list[dict[str, Any]]:
+def run_case(
+    cases: Any,
+    heads: Any,
+    name: str,
+    seeds: range,
+    section: Any,
+    landmarker: ScanLandmarker | None,
+) -> list[dict[str, Any]]:
     """One result per head."""
+    used: dict[str, Any] = {}
 
     def fit(scan: Scan, marks: np.ndarray | None) -> Registration:
-        return register(scan, marks, section, heads.model)
+        cleaned = cleaned_scan(scan, section)
+        scan = replace(scan, vertices=cleaned.vertices, faces=cleaned.faces)
 
+        def fitted(points: np.ndarray | None, changed: Any) -> Registration:
+            return register(scan, points, changed, heads.model)
+
+        views = None if name == BY_SHAPE else landmarker
+        found, used["marks"] = placed(scan, marks, section, heads.model, views, fitted)
+        return found
+
+    case = UNMARKED if name == BY_SHAPE else name
     rows = []
     for seed in seeds:
-        specimen = cases.spoiled(heads, name, seed)
+        specimen = cases.spoiled(heads, case, seed)
         came = cases.outcome(specimen, fit, heads.model)
         row: dict[str, Any] = {
             "case": name,
             "seed": seed,
-            "refused": cases.CASES[name].refused,
+            "refused": cases.CASES[case].refused,
             "status": came.status,
             "reason": came.reason,
             "error_median_mm": came.error_median_mm,
@@ -70,13 +98,11 @@ def run_case(cases: Any, heads: Any, name: str, seeds: range, section: Any) -> l
             "right": came.right,
         }
         if came.found is not None:
-            marks = np.full((51, 3), np.nan)
-            if specimen.marks is not None:
-                marks = inner_landmarks(specimen.marks)
             row |= {
+                "flags": list(came.found.flags),
                 "residual_median_mm": came.found.residual_median_mm,
                 "residual_q95_mm": came.found.residual_q95_mm,
-                "evidence": asdict(evidence_of(came.found, marks, heads.model)),
+                "evidence": asdict(evidence_of(came.found, used["marks"], heads.model)),
             }
         rows.append(row)
     return rows
@@ -134,6 +160,7 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=FIRST_SEED, help="seed of the first head")
     parser.add_argument("--source", choices=("procedural", "toy", "open"), default="procedural")
     parser.add_argument("--case", action="append", help="only this one; may be repeated")
+    parser.add_argument("--landmark-model", type=Path, help="None: unmarked scans by shape alone")
     parser.add_argument("--out", type=Path)
     parser.add_argument(
         "--gathered", type=Path, nargs="+", help="judge and print earlier --out files anew"
@@ -147,12 +174,14 @@ def main() -> None:
             rows += json.loads(path.read_text())["rows"]
     else:
         heads = heads_of(options.source)
-        for name in options.case or cases.CASES:
+        landmarker = landmarker_from(options.landmark_model)
+        for name in options.case or (*cases.CASES, BY_SHAPE):
             seeds = range(options.first, options.first + options.heads)
-            rows += run_case(cases, heads, name, seeds, section)
+            rows += run_case(cases, heads, name, seeds, section, landmarker)
             sys.stderr.write(f"{name}\n")
     rows = [judged(row, section) for row in rows]
-    table = [summed(name, [r for r in rows if r["case"] == name]) for name in cases.CASES]
+    names = (*cases.CASES, BY_SHAPE)
+    table = [summed(name, [r for r in rows if r["case"] == name]) for name in names]
     sys.stdout.write(HEADER + "\n")
     for row in table:
         if row.figures["ok"] + row.figures["rejected"] + row.figures["failed"]:

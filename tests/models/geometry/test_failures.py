@@ -5,6 +5,7 @@ The same cases on six procedural heads: ``tests/benchmarks/registration_failures
 
 import importlib.util
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -167,6 +168,23 @@ def test_the_score_alone_refuses_what_lies_elsewhere(cases, heads, section, name
     assert came.status == "rejected"
     assert came.reason.startswith("score ")
     assert not came.right
+
+
+def test_an_open_mouth_is_found_by_shape_alone(cases, section) -> None:
+    """From a closed mouth this fit ends with the chin 47 mm off and small residuals."""
+    heads = cases.ProceduralHeads.build()
+    rng = np.random.default_rng([1, 73])
+    mouth_open = heads.specimen(1, expression="strong")
+    specimen = cases.posed(replace(mouth_open, marks=None), rng, 1.0, "mm")
+
+    def fit(scan: Scan, marks: np.ndarray | None) -> Registration:
+        return register(scan, marks, section, heads.model)
+
+    came = cases.outcome(specimen, fit, heads.model)
+    assert came.found is not None
+    assert came.found.flags == ("no_landmarks",)
+    assert came.right, (came.error_median_mm, came.error_q95_mm)
+    assert came.found.theta[6] > 0.1  # rad about x: open
 
 
 def test_the_score_tells_good_from_bad_on_a_real_scan(section, shared_data) -> None:

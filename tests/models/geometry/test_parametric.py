@@ -1,5 +1,8 @@
 """The parametric fit: its model against FLAME's own twin, its derivatives, its optimum."""
 
+import copy
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.spatial import cKDTree
@@ -86,6 +89,24 @@ def test_fit_finds_the_parameters_of_a_face_in_its_span(toy_model, settings) -> 
     assert np.percentile(across, 90) < 0.3
     np.testing.assert_allclose(state.coefficients[3], beta[3], atol=0.35)
     assert np.degrees(np.arccos((np.trace(state.rotation @ turn.T) - 1) / 2)) < 3
+
+
+def test_fit_goes_on_from_a_given_start_and_leaves_it_as_it_is(toy_model, settings) -> None:
+    truth = random_state(toy_model, 4)
+    head = Subset(toy_model, np.arange(len(toy_model.template))).evaluate(truth)[0]
+    head = head @ truth.rotation.T + truth.translation
+    normals, rim = normals_and_rim(head, toy_model.arrays.faces)
+    surface = Surface(head, normals, rim, cKDTree(head))
+    none = np.full((51, 3), np.nan)
+    kept = copy.deepcopy(truth)
+    brief = replace(settings, icp_steps=2, data_weight_per_mm2=1e4)
+    state = fit_parameters(toy_model, none, surface, brief, bald=True, start=truth)
+    for name in ("coefficients", "neck", "jaw", "rotation", "translation"):
+        # The data outweigh the prior by far, so that the truth is where the steps end.
+        np.testing.assert_allclose(getattr(state, name), getattr(kept, name), atol=1e-2)
+        np.testing.assert_array_equal(getattr(truth, name), getattr(kept, name))
+    elsewhere = fit_parameters(toy_model, none, surface, brief, bald=True)
+    assert np.abs(elsewhere.coefficients - truth.coefficients).max() > 0.1
 
 
 def test_landmarks_alone_and_missing_ones(toy_model, settings) -> None:
