@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 LEAF_SIZE = 1
 _STACK = 128
+_SLACK = 1.0 + 1e-9
+"""A box is left aside only when it is farther than rounding explains, so that of triangles that are
+equally close but for rounding the same one answers whatever the tree looks like."""
 
 
 @numba.njit(cache=True)
@@ -253,7 +256,7 @@ def query(
         top = 1
         while top > 0:
             top -= 1
-            if stack_distance[top] > best:
+            if stack_distance[top] > best * _SLACK:
                 continue
             node = stack[top]
             first = nodes[node, 0]

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from models.geometry import ClosestPointIndex, closest_points
@@ -119,6 +119,7 @@ def test_refusals(
 
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), count=st.integers(1, 60))
+@example(seed=1120, count=14)  # two triangles that are equally close but for rounding
 def test_a_refitted_tree_answers_like_a_new_one(seed: int, count: int) -> None:
     rng = np.random.default_rng(seed)
     vertices = rng.normal(size=(count + 3, 3))
