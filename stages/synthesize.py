@@ -114,10 +114,14 @@ def synthesize_all(
         _synthesize_into, raw=raw, truth=truth, sizes=sizes, compute=compute, seed=seed
     )
     with session():
-        models = [source for source in sources if source in WHOLE]
-        map_ordered(
-            one, models, compute=compute, seconds_per_item=SECONDS_PER_MODEL, label="face models"
-        )
+        if models := [source for source in sources if source in WHOLE]:
+            map_ordered(
+                one,
+                models,
+                compute=compute,
+                seconds_per_item=SECONDS_PER_MODEL,
+                label="face models",
+            )
         for source in sources:
             if source not in WHOLE:
                 one(source)
