@@ -26,7 +26,7 @@ def schema(name: str) -> Any:  # noqa: ANN401 - pyarrow.Schema, imported late
 
     Args:
         name: ``images``, ``scans``, ``subjects``, ``landmarks``, ``registrations``,
-            ``unified_subjects``, ``rendered``, ``predictions`` or ``distances``.
+            ``unified_subjects``, ``rendered``, ``predictions``, ``distances`` or ``likeness``.
 
     Raises:
         KeyError: No schema has that name.
@@ -147,6 +147,11 @@ def schema(name: str) -> Any:  # noqa: ANN401 - pyarrow.Schema, imported late
             _field("landmark_scale", f64),
             _field("iterations", i32),
             _field("flags", text, format="json"),
+        ],
+        "likeness": [
+            *item,
+            _field("cosine", f64, unit="of the photograph's and its rendering's embeddings"),
+            _field("rank", i32, unit="place of the best photograph of the right person, from 1"),
         ],
     }
     return pa.schema(fields[name], metadata={"schema": f"faceline.{name}", "version": "1"})

@@ -55,9 +55,9 @@ def test_nme_is_a_share_of_the_eye_distance_and_keeps_under_similarities(
 
 
 def test_nme_needs_eyes_apart() -> None:
+    true = np.zeros((2, 68, 2))
+    true[0, 45] = 1.0
     with pytest.raises(ValueError, match="frame 1 with both in one place"):
-        true = np.zeros((2, 68, 2))
-        true[0, 45] = 1.0
         landmark_nme(true, true)
 
 
