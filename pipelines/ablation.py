@@ -173,6 +173,7 @@ def plan(
         )
     state = _git(root, "rev-parse", "HEAD") + _git(root, "diff", "--binary", "HEAD")
     text = (root / "params.yaml").read_text(encoding="utf-8")
+    rows: list[tuple[str, str, Mapping[str, Value], tuple[float | None, ...]]]
     rows = [("", BASE, {}, ())]
     for name, switch in grid.switches.items():
         if only in (None, name):

@@ -134,10 +134,12 @@ def _parts(grid: Grid, results: Sequence[TrialResult]) -> list[tuple[str, list[T
 def _origin(results: Sequence[TrialResult]) -> str:
     """What the figures rest on, in a sentence."""
     known = {result.synthetic for result in results if result.status == "ok"}
-    data = {
-        frozenset({True}): "Measured on synthetic data: the figures compare rows, nothing else.",
-        frozenset({False}): "Measured on real data.",
-    }.get(frozenset(known), "What the data are is not the same for all rows, or not recorded.")
+    if known == {True}:
+        data = "Measured on synthetic data: the figures compare rows, nothing else."
+    elif known == {False}:
+        data = "Measured on real data."
+    else:
+        data = "What the data are is not the same for all rows, or not recorded."
     weights = sorted({result.weights for result in results if result.weights})
     return f"{data} Weights: {', '.join(weights) or 'none'}."
 

@@ -268,16 +268,17 @@ def _ablate(options: argparse.Namespace) -> int:
         logger.info("%s: %s%s", name, result.status, "" if ran else ", kept from before")
 
     if options.list:
-        listed = [
-            {"switch": t.switch, "value": t.value, "set": t.changes, "experiment": t.experiment}
-            for t in trials
-        ]
         if options.json:
-            _emit(listed)
+            _emit(
+                [
+                    {"switch": t.switch, "value": t.value, "set": t.changes, "name": t.experiment}
+                    for t in trials
+                ]
+            )
         else:
-            for row in listed:
-                changes = ", ".join(f"{key}={to}" for key, to in row["set"].items())
-                label = f"{row['switch']}: {row['value']}" if row["switch"] else row["value"]
+            for trial in trials:
+                changes = ", ".join(f"{key}={to}" for key, to in trial.changes.items())
+                label = f"{trial.switch}: {trial.value}" if trial.switch else trial.value
                 sys.stdout.write(f"{label}  [{changes or 'no change'}]\n")
         return 0
     results = ablation.run(grid, trials, root, on_row=tell)

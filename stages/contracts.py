@@ -134,7 +134,9 @@ def schema(name: str) -> Any:  # noqa: ANN401 - pyarrow.Schema, imported late
         ],
         "predictions": [
             *item,
+            _field("benchmark", text),
             _field("challenge", text),
+            _field("photographs", i32, order="how many the mesh rests on"),
             _field("mesh", text),
             _field("landmarks", text),
             _field("provider", text),

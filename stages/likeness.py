@@ -105,6 +105,8 @@ def measure_likeness(
     rows: dict[str, dict[str, Any]] = {}
     jobs = []
     for row in sorted(read_table(table).to_pylist(), key=lambda row: str(row["item_id"])):
+        if row["benchmark"] != "now":
+            continue
         item = row["item_id"]
         reason = row["reason"] or row["status"] if row["status"] != "ok" else ""
         if not reason and item not in place:

@@ -55,11 +55,13 @@ def inputs(tmp_path_factory, kit):
         points.append(ok | {"points_px": sixty_eight.ravel(), "provider": "x"} | faceless)
         write_obj(folder / f"predictions/now/{item}.obj", vertices / 1000, faces, decimals=9)
         np.save(folder / f"predictions/now/{item}.npy", kit.seven() / 1000)
-        rows.append(ok | {"mesh": f"now/{item}.obj", "landmarks": f"now/{item}.npy"})
+        files = {"mesh": f"now/{item}.obj", "landmarks": f"now/{item}.npy"}
+        rows.append(ok | files | {"benchmark": "now"})
         if number % 2 == 0:
             shape = {"vertices": vertices.ravel(), "faces": faces.ravel(), "unit": "mm"}
             marks = {"landmarks": kit.seven().ravel(), "landmark_order": "now7"}
             scans.append(raw | ok | shape | marks)
+    rows.append(rows[0] | {"item_id": "HQ/F1001_001", "benchmark": "stirling"})  # not compared
     write_table(table_of(images, "images"), folder / "now/images-00000.parquet")
     write_table(table_of(scans, "scans"), folder / "now/scans-00000.parquet")
     write_table(table_of(points, "landmarks"), folder / "landmarks/landmarks.parquet")
