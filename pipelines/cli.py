@@ -97,16 +97,6 @@ def build_parser() -> argparse.ArgumentParser:
     reconstruct.add_argument("--json", action="store_true")
     reconstruct.set_defaults(command=_reconstruct)
 
-    ablate = commands.add_parser("ablate", help="a method's ablation table, by DVC experiments")
-    ablate.add_argument("method", metavar="METHOD", help="one that has ablations/METHOD.yaml")
-    ablate.add_argument("--only", metavar="SWITCH", help="one switch of the grid")
-    ablate.add_argument("--list", action="store_true", help="show the rows, run nothing")
-    ablate.add_argument(
-        "--out", type=Path, help="folder of the table (default out/ablations/METHOD)"
-    )
-    ablate.add_argument("--json", action="store_true")
-    ablate.set_defaults(command=_ablate)
-
     score = commands.add_parser("score", help="measure predictions by a benchmark's protocol")
     score.add_argument("protocol", metavar="PROTOCOL", help="now or now-metric")
     score.add_argument("--scan", type=Path)
@@ -136,6 +126,16 @@ def build_parser() -> argparse.ArgumentParser:
     verify.add_argument("artefact", type=Path)
     verify.add_argument("--json", action="store_true")
     verify.set_defaults(command=_lineage_verify)
+
+    ablate = commands.add_parser("ablate", help="a method's ablation table, by DVC experiments")
+    ablate.add_argument("method", metavar="METHOD", help="one that has ablations/METHOD.yaml")
+    ablate.add_argument("--only", metavar="SWITCH", help="one switch of the grid")
+    ablate.add_argument("--list", action="store_true", help="show the rows, run nothing")
+    ablate.add_argument(
+        "--out", type=Path, help="folder of the table (default out/ablations/METHOD)"
+    )
+    ablate.add_argument("--json", action="store_true")
+    ablate.set_defaults(command=_ablate)
 
     preset = commands.add_parser("preset", help="write a size preset into params.yaml")
     preset.add_argument("name", help="tiny, demo or bench")
@@ -277,7 +277,7 @@ def _ablate(options: argparse.Namespace) -> int:
             )
         else:
             for trial in trials:
-                changes = ", ".join(f"{key}={to}" for key, to in trial.changes.items())
+                changes = ", ".join(f"{key}={json.dumps(to)}" for key, to in trial.changes.items())
                 label = f"{trial.switch}: {trial.value}" if trial.switch else trial.value
                 sys.stdout.write(f"{label}  [{changes or 'no change'}]\n")
         return 0
