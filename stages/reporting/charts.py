@@ -55,7 +55,8 @@ def line_chart(
         y_label: With unit.
         x_range: None takes it from the data.
         y_range: None takes it from the data.
-        legend: ``inside`` at the bottom right, or ``above`` the plot; a single line has none.
+        legend: ``inside`` at the bottom right, ``above`` the plot, or ``none``; a single line has
+            none.
     """
     xs = np.concatenate([np.asarray(line.x, np.float64) for line in lines])
     ys = np.concatenate([np.asarray(line.y, np.float64) for line in lines])
@@ -113,7 +114,7 @@ def line_chart(
         step = max(1, len(points) // _MARKERS) if len(points) > 2 * _MARKERS else 1
         offset = (line.style * step) // 4 % step
         parts += [_marker(x, y, line.style) for x, y in points[offset::step]]
-    if len(lines) > 1:
+    if len(lines) > 1 and legend != "none":
         parts.append(_legend(lines, legend))
     parts.append("</svg>")
     return "".join(parts)

@@ -113,10 +113,17 @@ def _chart(evaluations: Sequence[Evaluation]) -> str:
         if shared[kind]:
             lines.append(Line(label, shared["cosine"], shared[kind], style + number_))
     chart = line_chart(
-        "Cosines", lines, "cosine", "share up to it, %", x_range=(-1.0, 1.0), y_range=(0.0, 100.0)
+        "Cosines",
+        lines,
+        "cosine",
+        "share up to it, %",
+        x_range=(-1.0, 1.0),
+        y_range=(0.0, 100.0),
+        legend="none",
     )
+    legend = " ".join(f"{key(line.style)}{text(line.label)}&emsp;" for line in lines)
     return figure(
-        f'<div class="middling">{chart}</div>',
+        f'<p class="legend">{legend}</p><div class="middling">{chart}</div>',
         "Cumulative shares. The area between a method's line and that of the pairs is its earth "
         "mover's distance; a line further right is better.",
     )
