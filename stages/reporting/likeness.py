@@ -52,7 +52,7 @@ def _how(facts: dict[str, Any]) -> str:
 def _table(evaluations: Sequence[Evaluation]) -> str:
     best = {
         column: pick(e.likeness[column] for e in evaluations if e.likeness.get(column) is not None)
-        for column, pick in (("cosine_mean", _most), ("emd_same", _least), ("emd_different", _most))
+        for column, pick in (("cosine_mean", _most), ("emd_same", _least))
     }
     tops = {
         depth: _most(e.likeness["recall"][depth] for e in evaluations if "recall" in e.likeness)
@@ -93,7 +93,7 @@ def _table(evaluations: Sequence[Evaluation]) -> str:
         caption=(
             "Cosine of a photograph and its rendering: higher is better. Earth mover's distance "
             "from these cosines to those of pairs of photographs: good is near <i>same person</i> "
-            "and far from <i>others</i>. Recall: share of renderings with a photograph of the "
+            "and far from <i>others</i>, on the side of the former. Recall: share of renderings with a photograph of the "
             "right person among the first one or five of all photographs; ties count against. "
             "The best of a column is bold."
         ),
