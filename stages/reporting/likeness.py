@@ -93,9 +93,9 @@ def _table(evaluations: Sequence[Evaluation]) -> str:
         caption=(
             "Cosine of a photograph and its rendering: higher is better. Earth mover's distance "
             "from these cosines to those of pairs of photographs: good is near <i>same person</i> "
-            "and far from <i>others</i>, on the side of the former. Recall: share of renderings with a photograph of the "
-            "right person among the first one or five of all photographs; ties count against. "
-            "The best of a column is bold."
+            "and far from <i>others</i>, on the side of the former. Recall: share of renderings "
+            "with a photograph of the right person among the first one or five of all "
+            "photographs; ties count against. The best of a column is bold."
         ),
     )
 
