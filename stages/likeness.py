@@ -18,7 +18,7 @@ from jaxtyping import Float, UInt8
 from models.encoders.arcface_crop import arcface_crop, five_points
 from models.identity_metrics import Likeness, likeness, unit
 from models.metrics import UNITS_MM
-from models.rendering.portrait import portrait
+from models.portrait import portrait
 from stages.artifacts import read_safetensors, read_table, sha256_file
 from stages.compute import map_ordered
 from stages.datasets.images import decode_rgb

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from models.encoders.iresnet import IResNet, IResNetConfig
-from models.rendering.portrait import portrait
+from models.portrait import portrait
 from stages import evaluate
 from stages.artifacts import read_json, read_table, write_json, write_safetensors, write_table
 from stages.contracts import schema, table_of
