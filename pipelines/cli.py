@@ -127,6 +127,16 @@ def build_parser() -> argparse.ArgumentParser:
     verify.add_argument("--json", action="store_true")
     verify.set_defaults(command=_lineage_verify)
 
+    ablate = commands.add_parser("ablate", help="a method's ablation table, by DVC experiments")
+    ablate.add_argument("method", metavar="METHOD", help="one that has ablations/METHOD.yaml")
+    ablate.add_argument("--only", metavar="SWITCH", help="one switch of the grid")
+    ablate.add_argument("--list", action="store_true", help="show the rows, run nothing")
+    ablate.add_argument(
+        "--out", type=Path, help="folder of the table (default out/ablations/METHOD)"
+    )
+    ablate.add_argument("--json", action="store_true")
+    ablate.set_defaults(command=_ablate)
+
     preset = commands.add_parser("preset", help="write a size preset into params.yaml")
     preset.add_argument("name", help="tiny, demo or bench")
     preset.set_defaults(command=_preset)
@@ -243,6 +253,43 @@ def _reconstruct(options: argparse.Namespace) -> int:
         for row in rows:
             _console().print(f"{row['image']}: {row['status']} {row['reason']}".rstrip())
     return 1 if failed else 0
+
+
+def _ablate(options: argparse.Namespace) -> int:
+    from pipelines import ablation, ablation_table
+
+    root = _checkout()
+    grid = ablation.load_grid(options.method, root)
+    trials = ablation.plan(options.method, grid, root, only=options.only)
+
+    def tell(result: ablation.TrialResult, ran: bool) -> None:
+        trial = result.trial
+        name = f"{trial.switch}: {trial.value}" if trial.switch else trial.value
+        logger.info("%s: %s%s", name, result.status, "" if ran else ", kept from before")
+
+    if options.list:
+        if options.json:
+            _emit(
+                [
+                    {"switch": t.switch, "value": t.value, "set": t.changes, "name": t.experiment}
+                    for t in trials
+                ]
+            )
+        else:
+            for trial in trials:
+                changes = ", ".join(f"{key}={json.dumps(to)}" for key, to in trial.changes.items())
+                label = f"{trial.switch}: {trial.value}" if trial.switch else trial.value
+                sys.stdout.write(f"{label}  [{changes or 'no change'}]\n")
+        return 0
+    results = ablation.run(grid, trials, root, on_row=tell)
+    out = options.out or root / "out" / "ablations" / options.method
+    ablation_table.write(options.method, grid, results, out)
+    if options.json:
+        _emit(ablation_table.rows(options.method, grid, results))
+    else:
+        sys.stdout.write(ablation_table.markdown(grid, results) + "\n")
+    logger.info("table: %s", out / "ablation.html")
+    return 1 if any(result.status != "ok" for result in results) else 0
 
 
 def _score(options: argparse.Namespace) -> int:

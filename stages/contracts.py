@@ -26,7 +26,8 @@ def schema(name: str) -> Any:  # noqa: ANN401 - pyarrow.Schema, imported late
 
     Args:
         name: ``images``, ``scans``, ``subjects``, ``landmarks``, ``registrations``,
-            ``unified_subjects``, ``rendered``, ``predictions`` or ``distances``.
+            ``unified_subjects``, ``rendered``, ``predictions``, ``distances``, ``likeness`` or
+            ``ablation``.
 
     Raises:
         KeyError: No schema has that name.
@@ -133,7 +134,9 @@ def schema(name: str) -> Any:  # noqa: ANN401 - pyarrow.Schema, imported late
         ],
         "predictions": [
             *item,
+            _field("benchmark", text),
             _field("challenge", text),
+            _field("photographs", i32, order="how many the mesh rests on"),
             _field("mesh", text),
             _field("landmarks", text),
             _field("provider", text),
@@ -147,6 +150,25 @@ def schema(name: str) -> Any:  # noqa: ANN401 - pyarrow.Schema, imported late
             _field("landmark_scale", f64),
             _field("iterations", i32),
             _field("flags", text, format="json"),
+        ],
+        "likeness": [
+            *item,
+            _field("cosine", f64, unit="of the photograph's and its rendering's embeddings"),
+            _field("rank", i32, unit="place of the best photograph of the right person, from 1"),
+        ],
+        "ablation": [
+            _field("method", text),
+            _field("switch", text),
+            _field("value", text),
+            _field("changes", text, format="json: dotted parameter to value"),
+            _field("experiment", text, format="name of the DVC experiment"),
+            _field("status", text, values="|".join(STATUSES)),
+            _field("reason", text),
+            _field("figure", text),
+            _field("unit", text),
+            _field("measured", f64),
+            _field("synthetic", pa.bool_()),
+            _field("weights", text),
         ],
     }
     return pa.schema(fields[name], metadata={"schema": f"faceline.{name}", "version": "1"})

@@ -2,7 +2,8 @@
 
 Reads one method's predicted meshes and landmarks, and the packed NoW images and scans. Writes
 ``distances.parquet`` (one row per image and protocol, failures too, all distances kept),
-``metrics.json`` (pooled statistics, by challenge, by subject) and ``curves.json``.
+``metrics.json`` (pooled statistics, by challenge, by subject) and ``curves.json``; with a
+recogniser, ``likeness.parquet`` and ``likeness.json`` (see ``stages.likeness``).
 """
 
 import argparse
@@ -68,6 +69,8 @@ def run(
     predictions: Path,
     now: Path,
     out: Path,
+    landmarks: Path | None = None,
+    recognizer: Path | None = None,
 ) -> None:
     """Score one method by every protocol and write distances, metrics and curves.
 
@@ -78,6 +81,9 @@ def run(
         predictions: Holds ``rows.parquet``, ``meta.json`` and the meshes.
         now: Packed NoW: ``images-*.parquet``, ``scans-*.parquet``.
         out: Replaced when all is done.
+        landmarks: 68 points of the NoW photographs; with ``recognizer``, the likeness of the
+            predictions to the photographs is measured too.
+        recognizer: Folder of the evaluation encoder.
 
     Raises:
         FileNotFoundError: An input is missing.
@@ -119,6 +125,19 @@ def run(
         write_table(table_of(rows, "distances"), scratch / "distances.parquet")
         write_json(metrics, scratch / "metrics.json")
         write_json(curves, scratch / "curves.json")
+        if landmarks is not None and recognizer is not None:
+            from stages.likeness import measure_likeness
+
+            found, compared = measure_likeness(
+                predictions=predictions,
+                unit_name=unit,
+                packed=now,
+                landmarks=landmarks,
+                recognizer=recognizer,
+                compute=compute,
+            )
+            write_json(found, scratch / "likeness.json")
+            write_table(table_of(compared, "likeness"), scratch / "likeness.parquet")
 
 
 def load_entries(predictions: Path, now: Path, truths: Mapping[str, Truth | str]) -> list[Entry]:
@@ -208,6 +227,8 @@ def main() -> None:
     parser.add_argument("--method", required=True)
     parser.add_argument("--predictions", type=Path, required=True)
     parser.add_argument("--now", type=Path, required=True)
+    parser.add_argument("--landmarks", type=Path, required=True)
+    parser.add_argument("--recognizer", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     from stages.process import begin
@@ -221,6 +242,8 @@ def main() -> None:
         predictions=args.predictions,
         now=args.now,
         out=args.out,
+        landmarks=args.landmarks,
+        recognizer=args.recognizer,
     )
 
 

@@ -427,9 +427,20 @@ class TrainParams(Section):
     pix2face: Pix2FaceParams
 
 
+class BenchmarkSizes(Section):
+    """Most meshes of each benchmark: null for all, 0 for none."""
+
+    now: int | None = Field(ge=0, description="photographs")
+    stirling: int | None = Field(ge=0, description="photographs")
+    florence: int | None = Field(ge=0, description="videos")
+    facewarehouse: int | None = Field(ge=0, description="photographs")
+    bu3dfe: int | None = Field(ge=0, description="people")
+
+
 class ReconstructParams(Section):
     """From photographs to meshes."""
 
+    photographs: BenchmarkSizes
     box_scale: float = Field(gt=0, description="side of pix2face's crop over the box's")
     gate_mm: float = Field(gt=0, description="largest PNCC distance of a vertex to its pixel")
     coefficient_prior: float = Field(

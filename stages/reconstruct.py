@@ -1,8 +1,9 @@
-"""Stage `reconstruct`: a method's meshes for the NoW photographs, in the submission layout.
+"""Stage `reconstruct`: a method's meshes for every benchmark, in the submissions' layouts.
 
-Reads packed NoW photographs, their landmarks (px), a checkpoint and its face model. Writes
-``now/<subject>/<challenge>/<image>.obj`` (mm) with seven landmarks ``.npy`` beside it,
-``rows.parquet`` (one row per photograph, failures too) and ``meta.json``.
+Reads the benchmarks' packed photographs, their landmarks (px), a checkpoint and its face model.
+Writes ``<benchmark>/<name>.obj`` (mm) with seven landmarks ``.npy`` beside it where the face is
+neutral (``stages.benchmark_photos`` says which photographs make which mesh), ``rows.parquet`` (one
+row per mesh, failures too) and ``meta.json``.
 ``reconstruct_photos`` does the same for any photographs, with overlay and GLB.
 """
 
@@ -10,13 +11,11 @@ import argparse
 import io
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
 from stages import params
 from stages.artifacts import (
@@ -26,40 +25,18 @@ from stages.artifacts import (
     write_json,
     write_table,
 )
+from stages.benchmark_photos import Job, Photo, benchmark_jobs
 from stages.compute import map_ordered
 from stages.contracts import table_of
 from stages.datasets.images import decode_rgb
 from stages.datasets.meshes import write_obj
 from stages.inference.types import Reconstruction, Reconstructor
-from stages.photos import landmark_rows, packed_images, points_of
 from stages.process import begin
 
 logger = logging.getLogger(__name__)
 
 METHODS = ("mean", "mica", "pix2face")
 SECONDS_PER_IMAGE = {"mean": 0.05, "mica": 0.1, "pix2face": 0.6}
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp"}
-
-
-@dataclass(frozen=True)
-class Job:
-    """One photograph to reconstruct.
-
-    Attributes:
-        item_id: ``subject/challenge/image``.
-        subject_id: As in the packed tables.
-        image: Encoded file; empty where only the name matters.
-        points_px: Landmarks; None where there are none.
-        provider: Where they come from.
-        reason: Why it cannot be done; empty when it can.
-    """
-
-    item_id: str
-    subject_id: str
-    image: bytes
-    points_px: Float[np.ndarray, "68 2"] | None
-    provider: str
-    reason: str
 
 
 @cache
@@ -104,10 +81,10 @@ def run(
     data: Path,
     out: Path,
 ) -> None:
-    """Reconstruct every packed NoW photograph.
+    """Reconstruct the photographs of every benchmark.
 
     Args:
-        section: Crop, fit and tolerance.
+        section: Benchmarks, crop, fit and tolerance.
         compute: Workers.
         method: One of ``METHODS``.
         data: Folder of all stages' outputs.
@@ -115,10 +92,16 @@ def run(
 
     Raises:
         FileNotFoundError: An input is missing.
-        ValueError: Too many photographs failed.
+        ValueError: Too many meshes of a benchmark failed.
     """
     reconstructor = load_method(method, data, section)
-    jobs = now_jobs(data, reconstructor.needs_landmarks)
+    sizes = {name: most for name, most in section.photographs if most != 0}
+    jobs = [
+        job
+        for benchmark, most in sizes.items()
+        for job in benchmark_jobs(data, benchmark, reconstructor.needs_landmarks, most)
+    ]
+    photographs = sum(len(job.photos) for job in jobs)
     with atomic_directory(out) as scratch:
         rows = map_ordered(
             partial(
@@ -128,81 +111,83 @@ def run(
             ),
             jobs,
             compute=compute,
-            seconds_per_item=SECONDS_PER_IMAGE[method],
+            seconds_per_item=SECONDS_PER_IMAGE[method] * photographs / max(1, len(jobs)),
             label=f"reconstruct {method}",
         )
-        failed = [row for row in rows if row["status"] != "ok"]
-        if not rows or len(failed) > section.max_failed_fraction * len(rows):
-            reasons = sorted({row["reason"] for row in failed})[:3]
-            raise ValueError(
-                f"expected at least {1 - section.max_failed_fraction:.0%} of the photographs to be "
-                f"reconstructed by {method}, got {len(rows) - len(failed)} of {len(rows)}: "
-                f"{'; '.join(reasons)}"
-            )
+        counts = {}
+        for benchmark in sizes:
+            part = [row for row in rows if row["benchmark"] == benchmark]
+            failed = [row for row in part if row["status"] != "ok"]
+            counts[benchmark] = {"meshes": len(part), "failed": len(failed)}
+            if not part or len(failed) > section.max_failed_fraction * len(part):
+                reasons = sorted({row["reason"] for row in failed})[:3]
+                raise ValueError(
+                    f"expected at least {1 - section.max_failed_fraction:.0%} of {benchmark} to be "
+                    f"reconstructed by {method}, got {len(part) - len(failed)} of {len(part)}: "
+                    f"{'; '.join(reasons)}"
+                )
         write_table(table_of(rows, "predictions"), scratch / "rows.parquet")
         meta = {
             **reconstructor.facts,
             "method": method,
             "unit": "mm",
-            "photographs": len(rows),
-            "failed": len(failed),
+            "photographs": photographs,
+            "benchmarks": counts,
         }
         write_json(meta, scratch / "meta.json")
 
 
-def now_jobs(data: Path, needs_landmarks: bool) -> list[Job]:
-    """Every packed NoW photograph in order of ``item_id``.
-
-    Raises:
-        FileNotFoundError: NoW is not packed, or its landmarks are missing.
-    """
-    points = landmark_rows(data / "landmarks" / "now") if needs_landmarks else {}
-    columns = ["item_id", "subject_id", "status", "reason"]
-    jobs = []
-    for row in packed_images(data / "packed" / "now", [*columns, "image"]):
-        found = points.get(row["item_id"])
-        reason = row["reason"] if row["status"] != "ok" else ""
-        if needs_landmarks and not reason and (found is None or found["status"] != "ok"):
-            reason = f"no landmarks: {found['reason'] if found else 'no row'}"
-        usable = needs_landmarks and not reason
-        jobs.append(
-            Job(
-                row["item_id"],
-                row["subject_id"],
-                row["image"] if usable else b"",
-                points_of(found) if usable and found is not None else None,
-                found["provider"] if usable and found is not None else "",
-                reason,
-            )
-        )
-    return sorted(jobs, key=lambda job: job.item_id)
-
-
 def reconstruct_job(job: Job, *, load: Callable[[], Reconstructor], folder: Path) -> dict[str, Any]:
-    """Write one photograph's mesh and landmarks; return its row of schema ``predictions``."""
-    stem = PurePosixPath(job.item_id)
-    stem = stem.with_suffix("") if stem.suffix.lower() in _SUFFIXES else stem
-    row = {
+    """Write one mesh and its landmarks; return its row of schema ``predictions``.
+
+    A mesh of several photographs is their mean; those that cannot be used are said in ``reason``.
+    """
+    row: dict[str, Any] = {
         "item_id": job.item_id,
         "subject_id": job.subject_id,
-        "challenge": stem.parts[1] if len(stem.parts) > 2 else "",
-        "provider": job.provider,
+        "benchmark": job.benchmark,
+        "challenge": job.challenge,
+        "provider": next((photo.provider for photo in job.photos if photo.provider), ""),
     }
-    if job.reason:
-        return row | {"status": "failed", "reason": job.reason}
-    reconstructor = load()
-    blank = np.zeros((0, 0, 3), np.uint8)
-    try:
-        image = decode_rgb(job.image) if reconstructor.needs_landmarks else blank
-        points = np.zeros((68, 2)) if job.points_px is None else job.points_px
-        answer = reconstructor(image, points)
-    except ValueError as error:
-        return row | {"status": "failed", "reason": str(error)}
-    mesh = PurePosixPath("now") / f"{stem}.obj"
+    answers, reasons = [], []
+    for photo in job.photos:
+        try:
+            answers.append(_answer(photo, load()))
+        except ValueError as error:
+            reasons.append(str(error))
+    row["photographs"] = len(answers)
+    if not answers:
+        return row | {"status": "failed", "reason": "; ".join(sorted(set(reasons)))}
+    if reasons:
+        lost = "; ".join(sorted(set(reasons)))
+        row["reason"] = f"{len(reasons)} of {len(job.photos)} photographs left out: {lost}"
+    mesh = PurePosixPath(job.benchmark) / f"{job.target}.obj"
+    shapes = [
+        answer.shown_mm if job.expression and answer.shown_mm is not None else answer.vertices_mm
+        for answer in answers
+    ]
+    write_obj(folder / mesh, np.mean(shapes, axis=0), answers[0].faces, decimals=4)
+    row = {"reason": "", **row, "status": "ok", "mesh": str(mesh)}
+    if job.expression:
+        return row
     landmarks = mesh.with_suffix(".npy")
-    write_obj(folder / mesh, answer.vertices_mm, answer.faces, decimals=4)
-    write_bytes(folder / landmarks, npy_bytes(answer.landmarks_mm))
-    return row | {"status": "ok", "reason": "", "mesh": str(mesh), "landmarks": str(landmarks)}
+    seven = np.mean([answer.landmarks_mm for answer in answers], axis=0)
+    write_bytes(folder / landmarks, npy_bytes(seven))
+    return row | {"landmarks": str(landmarks)}
+
+
+def _answer(photo: Photo, reconstructor: Reconstructor) -> Reconstruction:
+    """Reconstruct one photograph.
+
+    Raises:
+        ValueError: It cannot be used or does not show enough.
+    """
+    if photo.reason:
+        raise ValueError(photo.reason)
+    blank = np.zeros((0, 0, 3), np.uint8)
+    image = decode_rgb(photo.image) if reconstructor.needs_landmarks else blank
+    points = np.zeros((68, 2)) if photo.points_px is None else photo.points_px
+    return reconstructor(image, points)
 
 
 def npy_bytes(array: np.ndarray) -> bytes:

@@ -7,7 +7,7 @@ Reads the artefacts of all other stages, each of which may be absent, and writes
 
 import argparse
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from stages import params
 from stages.artifacts import atomic_directory, write_bytes, write_json
 from stages.reporting.faces import reconstruction_section
 from stages.reporting.inputs import Evaluation, Packed, load_evaluations, load_packed
+from stages.reporting.likeness import likeness_section
 from stages.reporting.markup import page
 from stages.reporting.overview import overview_picture
 from stages.reporting.production import (
@@ -47,6 +48,7 @@ def run(section: params.ReportParams, *, data: Path, out: Path) -> None:
     evaluations, packed = load_evaluations(data), load_packed(data)
     sections = [
         score_section(evaluations),
+        likeness_section(evaluations),
         reconstruction_section(data, evaluations, section),
         data_section(data, packed),
         registration_section(data, section),
@@ -101,9 +103,15 @@ def summary(evaluations: Sequence[Evaluation]) -> dict[str, Any]:
                 protocol: {key: content.get(key) for key in keys}
                 for protocol, content in sorted(e.protocols.items())
             },
+            **({"likeness": _likeness(e.likeness)} if e.likeness else {}),
         }
         for e in evaluations
     }
+
+
+def _likeness(facts: Mapping[str, Any]) -> dict[str, Any]:
+    keys = ("cosine_mean", "emd_same", "emd_different", "recall", "renderings", "not_rendered")
+    return {key: facts.get(key) for key in keys}
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from stages.reporting.markup import text
 WIDTH: Final = 520
 HEIGHT: Final = 330
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 34, 46
-_DASHES: Final = ("", "7 4", "2 3", "10 3 2 3", "4 2", "1 4")
+_DASHES: Final = ("", "7 4", "2 3", "10 3 2 3", "4 2", "1 4", "12 4", "6 2 1 2 1 2")
 _MARKERS: Final = 7  # per line
 
 
@@ -24,7 +24,7 @@ class Line:
         label: In the legend.
         x: Ascending.
         y: Same length.
-        style: 0-5; the same number is the same thing in every chart.
+        style: 0-7; the same number is the same thing in every chart.
     """
 
     label: str
@@ -55,7 +55,8 @@ def line_chart(
         y_label: With unit.
         x_range: None takes it from the data.
         y_range: None takes it from the data.
-        legend: ``inside`` at the bottom right, or ``above`` the plot; a single line has none.
+        legend: ``inside`` at the bottom right, ``above`` the plot, or ``none``; a single line has
+            none.
     """
     xs = np.concatenate([np.asarray(line.x, np.float64) for line in lines])
     ys = np.concatenate([np.asarray(line.y, np.float64) for line in lines])
@@ -113,7 +114,7 @@ def line_chart(
         step = max(1, len(points) // _MARKERS) if len(points) > 2 * _MARKERS else 1
         offset = (line.style * step) // 4 % step
         parts += [_marker(x, y, line.style) for x, y in points[offset::step]]
-    if len(lines) > 1:
+    if len(lines) > 1 and legend != "none":
         parts.append(_legend(lines, legend))
     parts.append("</svg>")
     return "".join(parts)
@@ -218,7 +219,7 @@ def histogram(
             left = _LEFT + width * index / len(group)
             high = row(float(below[index] + group[index]))
             parts.append(
-                f'<rect class="f{style % 6}" x="{left + 0.5:.1f}" y="{high:.1f}" '
+                f'<rect class="f{style % 8}" x="{left + 0.5:.1f}" y="{high:.1f}" '
                 f'width="{width / len(group) - 1:.1f}" '
                 f'height="{row(float(below[index])) - high:.1f}"/>'
             )
@@ -226,7 +227,7 @@ def histogram(
     x = float(_LEFT)
     for label, _, style in groups:
         parts.append(
-            f'<rect class="f{style % 6}" x="{x:.1f}" y="28" width="12" height="12"/>'
+            f'<rect class="f{style % 8}" x="{x:.1f}" y="28" width="12" height="12"/>'
             f'<text class="name" x="{x + 18:.1f}" y="38.5">{text(label)}</text>'
         )
         x += 40 + 7.2 * len(label)
@@ -254,11 +255,11 @@ def _stroke(points: Sequence[tuple[float, float]], style: int) -> str:
     dash = _DASHES[style % len(_DASHES)]
     dashed = f' stroke-dasharray="{dash}"' if dash else ""
     path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
-    return f'<path class="line s{style % 6}" d="{path}"{dashed}/>'
+    return f'<path class="line s{style % 8}" d="{path}"{dashed}/>'
 
 
 def _marker(x: float, y: float, style: int) -> str:
-    kind = f'class="f{style % 6}"'
+    kind = f'class="f{style % 8}"'
     shapes = (
         f'<circle {kind} cx="{x:.1f}" cy="{y:.1f}" r="3.4"/>',
         f'<rect {kind} x="{x - 3.2:.1f}" y="{y - 3.2:.1f}" width="6.4" height="6.4"/>',
@@ -266,6 +267,8 @@ def _marker(x: float, y: float, style: int) -> str:
         f'<path {kind} d="M{x:.1f} {y - 4.6:.1f}l4.6 4.6l-4.6 4.6l-4.6 -4.6z"/>',
         f'<path {kind} d="M{x:.1f} {y + 4.4:.1f}l4.2 -7.4h-8.4z"/>',
         f'<path {kind} d="M{x - 4:.1f} {y - 1.2:.1f}h8v2.4h-8z"/>',
+        f'<path {kind} d="M{x - 1.2:.1f} {y - 4:.1f}h2.4v8h-2.4z"/>',
+        f'<path {kind} d="M{x - 4.2:.1f} {y - 3.6:.1f}l8.4 3.6l-8.4 3.6z"/>',
     )
     return shapes[style % len(shapes)]
 

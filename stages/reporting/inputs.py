@@ -14,7 +14,19 @@ METHOD_TITLES: Final[Mapping[str, str]] = {
     "mica": "MICA",
     "pix2face": "pix2face",
 }
-PROTOCOL_TITLES: Final[Mapping[str, str]] = {"now": "NoW", "now-metric": "NoW-metric"}
+PROTOCOL_TITLES: Final[Mapping[str, str]] = {
+    "now": "NoW",
+    "now-metric": "NoW-metric",
+    "stirling-now": "Stirling by NoW",
+    "stirling-now-metric": "Stirling by NoW-metric",
+    "feng2018": "Feng 2018",
+    "feng2018-metric": "Feng 2018, metric",
+    "micc-genova": "MICC by Genova",
+    "micc-deng": "MICC by Deng",
+    "micc-ganfit": "MICC by GANFit",
+    "facewarehouse": "FaceWarehouse",
+    "bu3dfe": "BU-3DFE",
+}
 DATASET_TITLES: Final[Mapping[str, str]] = {
     "300w_lp": "300W-LP",
     "bp4d": "BP4D+",
@@ -41,6 +53,7 @@ class Evaluation:
         weights: Where its weights come from, in words.
         protocols: Content of ``metrics.json`` by protocol.
         curves: Points of the cumulative curve by protocol.
+        likeness: Content of ``likeness.json``; empty where it was not measured.
     """
 
     method: str
@@ -49,6 +62,7 @@ class Evaluation:
     weights: str
     protocols: dict[str, dict[str, Any]]
     curves: dict[str, list[dict[str, float]]]
+    likeness: dict[str, Any]
 
     @property
     def title(self) -> str:
@@ -99,12 +113,12 @@ def json_or_none(path: Path) -> Any | None:  # noqa: ANN401 - any JSON document
 
 def load_evaluations(data: Path) -> list[Evaluation]:
     """Scores of every evaluated method, the baseline first."""
-    found: list[tuple[str, dict[str, Any], Any]] = []
+    found: list[tuple[str, dict[str, Any], Path]] = []
     for path in sorted((data / "evaluation").glob("*/metrics.json")):
         metrics = json_or_none(path)
         if isinstance(metrics, dict) and isinstance(metrics.get("protocols"), dict):
             method = str(metrics.get("method", path.parent.name))
-            found.append((method, metrics, json_or_none(path.parent / "curves.json")))
+            found.append((method, metrics, path.parent))
     found.sort(key=lambda entry: (entry[0] != BASELINE, entry[0]))
     return [
         Evaluation(
@@ -113,10 +127,17 @@ def load_evaluations(data: Path) -> list[Evaluation]:
             metrics.get("synthetic"),
             weights_in_words(metrics.get("weights"), method),
             metrics["protocols"],
-            curves if isinstance(curves, dict) else {},
+            _object(folder / "curves.json"),
+            _object(folder / "likeness.json"),
         )
-        for style, (method, metrics, curves) in enumerate(found)
+        for style, (method, metrics, folder) in enumerate(found)
     ]
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """A JSON object; empty where there is none."""
+    content = json_or_none(path)
+    return content if isinstance(content, dict) else {}
 
 
 def load_packed(data: Path) -> list[Packed]:

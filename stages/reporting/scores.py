@@ -6,9 +6,9 @@ from typing import Any
 from stages.reporting.charts import Line, dot_chart, key, line_chart
 from stages.reporting.inputs import BASELINE, PROTOCOL_TITLES, Evaluation
 from stages.reporting.markup import (
-    NONE,
     Cell,
     Section,
+    details,
     figure,
     missing,
     name,
@@ -18,10 +18,12 @@ from stages.reporting.markup import (
     table,
     text,
 )
-from stages.reporting.published import NOW_TEST
+from stages.reporting.published import PublishedTable, published_tables
 
 STATISTICS = ("median_mm", "mean_mm", "std_mm")
 MOST_PEOPLE = 40
+PER_TABLE = 2
+"""Protocols side by side in one table."""
 CHALLENGE_TITLES = {
     "multiview_neutral": "Neutral",
     "multiview_expressions": "Expressions",
@@ -76,15 +78,18 @@ def score_section(evaluations: Sequence[Evaluation]) -> Section:
             "<b>NoW-metric</b> takes the size as predicted, so a wrong size counts. "
             "Lower is better."
         ),
-        _score_table(evaluations, protocols),
+        *[
+            _score_table(evaluations, protocols[start : start + PER_TABLE])
+            for start in range(0, len(protocols), PER_TABLE)
+        ],
         "<h3>Cumulative error</h3>",
         _curves(evaluations, protocols),
         "<h3>By kind of photograph</h3>",
         _challenge_table(evaluations, protocols),
         "<h3>By person</h3>",
         _people_chart(evaluations, protocols[-1]),
-        "<h3>Published results on real photographs, for orientation only</h3>",
-        _published_table(),
+        published_block(protocols),
+        _other_published(protocols),
     ]
     return Section("scores", "Scores", "\n".join(body))
 
@@ -132,23 +137,39 @@ def _score_table(evaluations: Sequence[Evaluation], protocols: Sequence[str]) ->
     )
 
 
-def _published_table() -> str:
-    rows = []
-    for method, scaled, metric in NOW_TEST:
-        cells = [number(value) for value in scaled]
-        cells += [number(value) for value in metric] if metric else [Cell(NONE, "num")] * 3
-        rows.append([name(method), *cells])
+def published_block(protocols: Sequence[str]) -> str:
+    """Other people's figures by these protocols, under a heading; empty without any (markup)."""
+    found = [t for t in published_tables() if set(t.protocols) & set(protocols)]
+    if not found:
+        return ""
+    heading = "<h3>Published results on real photographs, for orientation only</h3>"
+    return "\n".join([heading, *map(_published_table, found)])
+
+
+def _other_published(protocols: Sequence[str]) -> str:
+    """Tables of protocols that nothing here was measured by, folded away."""
+    shown = {*protocols, "likeness"}
+    others = [t for t in published_tables() if not set(t.protocols) & shown]
+    if not others:
+        return ""
+    return details("Published results by other protocols", "\n".join(map(_published_table, others)))
+
+
+def _published_table(published: PublishedTable) -> str:
+    rows = [
+        [name(method), *[number(figure, published.digits) for figure in figures]]
+        for method, figures in published.rows
+    ]
+    unit = published.unit
     return table(
-        [
-            Cell("Published method"),
-            *[Cell(word, "num") for _ in range(2) for word in ("median", "mean", "std")],
-        ],
+        [Cell("Published method"), *[Cell(text(head), "num") for head in published.columns]],
         rows,
-        groups=[("", 1), ("NoW, mm", 3), ("NoW-metric, mm", 3)],
+        groups=[("", 1), *((f"{title}, {unit}", count) for title, count in published.groups)]
+        if published.groups
+        else [("", 1), (unit, len(published.columns))],
         caption=(
-            "<b>Published, real data, not comparable</b> with the figures above: 80 real people of "
-            "the NoW test set, scored by its organisers; as tabulated in the RingNet and MICA "
-            "papers and by the authors of Deng et al."
+            f"<b>Published, real data, not comparable</b> with figures measured here. "
+            f"{text(published.title)}: {text(published.about)}. Source: {text(published.source)}."
         ),
         kind="quiet",
     )

@@ -8,6 +8,7 @@ CSS: Final = """
   --wash: #f4f6f8; --accent: #0a5f73; --warn-ink: #7a3d00; --warn-wash: #fdf1e2;
   --warn-rule: #e8b878;
   --c0: #5b6470; --c1: #0072b2; --c2: #c8500a; --c3: #00805f; --c4: #b0548a; --c5: #8a6d00;
+  --c6: #6a4fb3; --c7: #2f6f2f;
   --sans: "Inter", "Helvetica Neue", "Segoe UI", "Liberation Sans", "DejaVu Sans", sans-serif;
   --serif: "Charter", "Bitstream Charter", "Source Serif 4", "Georgia", "Liberation Serif",
     "DejaVu Serif", serif;
@@ -18,6 +19,7 @@ CSS: Final = """
     --wash: #1c2126; --accent: #6cc3d5; --warn-ink: #f3c58c; --warn-wash: #2b2114;
     --warn-rule: #6d4f25;
     --c0: #a9b2bd; --c1: #56b4e9; --c2: #f28a4b; --c3: #35c39b; --c4: #dd8fbd; --c5: #d9bd3f;
+    --c6: #a993ea; --c7: #86c786;
   }
 }
 * { box-sizing: border-box; }
@@ -95,8 +97,10 @@ svg .line { fill: none; stroke-width: 2; stroke-linejoin: round; }
 .legend { font: 400 .875rem/1.6 var(--sans); }
 .s0 { stroke: var(--c0); } .s1 { stroke: var(--c1); } .s2 { stroke: var(--c2); }
 .s3 { stroke: var(--c3); } .s4 { stroke: var(--c4); } .s5 { stroke: var(--c5); }
+.s6 { stroke: var(--c6); } .s7 { stroke: var(--c7); }
 .f0 { fill: var(--c0); } .f1 { fill: var(--c1); } .f2 { fill: var(--c2); }
 .f3 { fill: var(--c3); } .f4 { fill: var(--c4); } .f5 { fill: var(--c5); }
+.f6 { fill: var(--c6); } .f7 { fill: var(--c7); }
 img { display: block; max-width: 100%; height: auto; border-radius: 3px; background: var(--wash); }
 .strip { display: grid; gap: .9rem;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 11rem), 1fr)); }

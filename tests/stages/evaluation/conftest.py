@@ -117,6 +117,7 @@ def write_predictions(folder: Path, bump: float = 1.0) -> None:
                 "subject_id": f"NOW/{item.split('/')[0]}",
                 "status": "ok",
                 "reason": "",
+                "benchmark": "now",
                 "challenge": item.split("/")[1],
                 "mesh": f"now/{item}.obj",
                 "landmarks": f"now/{item}.npy",

@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import re
+import shutil
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
@@ -18,7 +19,40 @@ from stages.params import ComputeParams, EvaluateParams, ReportParams
 SECTION = ReportParams(
     reconstructions=2, qa_pictures=1, pncc_pictures=1, picture_px=64, sheet_pages=2, sheet_px=100
 )
-SECTIONS = ["scores", "faces", "data", "registration", "landmarks", "renders", "training"]
+SECTIONS = [
+    "scores",
+    "likeness",
+    "faces",
+    "data",
+    "registration",
+    "landmarks",
+    "renders",
+    "training",
+]
+LIKENESS = {
+    "encoder": {"name": "recognizer b", "weights": "random", "synthetic": True},
+    "photographs": 5,
+    "people": 2,
+    "photographs_without_face": 1,
+    "renderings": 5,
+    "not_rendered": 1,
+    "cosine_mean": 0.4321,
+    "cosine_std": 0.1,
+    "same_pairs": 4,
+    "different_pairs": 6,
+    "same_mean": 0.61,
+    "different_mean": 0.04,
+    "emd_same": 0.1789,
+    "emd_different": 0.3456,
+    "recall": {"top1": 0.4, "top5": 1.0},
+    "chance": {"top1": 0.5, "top5": 1.0},
+    "distributions": {
+        "cosine": [-1.0, 0.0, 1.0],
+        "renderings": [0.0, 20.0, 100.0],
+        "same": [0.0, 0.0, 100.0],
+        "different": [0.0, 50.0, 100.0],
+    },
+}
 VOID = {"meta", "link", "img", "br"}
 
 
@@ -78,6 +112,7 @@ def data(tmp_path_factory, kit):
             now=folder / "packed" / "now",
             out=folder / "evaluation" / method,
         )
+        write_json(LIKENESS, folder / "evaluation" / method / "likeness.json")
     rows = [registrations("ok", 0.1), registrations("ok", 0.3), registrations("rejected", 9.0)]
     write_table(
         table_of(rows, "registrations"), folder / "registered" / "lyhm" / "registrations.parquet"
@@ -164,6 +199,39 @@ def test_scores_and_failures_are_shown(written, data):
     assert "FaMoS_002</text>" in written.document  # by person
     assert "LYHM / Headspace: rejected9.0, rejected" in written.document
     assert ">0.200<" in written.document  # median of the accepted scans' residuals
+
+
+def test_likeness_is_shown_with_its_encoder_and_chance(written):
+    part = written.document.split('<section id="likeness">')[1].split("</section>")[0]
+    for said in ("recognizer b", ">0.432<", ">0.179<", ">0.346<", ">0.40<", "By chance", ">0.50<"):
+        assert said in part
+    assert "pairs, two people" in part
+    assert "Genova et al. 2018, table 3" in part
+    summary = read_json(written.out / "metrics.json")
+    assert summary["mica"]["likeness"]["recall"] == {"top1": 0.4, "top5": 1.0}
+
+
+def test_likeness_that_could_not_be_measured_says_why(data, tmp_path):
+    part = tmp_path / "data"
+    shutil.copytree(data / "evaluation", part / "evaluation")
+    counts = {"photographs": 0, "people": 0, "photographs_without_face": 6}
+    gone = {"encoder": LIKENESS["encoder"], "renderings": 0, "not_rendered": 6, **counts}
+    lost = gone | {"reason": "no prediction could be compared"}
+    for method in ("mica", "mean"):
+        write_json(lost, part / "evaluation" / method / "likeness.json")
+    report.run(SECTION, data=part, out=tmp_path / "out")
+    document = (tmp_path / "out" / "report.html").read_text()
+    Checked(document)
+    assert document.count("no prediction could be compared") == 2
+
+
+def test_published_tables_stand_apart_with_their_source(written):
+    scores = written.document.split('<section id="scores">')[1].split("</section>")[0]
+    assert "MICA (Zielonka et al. 2022), table 2" in scores
+    assert scores.index("not scored") < scores.index("Published method")
+    tables = re.findall(r"<table.*?</table>", written.document, flags=re.DOTALL)
+    for one in tables:
+        assert not ("Average head" in one and "Published method" in one)
 
 
 def test_pictures_are_embedded(written):

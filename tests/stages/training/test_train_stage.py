@@ -27,6 +27,7 @@ from stages.contracts import table_of
 from stages.datasets.meshes import read_mesh
 from stages.params import (
     AugmentParams,
+    BenchmarkSizes,
     ComputeParams,
     LoopParams,
     MicaParams,
@@ -61,6 +62,7 @@ def pix2face(loop: LoopParams) -> Pix2FaceParams:
 @pytest.fixture
 def section() -> ReconstructParams:
     return ReconstructParams(
+        photographs=BenchmarkSizes(now=None, stirling=0, florence=0, facewarehouse=0, bu3dfe=0),
         box_scale=1.4, gate_mm=1e4, coefficient_prior=1.0, min_correspondences=10,
         max_failed_fraction=0.5, detector_min_score=0.0, detector_max_side_px=640,
     )  # fmt: skip
