@@ -1,0 +1,1 @@
+"""Benchmarks in their owners' layouts: which files belong together, and the official result files."""
