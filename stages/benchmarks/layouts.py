@@ -210,7 +210,12 @@ def list_micc(dataset: Path, images: Path | None = None) -> list[Case]:
         FileNotFoundError: There is no subject.
     """
     tips = read_nose_tips(dataset)
-    people = sorted(path for path in dataset.rglob("subject_*") if (path / "Model").is_dir())
+    annotations = dataset / "MICC_landmarks"
+    people = sorted(
+        path
+        for path in dataset.rglob("subject_*")
+        if (path / "Model").is_dir() and annotations not in path.parents
+    )
     wanted = set(_lines(images)) if images is not None else None
     cases = []
     for folder in people:
@@ -219,7 +224,7 @@ def list_micc(dataset: Path, images: Path | None = None) -> list[Case]:
         scans = []
         for view in ("frontal1", "frontal2"):
             for mesh in sorted((folder / "Model" / view).rglob("*.obj")):
-                points = _landmarks_of(mesh, dataset, dataset / "MICC_landmarks")
+                points = _landmarks_of(mesh, dataset, annotations)
                 tip = tips.get(person) if points is None else None
                 known = points is not None or tip is not None
                 reason = "" if known else _NO_LANDMARKS.format("MICC_landmarks or nose_tips.csv")
