@@ -115,9 +115,7 @@ def run(
     for protocol in section.protocols:
         scores = [_score_of(row) for row in rows if row["protocol"] == protocol]
         _require_enough(scores, section.max_unscored_fraction, method, protocol)
-        metrics["protocols"][protocol] = summarise(
-            scores, statistic=PROTOCOLS[protocol].statistic
-        )
+        metrics["protocols"][protocol] = summarise(scores, statistic=PROTOCOLS[protocol].statistic)
         curves[protocol] = curve_of(scores, thresholds)
     with atomic_directory(out) as scratch:
         write_table(table_of(rows, "distances"), scratch / "distances.parquet")

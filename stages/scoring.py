@@ -458,7 +458,7 @@ def _score_group(
         except FileNotFoundError as error:
             scores.append(replace(blank, status="missing", reason=str(error)))
             continue
-        tried = []
+        tried: list[ImageScore] = []
         for scan in case.scans:
             if protocol.best_of_scans and scan.tip is not None and tried:
                 continue  # the one nose tip belongs to the first scan
@@ -469,9 +469,7 @@ def _score_group(
                 tried.append(replace(blank, reason=f"scan: {target}"))
                 continue
             tried.append(
-                _score_one(
-                    blank, target, scan, mesh, points, layout, unit, order, scale_mm, pairs
-                )
+                _score_one(blank, target, scan, mesh, points, layout, unit, order, scale_mm, pairs)
             )
             if not protocol.best_of_scans:
                 break

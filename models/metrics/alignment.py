@@ -66,9 +66,7 @@ class Refined:
     converged: bool
 
 
-def landmark_similarity(
-    source: Float[np.ndarray, "m 3"], target: Float[np.ndarray, "m 3"]
-) -> Pose:
+def landmark_similarity(source: Float[np.ndarray, "m 3"], target: Float[np.ndarray, "m 3"]) -> Pose:
     """Least-squares similarity that may reflect: R = U V^T without fixing its determinant."""
     source_mean, target_mean = source.mean(axis=0), target.mean(axis=0)
     covariance = (target - target_mean).T @ (source - source_mean)

@@ -297,7 +297,7 @@ class Target:
         self._borders = border_features(centred, whole)
 
     def _fixed_scale(self, unit: str, scale_mm: float | None) -> float | None:
-        """mm per unit where the protocol fixes it; None where it is estimated."""
+        """Scale in mm per unit where the protocol fixes it; None where it is estimated."""
         if self.protocol.scale == "unit":
             return UNITS_MM[unit]
         if self.protocol.scale == "estimated":
@@ -332,9 +332,7 @@ class Target:
         flags += _fit_flags(fit, scale, rms, unit)
         return fit, scale, rms, True
 
-    def _posed(
-        self, vertices: Float[np.ndarray, "v 3"], faces: Int[np.ndarray, "g 3"]
-    ) -> _Surface:
+    def _posed(self, vertices: Float[np.ndarray, "v 3"], faces: Int[np.ndarray, "g 3"]) -> _Surface:
         """The surface with its tree; that of the last topology is moved instead of built."""
         last: tuple[Int[np.ndarray, "g 3"], int, ClosestPointIndex] | None
         last = getattr(self, "_last", None)

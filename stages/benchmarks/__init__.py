@@ -1,1 +1,1 @@
-"""Benchmarks in their owners' layouts: which files belong together, and the official result files."""
+"""Benchmarks in their owners' layouts: their files, landmarks and official result files."""

@@ -1,8 +1,8 @@
 """Compiled reading of plain OBJ files: the kind that scanners and trackers write by the thousand.
 
 Plain means: ``v x y z``, ``f a b c`` (with or without ``/t/n``), anything else on lines of its own.
-Whatever is not plain (colours, polygons, counting back, continued lines, numbers of more digits than
-float64 holds exactly) is left to the general reader, as is every error message.
+Whatever is not plain (colours, polygons, counting back, continued lines, numbers of more digits
+than float64 holds exactly) is left to the general reader, as is every error message.
 """
 
 import numba
@@ -42,7 +42,7 @@ def _count(text: NDArray[np.uint8]) -> tuple[int, int]:
     for i in range(size):
         byte = text[i]
         if start:
-            if byte == _BLANK or byte == _TAB or byte > 127:
+            if byte in (_BLANK, _TAB) or byte > 127:
                 return 0, 0
             if i + 1 < size and (text[i + 1] == _BLANK or text[i + 1] == _TAB):
                 if byte == 118:  # v
@@ -58,9 +58,7 @@ def _count(text: NDArray[np.uint8]) -> tuple[int, int]:
 
 
 @numba.njit(cache=True)
-def _fill(
-    text: NDArray[np.uint8], points: NDArray[np.float64], corners: NDArray[np.int64]
-) -> bool:
+def _fill(text: NDArray[np.uint8], points: NDArray[np.float64], corners: NDArray[np.int64]) -> bool:
     """Parse every ``v`` and ``f`` line; False at the first that is not plain."""
     size = text.shape[0]
     vertex = 0

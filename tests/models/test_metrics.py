@@ -188,7 +188,7 @@ def test_metric_is_invariant_to_rigid_motion_however_far(case, angle, shift):
     np.testing.assert_allclose(result.distances_mm, still.distances_mm, atol=1e-5)
 
 
-@pytest.mark.parametrize("protocol", (NOW, METRIC), ids=("now", "now-metric"))
+@pytest.mark.parametrize("protocol", [NOW, METRIC], ids=("now", "now-metric"))
 def test_moving_the_scan_changes_nothing(case, protocol):
     scan_vertices, scan_faces, scan_marks, *prediction = case
     turn, shift = rotation([0.3, -0.5, 0.2]), np.array([400.0, -900.0, 1200.0])
@@ -204,7 +204,7 @@ def test_moving_the_scan_changes_nothing(case, protocol):
     np.testing.assert_allclose(result.distances_mm, still.distances_mm, atol=1e-5)
 
 
-@pytest.mark.parametrize("protocol", (NOW, METRIC), ids=("now", "now-metric"))
+@pytest.mark.parametrize("protocol", [NOW, METRIC], ids=("now", "now-metric"))
 def test_units_are_conversions(case, protocol):
     *scan, vertices, faces, landmarks = case
     metres = align_and_measure(*case, protocol, "m")
@@ -216,7 +216,7 @@ def test_units_are_conversions(case, protocol):
         assert other.flags == metres.flags == ()
 
 
-@pytest.mark.parametrize("protocol", (NOW, METRIC), ids=("now", "now-metric"))
+@pytest.mark.parametrize("protocol", [NOW, METRIC], ids=("now", "now-metric"))
 def test_transform_and_distances_agree(case, protocol):
     """The reported transform reproduces the reported distances."""
     scan_vertices, _, _, vertices, faces, _ = case
@@ -226,7 +226,7 @@ def test_transform_and_distances_agree(case, protocol):
     np.testing.assert_allclose(again, result.distances_mm, atol=1e-6)
 
 
-@pytest.mark.parametrize("protocol", (NOW, METRIC), ids=("now", "now-metric"))
+@pytest.mark.parametrize("protocol", [NOW, METRIC], ids=("now", "now-metric"))
 def test_refinement_ends_in_a_minimum(case, protocol):
     """No small motion (or resizing, where scale is free) of the result lowers the objective."""
     scan_vertices, _, _, vertices, faces, _ = case

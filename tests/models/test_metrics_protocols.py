@@ -47,9 +47,7 @@ def on_relief(xy):
 
 
 def seven():
-    return on_relief(
-        [[-45, 28], [-18, 28], [18, 28], [45, 28], [0, -28], [-25, -50], [25, -50]]
-    )
+    return on_relief([[-45, 28], [-18, 28], [18, 28], [45, 28], [0, -28], [-25, -50], [25, -50]])
 
 
 def sixty_eight():
@@ -98,7 +96,9 @@ def test_an_equal_prediction_moved_and_resized_has_no_error(scan, name):
 
 def test_feng_measures_at_the_landmarks_pose_in_its_smaller_sphere(scan):
     vertices, faces = scan
-    lifted = vertices + [0.0, 0.0, 3.0]  # the landmarks stay: no refinement makes up for it
+    lifted = vertices + np.array(
+        [0.0, 0.0, 3.0]
+    )  # the landmarks stay: no refinement makes up for it
     result = lone("feng2018-metric", vertices, faces, seven(), lifted, faces, seven())
     expected = scan_to_mesh(vertices[result.kept], lifted, faces)
     np.testing.assert_allclose(result.distances_mm, expected, atol=1e-9)
@@ -316,7 +316,7 @@ def test_landmarks_of_another_mesh_or_pose_are_flagged(scan):
     turned = vertices @ rotation([0.0, 0.9, 0.0]).T  # the mesh was turned, its landmarks were not
     result = lone("now", vertices, faces, seven(), turned, faces, seven())
     assert any("of the prediction is" in flag for flag in result.flags)
-    away = seven() + [0.0, 0.0, 30.0]
+    away = seven() + np.array([0.0, 0.0, 30.0])
     result = lone("now", vertices, faces, away, vertices, faces, seven())
     assert any("of the scan is" in flag for flag in result.flags)
     order = seven()[[0, 3, 2, 1, 5, 4, 6]]

@@ -13,15 +13,33 @@ numbers = st.one_of(
     st.floats(-1e6, 1e6).map(lambda x: f"{x:.4e}"),
     st.floats(allow_nan=False, allow_infinity=False).map(repr),
     st.integers(-99999, 99999).map(str),
-    st.sampled_from(["-.5", "+3", "7.", "-0", "1e5", "2E-3", "00012.50", "1e-300", "0.1234567890123456"]),
-)  # fmt: skip
+    st.sampled_from(
+        ["-.5", "+3", "7.", "-0", "1e5", "2E-3", "00012.50", "1e-300", "0.1234567890123456"]
+    ),
+)
 corner = st.sampled_from(["1", "2/1", "3//2", "1/2/3", "2", "3/", "+1", "-1", "0"])
 lines = st.one_of(
     st.tuples(numbers, numbers, numbers).map(lambda n: "v " + " ".join(n)),
     st.tuples(corner, corner, corner).map(lambda c: "f " + "  ".join(c)),
-    st.sampled_from(["vt 0.5 0.5", "vn 0 0 1", "# v 1 2 3", "", "o head", "g f 1 2 3", "s off", "v\t1 2\t3",
-                     "v 1 2 3 ", "v 1 2 3 0.1 0.2 0.3", "f 1 2 3 1", "f 1 2 3 # last", " v 1 2 3", "v 1 2"]),
-)  # fmt: skip
+    st.sampled_from(
+        [
+            "vt 0.5 0.5",
+            "vn 0 0 1",
+            "# v 1 2 3",
+            "",
+            "o head",
+            "g f 1 2 3",
+            "s off",
+            "v\t1 2\t3",
+            "v 1 2 3 ",
+            "v 1 2 3 0.1 0.2 0.3",
+            "f 1 2 3 1",
+            "f 1 2 3 # last",
+            " v 1 2 3",
+            "v 1 2",
+        ]
+    ),
+)
 
 
 def general(content: bytes):
