@@ -17,6 +17,7 @@ from stages.process import go_offline
 logger = logging.getLogger("faceline")
 
 TREE_WIDTH = 200
+MOST_LINES = 20
 
 RequestError = (
     ValueError,
@@ -358,11 +359,12 @@ def _show_scores(result: dict[str, Any]) -> None:
         )
     console = _console()
     console.print(table)
-    for entry in result["unscored"]:
-        console.print(f"{entry['item_id']}: {entry['status']}: {entry['reason']}", markup=False)
-    for entry in result["per_image"]:
-        for flag in entry["flags"]:
-            console.print(f"{entry['item_id']}: {flag}", markup=False)
+    lines = [f"{e['item_id']}: {e['status']}: {e['reason']}" for e in result["unscored"]]
+    lines += [f"{e['item_id']}: {flag}" for e in result["per_image"] for flag in e["flags"]]
+    for line in lines[:MOST_LINES]:
+        console.print(line, markup=False)
+    if len(lines) > MOST_LINES:
+        console.print(f"and {len(lines) - MOST_LINES} more: --json, or scores.json in --out")
 
 
 def _finish(result: dict[str, Any], options: argparse.Namespace, *, failed: bool = False) -> int:

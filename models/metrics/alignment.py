@@ -1,6 +1,6 @@
 """Bringing a predicted surface to scan points: by landmarks, then on the surface."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -13,7 +13,7 @@ MAX_STEPS: Final = 100
 _TOLERANCE_MM: Final = 2e-6
 _COARSE_TOLERANCE_MM: Final = 1e-2
 _GAIN_TOLERANCE: Final = 1e-13
-_COARSE_POINTS: Final = 1500
+_COARSE_POINTS: Final = (1500, 10000)
 _MARGIN_MM: Final = 0.1
 _START_POINTS: Final = 300
 _START_STEPS: Final = 12
@@ -58,12 +58,14 @@ class Refined:
         distances: (k,) exact, at that pose, in the order of the points.
         steps: Accepted ones.
         converged: Whether the steps had died out.
+        learnt: (p, p) what the steps taught about the second derivative, per point.
     """
 
     pose: Pose
     distances: Float[np.ndarray, " k"]
     steps: int
     converged: bool
+    learnt: Float[np.ndarray, "p p"]
 
 
 def landmark_similarity(source: Float[np.ndarray, "m 3"], target: Float[np.ndarray, "m 3"]) -> Pose:
@@ -95,7 +97,7 @@ def refine(
     scaled: bool,
     start: Pose | None = None,
 ) -> Refined:
-    """Minimise sum d_i^2 over the surface's pose by Levenberg-Marquardt.
+    """Minimise sum d_i^2 over the surface's pose.
 
     The surface point is body-fixed while differentiating and found anew at every evaluation.
     The first steps use every n-th point, the last ones all of them until they move less than
@@ -108,16 +110,24 @@ def refine(
         scaled: Whether scale is free.
         start: Pose of the surface to start from; none is the identity.
     """
-    pose = start or Pose.identity()
-    stride = len(points) // _COARSE_POINTS
-    steps = 0
-    if stride > 1:
-        coarse = _minimise(
-            points[::stride], index, normals, pose, scaled=scaled, tolerance=_COARSE_TOLERANCE_MM
-        )
-        pose, steps = coarse.pose, coarse.steps
-    fine = _minimise(points, index, normals, pose, scaled=scaled, tolerance=_TOLERANCE_MM)
-    return Refined(fine.pose, fine.distances, steps + fine.steps, fine.converged)
+    pose, learnt, steps = start or Pose.identity(), None, 0
+    for few in _COARSE_POINTS:
+        stride = len(points) // few
+        if stride > 1:
+            coarse = _minimise(
+                points[::stride],
+                index,
+                normals,
+                pose,
+                scaled=scaled,
+                tolerance=_COARSE_TOLERANCE_MM,
+                learnt=learnt,
+            )
+            pose, learnt, steps = coarse.pose, coarse.learnt, steps + coarse.steps
+    fine = _minimise(
+        points, index, normals, pose, scaled=scaled, tolerance=_TOLERANCE_MM, learnt=learnt
+    )
+    return replace(fine, steps=steps + fine.steps)
 
 
 def best_start(
@@ -195,8 +205,15 @@ def _minimise(
     scaled: bool,
     tolerance: float,
     most: int = MAX_STEPS,
+    learnt: Float[np.ndarray, "p p"] | None = None,
 ) -> Refined:
-    """Levenberg-Marquardt until a step is shorter than ``tolerance`` mm.
+    """Damped steps with a learnt second derivative until one is shorter than ``tolerance`` mm.
+
+    Gauss-Newton knows only part of the second derivative: how the closest triangles change as the
+    surface moves is missing, and where residuals are large that makes its steps too long or too
+    short by the same factor each time. The gradient is exact, so what is missing is learnt from its
+    changes by symmetric rank-one updates (the structured secant idea of Dennis, Gay and Welsch
+    1981) and forgotten when it makes the matrix indefinite or a step fail.
 
     Rotation and log-scale are multiplied by the points' radius, so all parameters are in mm.
     """
@@ -222,21 +239,42 @@ def _minimise(
 
     here = evaluate(start)
     damping, accepted = 1e-4, 0
+    nothing = np.zeros((free, free))
+    learnt = nothing if learnt is None else learnt * len(points)
     for _ in range(most):
         diagonal = np.diag(here.matrix)
         diagonal = np.diag(diagonal + 1e-12 * diagonal.sum() + 1e-300)
-        step = np.linalg.solve(here.matrix + damping * diagonal, -here.vector)
+        curvature = here.matrix + learnt
+        least, *_, most_curved = np.linalg.eigvalsh(curvature)
+        if least < 1e-6 * most_curved:
+            curvature, learnt = here.matrix, nothing
+        step = np.linalg.solve(curvature + damping * diagonal, -here.vector)
         if np.linalg.norm(step) < tolerance:
-            return Refined(here.pose, here.distances, accepted, True)
+            return Refined(here.pose, here.distances, accepted, True, learnt / len(points))
         growth = float(np.exp(step[6] / radius)) if scaled else 1.0
         move = Pose(growth, rotation_of(step[:3] / radius), step[3:6])
         tried = evaluate(move.after(here.pose))
         if tried.objective >= here.objective:
-            damping *= 10.0
+            if learnt.any():
+                learnt = nothing
+            else:
+                damping *= 10.0
             continue
         gain = (here.objective - tried.objective) / here.objective
+        learnt = _secant(learnt, step, tried.vector - here.vector - tried.matrix @ step)
         here = tried
         damping, accepted = max(damping / 10.0, 1e-9), accepted + 1
         if gain < _GAIN_TOLERANCE:
-            return Refined(here.pose, here.distances, accepted, True)
-    return Refined(here.pose, here.distances, accepted, False)
+            return Refined(here.pose, here.distances, accepted, True, learnt / len(points))
+    return Refined(here.pose, here.distances, accepted, False, learnt / len(points))
+
+
+def _secant(
+    matrix: Float[np.ndarray, "p p"], step: Float[np.ndarray, " p"], change: Float[np.ndarray, " p"]
+) -> Float[np.ndarray, "p p"]:
+    """Symmetric rank-one update: the nearest such matrix that takes ``step`` to ``change``."""
+    miss = change - matrix @ step
+    along = float(miss @ step)
+    if abs(along) < 1e-8 * float(np.linalg.norm(miss) * np.linalg.norm(step)):
+        return matrix
+    return matrix + np.outer(miss, miss) / along

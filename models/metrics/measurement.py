@@ -4,7 +4,7 @@ One core, :class:`Target`, does what all of them do: crop the scan, align the pr
 refine, measure. What differs is a :class:`models.metrics.protocols.Protocol`.
 
 Departures from the public NoW code, each without effect on predictions it handles:
-    * The refinement is a Levenberg-Marquardt run to convergence instead of a dog-leg that stops
+    * The refinement is a damped Gauss-Newton run to convergence instead of a dog-leg that stops
       at a relative gain of 1e-4 (the median moves by at most 0.003 mm).
     * The metric alignment takes its translation from a Procrustes fit *without* scale. The public
       code keeps the translation of the fit with scale, so its start, and sometimes its result,

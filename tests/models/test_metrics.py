@@ -102,6 +102,30 @@ def test_the_published_case_is_met(now_case, name, median, mean, std):
     assert result.flags == ()
 
 
+def test_noisy_landmarks_do_not_move_the_refined_score(now_case):
+    """5 mm of noise: the published mean moves from 1.6066 to 1.6070 mm."""
+    noise = np.random.default_rng(1).normal(0, 0.005, (7, 3))
+    result = align_and_measure(*now_case[:5], now_case[5] + noise, NOW, "m")
+    assert result.distances_mm.mean() == pytest.approx(1.6066, abs=0.0005)
+
+
+def test_feng_meets_its_published_anchor(now_case):
+    result = align_and_measure(*now_case, PROTOCOLS["feng2018"], "m")
+    assert result.error_mm == pytest.approx(1.90, abs=0.005)
+
+
+def test_a_slow_refinement_still_ends(case):
+    """Prediction and scan far apart, where plain Gauss-Newton creeps: the steps die out."""
+    scan_vertices, scan_faces, scan_marks, vertices, faces, landmarks = case
+    flat = vertices * [1.0, 1.0, 0.3]
+    for protocol in (NOW, METRIC):
+        result = align_and_measure(
+            scan_vertices, scan_faces, scan_marks, flat, faces, landmarks, protocol, "m"
+        )
+        assert not any(flag.startswith("refinement") for flag in result.flags)
+        assert result.iterations < 40
+
+
 def test_metric_recovers_where_the_public_start_fails(now_case):
     """10 % too large and 2 m off its origin: the public start ends at a median of 4.99 mm."""
     *scan, vertices, faces, landmarks = now_case
