@@ -115,7 +115,7 @@ def test_feng_meets_its_published_anchor(now_case):
 
 
 def test_a_slow_refinement_still_ends(case):
-    """Prediction and scan far apart, where plain Gauss-Newton creeps: the steps die out."""
+    """A prediction far from the scan: plain Gauss-Newton takes 34 to 37 steps here."""
     scan_vertices, scan_faces, scan_marks, vertices, faces, landmarks = case
     flat = vertices * [1.0, 1.0, 0.3]
     for protocol in (NOW, METRIC):
@@ -123,7 +123,7 @@ def test_a_slow_refinement_still_ends(case):
             scan_vertices, scan_faces, scan_marks, flat, faces, landmarks, protocol, "m"
         )
         assert not any(flag.startswith("refinement") for flag in result.flags)
-        assert result.iterations < 40
+        assert result.iterations < 30
 
 
 def test_metric_recovers_where_the_public_start_fails(now_case):
