@@ -17,6 +17,7 @@ from stages.process import go_offline
 logger = logging.getLogger("faceline")
 
 TREE_WIDTH = 200
+SCORE_WIDTH = 132
 MOST_LINES = 20
 
 RequestError = (
@@ -357,7 +358,7 @@ def _show_scores(result: dict[str, Any]) -> None:
             *(str(facts[name]) for name in heads),
             *("-" if figure is None else f"{figure:.4f}" for figure in figures),
         )
-    console = _console()
+    console = _console(SCORE_WIDTH)
     console.print(table)
     lines = [f"{e['item_id']}: {e['status']}: {e['reason']}" for e in result["unscored"]]
     lines += [f"{e['item_id']}: {flag}" for e in result["per_image"] for flag in e["flags"]]
