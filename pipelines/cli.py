@@ -17,6 +17,8 @@ from stages.process import go_offline
 logger = logging.getLogger("faceline")
 
 TREE_WIDTH = 200
+SCORE_WIDTH = 132
+MOST_LINES = 20
 
 RequestError = (
     ValueError,
@@ -97,23 +99,7 @@ def build_parser() -> argparse.ArgumentParser:
     reconstruct.add_argument("--json", action="store_true")
     reconstruct.set_defaults(command=_reconstruct)
 
-    score = commands.add_parser("score", help="measure predictions by a benchmark's protocol")
-    score.add_argument("protocol", metavar="PROTOCOL", help="now or now-metric")
-    score.add_argument("--scan", type=Path)
-    score.add_argument("--scan-landmarks", type=Path)
-    score.add_argument("--prediction", type=Path)
-    score.add_argument("--prediction-landmarks", type=Path)
-    score.add_argument(
-        "--unit",
-        choices=("m", "cm", "mm"),
-        default="m",
-        help="unit of the prediction (default m, as the benchmark)",
-    )
-    score.add_argument("--distances", type=Path, help="also write the distances (npy, mm)")
-    score.add_argument("--dataset", type=Path, help="benchmark folder in its owner's layout")
-    score.add_argument("--submission", type=Path, help="predictions in the benchmark's layout")
-    score.add_argument("--json", action="store_true")
-    score.set_defaults(command=_score)
+    _add_score(commands)
 
     lineage = commands.add_parser("lineage", help="where an artefact came from")
     kinds = lineage.add_subparsers(required=True, metavar="show|verify")
@@ -149,6 +135,51 @@ def build_parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true")
     doctor.set_defaults(command=_doctor)
     return parser
+
+
+def _add_score(commands: Any) -> None:  # noqa: ANN401 - argparse's private action
+    score = commands.add_parser("score", help="measure predictions by a benchmark's protocol")
+    score.add_argument(
+        "protocol",
+        metavar="PROTOCOL",
+        help="now, now-metric, feng2018, feng2018-metric, stirling-now, stirling-now-metric, "
+        "micc-genova, micc-deng, micc-ganfit, facewarehouse or bu3dfe",
+    )
+    single = score.add_argument_group("one prediction")
+    single.add_argument("--scan", type=Path)
+    single.add_argument("--scan-landmarks", type=Path, help="npy, txt, pp, lnd or ljson")
+    single.add_argument("--prediction", type=Path)
+    single.add_argument("--prediction-landmarks", type=Path)
+    single.add_argument("--distances", type=Path, help="also write the distances (npy, mm)")
+    folder = score.add_argument_group("a submission")
+    folder.add_argument("--dataset", type=Path, help="benchmark folder in its owner's layout")
+    folder.add_argument("--submission", type=Path, help="predictions in the benchmark's layout")
+    folder.add_argument("--images", type=Path, help="list of the images that count")
+    folder.add_argument(
+        "--out", type=Path, help="folder for distances.parquet, scores.json and official files"
+    )
+    folder.add_argument("--method", default="submission", help="its name in official files")
+    folder.add_argument("--workers", type=int, default=1, help="processes (default 1)")
+    score.add_argument(
+        "--unit",
+        choices=("m", "cm", "mm"),
+        default="m",
+        help="unit of the prediction (default m, as the benchmark)",
+    )
+    score.add_argument("--scan-unit", help="m, dm, cm or mm (default: the benchmark's)")
+    score.add_argument(
+        "--order", choices=("position", "name"), default="position", help="of the points of a .pp"
+    )
+    score.add_argument("--pairs", type=Path, help="corresponding vertices: prediction, truth")
+    score.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="OPTION=VALUE",
+        help="part of the protocol to do otherwise, e.g. statistic=mean (see docs/evaluation.md)",
+    )
+    score.add_argument("--json", action="store_true")
+    score.set_defaults(command=_score)
 
 
 def _clean_cache(options: argparse.Namespace) -> int:
@@ -295,26 +326,93 @@ def _ablate(options: argparse.Namespace) -> int:
 def _score(options: argparse.Namespace) -> int:
     from stages.evaluate import score_dataset, score_files
 
+    settings = {}
+    for text in options.set:
+        name, mark, value = text.partition("=")
+        if not mark:
+            raise ValueError(f"expected OPTION=VALUE after --set, got {text!r}")
+        settings[name.replace("-", "_")] = value
+    common = {
+        "order": options.order,
+        "options": settings,
+        "scan_unit": options.scan_unit,
+        "pairs": options.pairs,
+    }
     if options.dataset is not None or options.submission is not None:
         if options.dataset is None or options.submission is None:
             raise ValueError("expected both --dataset and --submission, got one of them")
         result = score_dataset(
-            options.protocol, options.dataset, options.submission, unit=options.unit
+            options.protocol,
+            options.dataset,
+            options.submission,
+            options.unit,
+            out=options.out,
+            images=options.images,
+            method=options.method,
+            compute=_workers(options.workers),
+            **common,
         )
-        return _finish(result, options)
-    single = (
-        options.scan,
-        options.scan_landmarks,
-        options.prediction,
-        options.prediction_landmarks,
-    )
-    if any(path is None for path in single):
+        if options.json:
+            _emit(result)
+        else:
+            _show_scores(result)
+        return 0
+    if options.scan is None or options.prediction is None:
         raise ValueError(
             "expected --scan, --scan-landmarks, --prediction and --prediction-landmarks, "
             "or --dataset and --submission"
         )
-    result = score_files(options.protocol, *single, options.unit, options.distances)
+    result = score_files(
+        options.protocol,
+        options.scan,
+        options.scan_landmarks,
+        options.prediction,
+        options.prediction_landmarks,
+        options.unit,
+        options.distances,
+        **common,
+    )
     return _finish(result, options)
+
+
+def _workers(count: int) -> Any:  # noqa: ANN401 - ComputeParams, imported late
+    from stages.params import ComputeParams
+
+    return ComputeParams(workers=count, ray_threshold_s=30.0, object_store_mb=200)
+
+
+def _show_scores(result: dict[str, Any]) -> None:
+    """Print the scores of a submission: one line per part, what is missing beside each score."""
+    from rich.table import Table
+
+    table = Table(title=f"{result['protocol']}, mm", title_justify="left", box=None)
+    heads = ("images", "scored", "missing", "failed", "flagged")
+    per_image = result["statistic"] != "vertices"
+    columns = (
+        ("image_error_mm", "per image"),
+        ("image_error_std_mm", "± over images"),
+        ("image_rmse_mm", "RMSE per image"),
+    )
+    pooled = (("median_mm", "median"), ("mean_mm", "mean"), ("std_mm", "std"))
+    shown = columns + pooled if per_image else pooled + columns[:2]
+    table.add_column("part")
+    for name in (*heads, *(title for _, title in shown)):
+        table.add_column(name, justify="right")
+    for part, facts in {"all": result, **result["challenges"]}.items():
+        figures = [facts[key] for key, _ in shown]
+        table.add_row(
+            part,
+            *(str(facts[name]) for name in heads),
+            *("-" if figure is None else f"{figure:.4f}" for figure in figures),
+        )
+    console = _console(SCORE_WIDTH)
+    console.print(table)
+    lines = [f"{e['item_id']}: {e['status']}: {e['reason']}" for e in result["unscored"]]
+    lines += [f"{e['item_id']}: {flag}" for e in result["per_image"] for flag in e["flags"]]
+    for line in lines[:MOST_LINES]:
+        console.print(line, markup=False)
+    if len(lines) > MOST_LINES:
+        console.print(f"and {len(lines) - MOST_LINES} more: --json, or scores.json in --out")
 
 
 def _finish(result: dict[str, Any], options: argparse.Namespace, *, failed: bool = False) -> int:

@@ -145,9 +145,15 @@ def schema(name: str) -> Any:  # noqa: ANN401 - pyarrow.Schema, imported late
             *item,
             _field("protocol", text),
             _field("challenge", text),
-            _field("distances_mm", floats, unit="mm"),
+            _field("scan", text),
+            _field("distances_mm", floats, unit="mm", order="as kept", frame="scan to prediction"),
+            _field("reverse_mm", floats, unit="mm", frame="prediction to scan"),
+            _field("kept", pa.list_(i32), order="ascending vertex numbers of the scan"),
+            _field("error_mm", f64, unit="mm", order="the protocol's one number per image"),
             _field("scan_vertices", i32),
-            _field("landmark_scale", f64),
+            _field("scale", f64, unit="mm per unit of the prediction"),
+            _field("landmark_scale", f64, unit="mm per unit of the prediction"),
+            _field("landmark_rms_mm", f64, unit="mm"),
             _field("iterations", i32),
             _field("flags", text, format="json"),
         ],
@@ -171,7 +177,8 @@ def schema(name: str) -> Any:  # noqa: ANN401 - pyarrow.Schema, imported late
             _field("weights", text),
         ],
     }
-    return pa.schema(fields[name], metadata={"schema": f"faceline.{name}", "version": "1"})
+    version = "2" if name == "distances" else "1"
+    return pa.schema(fields[name], metadata={"schema": f"faceline.{name}", "version": version})
 
 
 def table_of(rows: Iterable[Mapping[str, Any]], name: str) -> Any:  # noqa: ANN401 - pyarrow.Table

@@ -10,24 +10,25 @@ import argparse
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from models.metrics import PROTOCOLS, UNITS_MM
+from models.metrics import PROTOCOLS, UNITS_MM, Protocol, Target
 from stages import params
 from stages.artifacts import atomic_directory, read_json, read_table, write_json, write_table
 from stages.compute import map_ordered
 from stages.contracts import table_of
 from stages.datasets.meshes import read_mesh
 from stages.scoring import (
+    IMAGES_PER_TASK,
     ImageScore,
     curve_of,
-    measure,
     read_landmarks,
+    row_of,
     score_dataset,
     score_files,
     summarise,
@@ -98,11 +99,12 @@ def run(
         )
     truths = load_truths(now)
     entries = load_entries(predictions, now, truths)
+    groups = _by_subject(entries)
     results = map_ordered(
-        partial(score_entry, truths=truths, protocols=section.protocols, unit=unit),
-        entries,
+        partial(score_entries, truths=truths, protocols=section.protocols, unit=unit),
+        groups,
         compute=compute,
-        seconds_per_item=SECONDS_PER_IMAGE,
+        seconds_per_item=SECONDS_PER_IMAGE * len(entries) / max(1, len(groups)),
         label=f"evaluate {method}",
     )
     rows = [row for result in results for row in result]
@@ -119,7 +121,7 @@ def run(
     for protocol in section.protocols:
         scores = [_score_of(row) for row in rows if row["protocol"] == protocol]
         _require_enough(scores, section.max_unscored_fraction, method, protocol)
-        metrics["protocols"][protocol] = summarise(scores)
+        metrics["protocols"][protocol] = summarise(scores, statistic=PROTOCOLS[protocol].statistic)
         curves[protocol] = curve_of(scores, thresholds)
     with atomic_directory(out) as scratch:
         write_table(table_of(rows, "distances"), scratch / "distances.parquet")
@@ -172,53 +174,74 @@ def load_entries(predictions: Path, now: Path, truths: Mapping[str, Truth | str]
     return entries
 
 
-def score_entry(
-    entry: Entry,
+def score_entries(
+    entries: Sequence[Entry],
     *,
     truths: Mapping[str, Truth | str],
     protocols: Sequence[str],
     unit: str,
 ) -> list[dict[str, Any]]:
-    """Rows of schema ``distances`` for one image, one per protocol.
+    """Rows of schema ``distances`` for images of one subject, one per image and protocol.
 
     A row that failed because there is no prediction has a reason that begins with ``missing``.
     """
-    blank = {
-        "item_id": entry.item_id,
-        "subject_id": entry.subject_id,
-        "challenge": _challenge(entry.item_id),
-        "flags": "[]",
-    }
+    truth = truths.get(entries[0].subject_id, "the subject has no scan")
+    targets = {name: _target(truth, PROTOCOLS[name]) for name in protocols}
+    return [
+        row_of(_score(entry, targets[name], unit), name) for entry in entries for name in protocols
+    ]
+
+
+def _score(entry: Entry, target: Target | str, unit: str) -> ImageScore:
+    blank = ImageScore(
+        item_id=entry.item_id,
+        subject_id=entry.subject_id,
+        status="failed",
+        reason="",
+        distances_mm=np.zeros(0),
+        flags=(),
+    )
     if entry.mesh is None or entry.landmarks is None:
-        return [_failed(blank, name, f"missing: {entry.reason}") for name in protocols]
-    truth = truths.get(entry.subject_id, "the subject has no scan")
-    if isinstance(truth, str):
-        return [_failed(blank, name, truth) for name in protocols]
+        return replace(blank, status="missing", reason=f"missing: {entry.reason}")
+    if isinstance(target, str):
+        return replace(blank, reason=target)
     try:
         mesh, landmarks = read_mesh(entry.mesh), read_landmarks(entry.landmarks)
+        result = target.measure(mesh.vertices, mesh.faces, landmarks, unit)
     except (OSError, ValueError) as error:
-        return [_failed(blank, name, str(error)) for name in protocols]
-    rows = []
-    for name in protocols:
-        try:
-            result = measure(truth.mesh, truth.landmarks, mesh, landmarks, PROTOCOLS[name], unit)
-        except ValueError as error:
-            rows.append(_failed(blank, name, str(error)))
-            continue
-        rows.append(
-            blank
-            | {
-                "status": "ok",
-                "reason": "",
-                "protocol": name,
-                "distances_mm": result.distances_mm.astype(np.float32),
-                "scan_vertices": len(result.kept),
-                "landmark_scale": result.landmark_scale,
-                "iterations": result.iterations,
-                "flags": json.dumps(result.flags),
-            }
-        )
-    return rows
+        return replace(blank, reason=str(error))
+    return replace(
+        blank,
+        status="ok",
+        distances_mm=result.distances_mm,
+        reverse_mm=result.reverse_mm,
+        error_mm=result.error_mm,
+        kept=result.kept,
+        flags=result.flags,
+        measurement=result,
+    )
+
+
+def _target(truth: Truth | str, protocol: Protocol) -> Target | str:
+    """The scan made ready, or why it cannot be used."""
+    if isinstance(truth, str):
+        return truth
+    try:
+        return Target(truth.mesh.vertices, truth.mesh.faces, truth.landmarks, protocol)
+    except ValueError as error:
+        return str(error)
+
+
+def _by_subject(entries: Sequence[Entry]) -> list[list[Entry]]:
+    """Entries of one subject together, in parts that several workers can share."""
+    groups: list[list[Entry]] = []
+    for entry in sorted(entries, key=lambda entry: (entry.subject_id, entry.item_id)):
+        last = groups[-1] if groups else None
+        if last and last[0].subject_id == entry.subject_id and len(last) < IMAGES_PER_TASK:
+            last.append(entry)
+        else:
+            groups.append([entry])
+    return groups
 
 
 def main() -> None:
@@ -256,6 +279,7 @@ def _score_of(row: Mapping[str, Any]) -> ImageScore:
         status="ok" if row["status"] == "ok" else "missing" if missing else "failed",
         reason=row["reason"],
         distances_mm=np.asarray(row.get("distances_mm", ()), np.float64),
+        reverse_mm=np.asarray(row.get("reverse_mm", ()), np.float64),
         flags=tuple(json.loads(row["flags"])),
     )
 
@@ -271,15 +295,6 @@ def _require_enough(
             f"{len(scores) - len(unscored)} of {len(scores)} for {method} by {protocol}: "
             f"{'; '.join(reasons)}"
         )
-
-
-def _failed(blank: Mapping[str, Any], protocol: str, reason: str) -> dict[str, Any]:
-    return {**blank, "status": "failed", "reason": reason, "protocol": protocol}
-
-
-def _challenge(item_id: str) -> str:
-    parts = item_id.split("/")
-    return parts[1] if len(parts) > 2 else ""
 
 
 if __name__ == "__main__":

@@ -166,7 +166,7 @@ class EvaluateParams(Section):
     @field_validator("protocols")
     @classmethod
     def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        known = ("now", "now-metric")
+        known = ("now", "now-metric", "feng2018", "feng2018-metric")  # those on seven landmarks
         if unknown := [name for name in names if name not in known]:
             raise ValueError(f"expected protocols among {', '.join(known)}, got {unknown}")
         return names

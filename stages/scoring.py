@@ -3,43 +3,66 @@
 Every function returns plain dicts that JSON can hold; distances are in millimetres.
 """
 
+import json
 import logging
-import re
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from models.metrics import (
-    LANDMARK_NAMES,
     Measurement,
     Protocol,
-    align_and_measure,
+    Target,
     cumulative_curve,
+    image_error,
     pooled_statistics,
     protocol_named,
+    with_options,
 )
+from stages.artifacts import atomic_directory, write_json, write_table
+from stages.benchmarks.layouts import (
+    NOW_CHALLENGES,
+    Case,
+    Layout,
+    ScanFiles,
+    layout_of,
+    list_images,
+    read_pairs,
+)
+from stages.benchmarks.official import write_feng_results, write_now_results
+from stages.benchmarks.points import Order, read_landmarks
+from stages.compute import map_ordered
+from stages.contracts import table_of
 from stages.datasets.meshes import Mesh, read_mesh
+from stages.datasets.vrml import read_vrml
+from stages.params import ComputeParams
+
+__all__ = [
+    "ImageScore",
+    "curve_of",
+    "list_images",
+    "measure",
+    "read_landmarks",
+    "row_of",
+    "score_dataset",
+    "score_files",
+    "summarise",
+]
 
 logger = logging.getLogger(__name__)
 
-Order = Literal["position", "name"]
+SCAN_UNITS_MM: Final = {"m": 1000.0, "dm": 100.0, "cm": 10.0, "mm": 1.0}
+"""Millimetres per unit that scans may be in."""
 
-CHALLENGES: Final = (
-    "multiview_neutral",
-    "multiview_expressions",
-    "multiview_occlusions",
-    "selfie",
-)
-"""The four parts of the NoW images, in the order the challenge lists them."""
-
-IMAGE_LISTS: Final = ("imagepathsvalidation.txt", "imagepathstest.txt")
-_POINT: Final = re.compile(r"<point\b([^>]*?)/?>", re.IGNORECASE)
-_ATTRIBUTE: Final = re.compile(r"""(\w+)\s*=\s*["']([^"']*)["']""")
+IMAGES_PER_TASK: Final = 16
+SECONDS_PER_IMAGE: Final = 0.5
+_CONTENT = (OSError, ValueError)
+_NOTHING: Final = np.zeros(0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,12 +70,18 @@ class ImageScore:
     """One image's distances, or why there are none.
 
     Attributes:
-        item_id: ``subject/challenge/image``.
+        item_id: Its name in the benchmark, such as ``subject/challenge/image``.
         subject_id: Whose scan it is measured on.
         status: ``ok``, ``missing`` (no prediction) or ``failed``.
         reason: Empty when ok.
-        distances_mm: One per kept scan vertex; empty unless ok.
+        distances_mm: One per measured scan vertex; empty unless ok.
         flags: Doubts about the prediction.
+        challenge: Part of the benchmark; empty: the second part of ``item_id``, if it has three.
+        reverse_mm: From the prediction to the scan, where the protocol measures it.
+        error_mm: The protocol's one number for this image; None unless ok.
+        kept: Which scan vertices were measured, in the order of the distances; may be empty.
+        scan: Name of the scan.
+        measurement: How the distances came about; None unless just measured.
     """
 
     item_id: str
@@ -61,73 +90,47 @@ class ImageScore:
     reason: str
     distances_mm: Float[np.ndarray, " _"]
     flags: tuple[str, ...]
+    challenge: str = ""
+    reverse_mm: Float[np.ndarray, " _"] = field(default_factory=lambda: _NOTHING)
+    error_mm: float | None = None
+    kept: Int[np.ndarray, " _"] = field(default_factory=lambda: np.zeros(0, np.int64))
+    scan: str = ""
+    measurement: Measurement | None = None
 
-    @property
-    def challenge(self) -> str:
-        """The second part of the item's name; empty where there is none."""
+    def __post_init__(self) -> None:
         parts = self.item_id.split("/")
-        return parts[1] if len(parts) > 2 else ""
-
-
-def read_landmarks(path: Path, order: Order = "position") -> Float[np.ndarray, "7 3"]:
-    """Seven 3D landmarks of a ``.npy``, ``.txt`` or MeshLab ``.pp`` file, in its own unit.
-
-    Args:
-        path: ``.npy`` of shape (7, 3) or (1, 7, 3); ``.txt`` of seven lines of three numbers;
-            ``.pp`` (PickedPoints) of seven points.
-        order: How a ``.pp`` file's points are ordered. ``position`` takes them as they stand, as
-            the NoW challenge does. ``name`` goes by their names: 0-6, 1-7, or those of
-            :data:`models.metrics.LANDMARK_NAMES` with any of space, ``_`` and ``-`` between words.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: Another kind of file, another number of points, or names not understood.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"expected seven landmarks in {path}, got no such file")
-    readers = {".npy": _read_npy, ".txt": _read_text, ".pp": _read_picked_points}
-    suffix = path.suffix.lower()
-    if suffix not in readers:
-        raise ValueError(f"expected landmarks as .npy, .txt or .pp, got {path.name}")
-    points, names = readers[suffix](path)
-    if points.ndim == 3 and len(points) == 1:
-        points = points[0]
-    if points.shape != (7, 3):
-        raise ValueError(f"expected 7 landmarks of 3 coordinates in {path}, got {points.shape}")
-    named = _order_by_name(names)
-    if order == "name" and names:
-        if named is None:
-            raise ValueError(
-                f"expected the names {', '.join(LANDMARK_NAMES)} (or 0-6, 1-7) in {path}, got "
-                f"{', '.join(names)}; use the order of the file instead"
-            )
-        return points[named]
-    if named is not None and named != list(range(7)):
-        logger.warning("%s: points are not in the order of their names; order kept", path)
-    return points
+        if not self.challenge and len(parts) > 2:
+            object.__setattr__(self, "challenge", parts[1])
 
 
 def score_files(
     protocol: str,
     scan: Path,
-    scan_landmarks: Path,
+    scan_landmarks: Path | None,
     prediction: Path,
-    prediction_landmarks: Path,
+    prediction_landmarks: Path | None,
     unit: str = "m",
     distances_out: Path | None = None,
     order: Order = "position",
+    *,
+    options: Mapping[str, str] | None = None,
+    scan_unit: str | None = None,
+    pairs: Path | None = None,
 ) -> dict[str, Any]:
     """Score one predicted mesh against one scan.
 
     Args:
-        protocol: ``now`` or ``now-metric``.
-        scan: Mesh file in millimetres.
-        scan_landmarks: Its seven landmarks, see :func:`read_landmarks`.
+        protocol: One of :data:`models.metrics.PROTOCOLS`.
+        scan: Mesh file in ``scan_unit``.
+        scan_landmarks: Its landmarks, see :func:`read_landmarks`; none where vertices correspond.
         prediction: Mesh file in ``unit``.
-        prediction_landmarks: Its seven landmarks, in ``unit``.
+        prediction_landmarks: Its landmarks, in ``unit``.
         unit: ``m``, ``cm`` or ``mm``.
         distances_out: Where to keep the distances (k,) float64 mm as ``.npy``.
         order: Of the points of a ``.pp`` file.
+        options: See :func:`models.metrics.with_options`.
+        scan_unit: Of the scan and its landmarks; the benchmark's own when None.
+        pairs: Corresponding vertices, see :func:`stages.benchmarks.layouts.read_pairs`.
 
     Returns:
         Pooled statistics, the alignment found, and flags.
@@ -136,18 +139,18 @@ def score_files(
         FileNotFoundError: An input is not there.
         ValueError: An input is not what the protocol needs.
     """
-    truth, mesh = _mesh(scan, cloud=True), _mesh(prediction)
-    result = measure(
-        truth,
-        read_landmarks(scan_landmarks, order),
-        mesh,
-        read_landmarks(prediction_landmarks, order),
-        protocol_named(protocol),
-        unit,
+    if distances_out is not None and distances_out.suffix != ".npy":
+        raise ValueError(f"expected a .npy file for the distances, got {distances_out}")
+    chosen = with_options(protocol_named(protocol), options or {})
+    layout = layout_of(protocol)
+    if layout.counts and (scan_landmarks is None or prediction_landmarks is None):
+        raise ValueError(f"expected landmarks of scan and prediction for {protocol}, got none")
+    factor = _scan_factor(scan_unit, layout)
+    target = _target(ScanFiles(scan, scan_landmarks), chosen, layout, factor, order)
+    result, flags = _measure_files(
+        target, prediction, prediction_landmarks, layout, unit, order, None, pairs
     )
     if distances_out is not None:
-        if distances_out.suffix != ".npy":
-            raise ValueError(f"expected a .npy file for the distances, got {distances_out}")
         distances_out.parent.mkdir(parents=True, exist_ok=True)
         np.save(distances_out, result.distances_mm, allow_pickle=False)
     matrix = np.eye(4)
@@ -157,108 +160,173 @@ def score_files(
         "protocol": protocol,
         "unit": unit,
         **asdict(pooled_statistics([result.distances_mm])),
+        "error_mm": result.error_mm,
+        "statistic": chosen.statistic,
         "landmark_rms_mm": result.landmark_rms_mm,
         "landmark_scale_mm_per_unit": result.landmark_scale,
         "scale_mm_per_unit": result.scale,
         "T_scan_from_prediction": matrix.tolist(),
         "iterations": result.iterations,
-        "flags": list(result.flags),
+        "flags": list(flags),
     }
 
 
 def score_dataset(
-    protocol: str, dataset_dir: Path, submission_dir: Path, unit: str = "m"
+    protocol: str,
+    dataset_dir: Path,
+    submission_dir: Path,
+    unit: str = "m",
+    *,
+    out: Path | None = None,
+    images: Path | None = None,
+    order: Order = "position",
+    options: Mapping[str, str] | None = None,
+    scan_unit: str | None = None,
+    pairs: Path | None = None,
+    method: str = "submission",
+    compute: ComputeParams | None = None,
 ) -> dict[str, Any]:
-    """Score a submission folder against the NoW data in the owners' layout.
+    """Score a submission folder against a benchmark in its owner's layout.
 
     Args:
-        protocol: ``now`` or ``now-metric``.
-        dataset_dir: Holds ``imagepathsvalidation.txt``, ``scans/``, ``scans_lmks_onlypp/``.
-        submission_dir: ``<subject>/<challenge>/<image>.obj`` (or ``.ply``) and ``.npy`` (or
-            ``.txt``) beside it.
+        protocol: One of :data:`models.metrics.PROTOCOLS`.
+        dataset_dir: As :mod:`stages.benchmarks.layouts` describes for the benchmark.
+        submission_dir: Holds a mesh (``.obj``, else ``.ply``) and landmarks (``.npy``, else
+            another kind) per image.
         unit: Of the submission.
+        out: Replaced by a folder with the distances of all images (``distances.parquet``), the
+            scores (``scores.json``) and, where the benchmark has them, ``official/`` result files.
+        images: A list that says which images count, instead of the data set's own.
+        order: Of the points of ``.pp`` files.
+        options: See :func:`models.metrics.with_options`.
+        scan_unit: Of the scans; the benchmark's own when None.
+        pairs: Corresponding vertices; ``correspondence.npy`` or ``.txt`` in the data set when None.
+        method: Name of the submission in official files.
+        compute: Workers; one process when None.
 
     Returns:
-        :func:`summarise` of all images, with the images that could not be scored.
+        :func:`summarise` of all images, with one entry per image under ``per_image`` and those
+        that could not be scored under ``unscored``.
 
     Raises:
         FileNotFoundError: The data set's list of images or the submission is not there.
         ValueError: The protocol is unknown.
         OSError, ValueError: Not one subject has a usable scan with landmarks; that of the first.
     """
-    chosen = protocol_named(protocol)
+    chosen = with_options(protocol_named(protocol), options or {})
+    layout = layout_of(protocol)
     if not submission_dir.is_dir():
         raise FileNotFoundError(f"expected a submission folder, got {submission_dir}")
-    by_subject: dict[str, list[str]] = defaultdict(list)
-    for item in list_images(dataset_dir):
-        by_subject[item.split("/", maxsplit=1)[0]].append(item)
-    scores: list[ImageScore] = []
-    unusable: list[OSError | ValueError] = []
-    for subject, items in sorted(by_subject.items()):
-        try:
-            scan, landmarks = _scan_of(dataset_dir, subject)
-        except (OSError, ValueError) as error:
-            unusable.append(error)
-            scores += [_unscored(item, subject, "failed", str(error)) for item in items]
-            continue
-        for item in items:
-            scores.append(_score_item(chosen, scan, landmarks, item, submission_dir, unit))
-    if len(unusable) == len(by_subject) and unusable:
-        raise unusable[0]
-    unscored = [
-        {"item_id": score.item_id, "status": score.status, "reason": score.reason}
-        for score in scores
-        if score.status != "ok"
-    ]
-    return {"protocol": protocol, "unit": unit, **summarise(scores), "unscored": unscored}
+    factor = _scan_factor(scan_unit, layout)
+    cases = layout.list_cases(dataset_dir, images)
+    _require_usable(cases)
+    if pairs is None:
+        found = (dataset_dir / f"correspondence{suffix}" for suffix in (".npy", ".txt"))
+        pairs = next((path for path in found if path.is_file()), None)
+    run = partial(
+        _score_group,
+        layout=replace(layout, scan_unit_mm=factor),
+        submission=submission_dir,
+        unit=unit,
+        order=order,
+        pairs=pairs,
+    )
+    facts: dict[str, Any] = {"protocol": protocol, "unit": unit, "statistic": chosen.statistic}
+    scale_mm = None
+    if chosen.scale == "global":
+        first = partial(run, protocol=replace(chosen, scale="estimated"), scale_mm=None)
+        scales = [s.measurement.scale for s in _scores(first, cases, compute) if s.measurement]
+        if not scales:
+            raise ValueError("expected predictions to take the global scale from, got none")
+        scale_mm = float(np.median(scales))
+        facts["global_scale_mm_per_unit"] = scale_mm
+    scores = _scores(partial(run, protocol=chosen, scale_mm=scale_mm), cases, compute)
+    usable = [score for score in scores if not score.reason.startswith("scan: ")]
+    if not usable:
+        raise ValueError(scores[0].reason.removeprefix("scan: "))
+    result = {
+        **facts,
+        **summarise(scores, layout.challenges, chosen.statistic),
+        "per_image": [_one_image(score) for score in scores],
+        "unscored": [
+            {"item_id": score.item_id, "status": score.status, "reason": score.reason}
+            for score in scores
+            if score.status != "ok"
+        ],
+    }
+    if out is not None:
+        with atomic_directory(out) as scratch:
+            rows = [row_of(score, protocol) for score in scores]
+            write_table(table_of(rows, "distances"), scratch / "distances.parquet")
+            write_json(result, scratch / "scores.json")
+            _write_official(scratch / "official", chosen, method, scores)
+    return result
 
 
-def list_images(dataset_dir: Path) -> list[str]:
-    """``subject/challenge/image`` (no suffix) of every image listed, sorted.
+def row_of(score: ImageScore, protocol: str) -> dict[str, Any]:
+    """A row of schema ``distances``; a row without a prediction has ``missing:`` as its reason."""
+    reason = score.reason
+    if score.status == "missing" and not reason.startswith("missing"):
+        reason = f"missing: {reason}"
+    row: dict[str, Any] = {
+        "item_id": score.item_id,
+        "subject_id": score.subject_id,
+        "status": "ok" if score.status == "ok" else "failed",
+        "reason": reason,
+        "protocol": protocol,
+        "challenge": score.challenge,
+        "scan": score.scan,
+        "flags": json.dumps(score.flags),
+    }
+    if score.status != "ok":
+        return row
+    row |= {
+        "distances_mm": score.distances_mm.astype(np.float32),
+        "reverse_mm": score.reverse_mm.astype(np.float32),
+        "kept": score.kept.astype(np.int32),
+        "error_mm": score.error_mm,
+        "scan_vertices": len(score.distances_mm),
+    }
+    if score.measurement is not None:
+        row |= {
+            "scale": score.measurement.scale,
+            "landmark_scale": score.measurement.landmark_scale,
+            "landmark_rms_mm": score.measurement.landmark_rms_mm,
+            "iterations": score.measurement.iterations,
+        }
+    return row
 
-    Raises:
-        FileNotFoundError: There is no list.
-        ValueError: A line is not ``.../subject/challenge/image.jpg``.
-    """
-    for name in IMAGE_LISTS:
-        path = dataset_dir / name
-        if path.is_file():
-            break
-    else:
-        raise FileNotFoundError(f"expected {' or '.join(IMAGE_LISTS)} in {dataset_dir}, got none")
-    items = []
-    for line in path.read_text(encoding="utf-8").split("\n"):
-        if not line.strip():
-            continue
-        parts = line.strip().replace("\\", "/").split("/")
-        if len(parts) < 3:
-            raise ValueError(f"expected subject/challenge/image in {path}, got {line.strip()!r}")
-        items.append("/".join([*parts[-3:-1], Path(parts[-1]).stem]))
-    return sorted(items)
 
-
-def summarise(scores: Iterable[ImageScore]) -> dict[str, Any]:
-    """Pooled statistics of all images, of each challenge and of each subject.
+def summarise(
+    scores: Iterable[ImageScore],
+    challenges: Sequence[str] = NOW_CHALLENGES,
+    statistic: str = "vertices",
+) -> dict[str, Any]:
+    """Statistics of all images, of each challenge and of each subject.
 
     Args:
         scores: Of one protocol.
+        challenges: Their order.
+        statistic: The protocol's published figure, see :class:`models.metrics.Protocol`.
 
     Returns:
         ``images``, ``scored``, ``missing``, ``failed``, ``flagged``, ``vertices``, ``median_mm``,
-        ``mean_mm``, ``std_mm``; the same under ``challenges`` and ``subjects``.
+        ``mean_mm``, ``std_mm`` (pooled over vertices); ``image_mean_mm``, ``image_rmse_mm`` and
+        ``image_error_mm`` (the protocol's own, of both directions where it has two), each the mean
+        over images, with ``..._std_mm`` over images; the same under ``challenges``, ``subjects``.
     """
     listed = list(scores)
-    challenges = {score.challenge for score in listed}
-    known = [name for name in CHALLENGES if name in challenges]
+    found = {score.challenge for score in listed if score.challenge}
+    known = [name for name in challenges if name in found]
     subjects = sorted({score.subject_id for score in listed})
     return {
-        **_pool(listed),
+        **_pool(listed, statistic),
         "challenges": {
-            name: _pool([score for score in listed if score.challenge == name])
-            for name in [*known, *sorted(challenges - set(CHALLENGES))]
+            name: _pool([score for score in listed if score.challenge == name], statistic)
+            for name in [*known, *sorted(found - set(challenges))]
         },
         "subjects": {
-            name: _pool([score for score in listed if score.subject_id == name])
+            name: _pool([score for score in listed if score.subject_id == name], statistic)
             for name in subjects
         },
     }
@@ -278,12 +346,37 @@ def curve_of(
     ]
 
 
-def _pool(scores: Sequence[ImageScore]) -> dict[str, Any]:
+def measure(
+    scan: Mesh,
+    scan_landmarks: Float[np.ndarray, "m 3"],
+    prediction: Mesh,
+    landmarks: Float[np.ndarray, "l 3"],
+    protocol: Protocol,
+    unit: str,
+) -> Measurement:
+    """One prediction on one scan in mm, both as meshes; see :class:`models.metrics.Target`."""
+    target = Target(scan.vertices, scan.faces, scan_landmarks, protocol)
+    return target.measure(prediction.vertices, prediction.faces, landmarks, unit)
+
+
+def _pool(scores: Sequence[ImageScore], statistic: str) -> dict[str, Any]:
     counts = {
         status: sum(score.status == status for score in scores)
         for status in ("ok", "missing", "failed")
     }
-    pooled = asdict(pooled_statistics([s.distances_mm for s in scores if s.status == "ok"]))
+    good = [score for score in scores if score.status == "ok"]
+    figures: dict[str, Any] = asdict(pooled_statistics([score.distances_mm for score in good]))
+    per_image = {
+        "image_mean": [image_error(s.distances_mm, _NOTHING, "mean") for s in good],
+        "image_rmse": [image_error(s.distances_mm, _NOTHING, "rmse") for s in good],
+        "image_error": [
+            image_error(s.distances_mm, s.reverse_mm, "rmse" if statistic == "rmse" else "mean")
+            for s in good
+        ],
+    }
+    for name, values in per_image.items():
+        figures[f"{name}_mm"] = float(np.mean(values)) if values else None
+        figures[f"{name}_std_mm"] = float(np.std(values)) if values else None
     return {
         "images": len(scores),
         "scored": counts["ok"],
@@ -292,140 +385,238 @@ def _pool(scores: Sequence[ImageScore]) -> dict[str, Any]:
         "flagged": sum(bool(score.flags) for score in scores),
         **{
             name: round(value, 4) if isinstance(value, float) else value
-            for name, value in pooled.items()
+            for name, value in figures.items()
         },
     }
 
 
-def measure(
-    scan: Mesh,
-    scan_landmarks: Float[np.ndarray, "7 3"],
-    prediction: Mesh,
-    landmarks: Float[np.ndarray, "7 3"],
+def _one_image(score: ImageScore) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "item_id": score.item_id,
+        "status": score.status,
+        "reason": score.reason,
+        "flags": list(score.flags),
+    }
+    if score.status == "ok":
+        pooled = asdict(pooled_statistics([score.distances_mm]))
+        rmse = image_error(score.distances_mm, _NOTHING, "rmse")
+        entry |= pooled | {"rmse_mm": rmse, "error_mm": score.error_mm, "scan": score.scan}
+    return entry
+
+
+def _scores(
+    run: "partial[list[ImageScore]]", cases: Sequence[Case], compute: ComputeParams | None
+) -> list[ImageScore]:
+    """Scores of all cases in order of ``item_id``; a group shares its scans' structures."""
+    groups: list[list[Case]] = []
+    for case in sorted(cases, key=lambda case: (case.subject_id, case.item_id)):
+        last = groups[-1] if groups else None
+        if last and last[0].subject_id == case.subject_id and len(last) < IMAGES_PER_TASK:
+            last.append(case)
+        else:
+            groups.append([case])
+    results = map_ordered(
+        run,
+        groups,
+        compute=compute or ComputeParams(workers=1, ray_threshold_s=0, object_store_mb=80),
+        seconds_per_item=SECONDS_PER_IMAGE * len(cases) / max(1, len(groups)),
+        label="score",
+    )
+    found = [score for scores in results for score in scores]
+    position = {case.item_id: place for place, case in enumerate(cases)}
+    return sorted(found, key=lambda score: position[score.item_id])
+
+
+def _score_group(
+    cases: Sequence[Case],
+    *,
     protocol: Protocol,
+    layout: Layout,
+    submission: Path,
     unit: str,
-) -> Measurement:
-    """:func:`models.metrics.align_and_measure` on whole meshes."""
-    return align_and_measure(
-        scan.vertices,
-        scan.faces,
-        scan_landmarks,
-        prediction.vertices,
-        prediction.faces,
-        landmarks,
-        protocol,
-        unit,
-    )
-
-
-def _score_item(
-    protocol: Protocol,
-    scan: Mesh,
-    scan_landmarks: Float[np.ndarray, "7 3"],
-    item: str,
-    submission_dir: Path,
-    unit: str,
-) -> ImageScore:
-    """Score one image of a submission; whatever is wrong with it stays its own."""
-    subject = item.split("/", maxsplit=1)[0]
-    try:
-        mesh_path = _first_existing(submission_dir, item, (".obj", ".ply"))
-        marks_path = _first_existing(submission_dir, item, (".npy", ".txt"))
-    except FileNotFoundError as error:
-        return _unscored(item, subject, "missing", str(error))
-    try:
-        mesh, marks = _mesh(mesh_path), read_landmarks(marks_path)
-        result = measure(scan, scan_landmarks, mesh, marks, protocol, unit)
-    except (OSError, ValueError) as error:
-        return _unscored(item, subject, "failed", str(error))
-    return ImageScore(
-        item_id=item,
-        subject_id=subject,
-        status="ok",
-        reason="",
-        distances_mm=result.distances_mm,
-        flags=result.flags,
-    )
-
-
-def _unscored(
-    item: str, subject: str, status: Literal["missing", "failed"], reason: str
-) -> ImageScore:
-    return ImageScore(
-        item_id=item,
-        subject_id=subject,
-        status=status,
-        reason=reason,
-        distances_mm=np.zeros(0),
-        flags=(),
-    )
-
-
-def _first_existing(folder: Path, item: str, suffixes: Sequence[str]) -> Path:
-    for suffix in suffixes:
-        path = folder / f"{item}{suffix}"
-        if path.is_file():
-            return path
-    raise FileNotFoundError(f"expected {item}{' or '.join(suffixes)} in the submission, got none")
-
-
-def _scan_of(dataset_dir: Path, subject: str) -> tuple[Mesh, Float[np.ndarray, "7 3"]]:
-    found = []
-    for folder, suffix in (("scans", ".obj"), ("scans_lmks_onlypp", ".pp")):
-        paths = sorted((dataset_dir / folder / subject).glob(f"*{suffix}"))
-        if not paths:
-            raise FileNotFoundError(
-                f"expected one {suffix} in {dataset_dir / folder / subject}, got none; scans of "
-                "the NoW test subjects are not public, score the validation list"
+    order: Order,
+    pairs: Path | None,
+    scale_mm: float | None,
+) -> list[ImageScore]:
+    """Images of one subject; whatever is wrong with one of them stays its own."""
+    targets: dict[ScanFiles, Target | str] = {}
+    scores = []
+    for case in cases:
+        blank = ImageScore(
+            item_id=case.item_id,
+            subject_id=case.subject_id,
+            status="failed",
+            reason="",
+            distances_mm=_NOTHING,
+            flags=(),
+            challenge=case.challenge,
+        )
+        try:
+            mesh = _first_existing(submission, case, (".obj", ".ply"))
+            kinds = (".npy", ".txt", ".lnd", ".ljson", ".pp")
+            points = _first_existing(submission, case, kinds) if layout.counts else None
+        except FileNotFoundError as error:
+            scores.append(replace(blank, status="missing", reason=str(error)))
+            continue
+        tried: list[ImageScore] = []
+        for scan in case.scans:
+            if protocol.best_of_scans and scan.tip is not None and tried:
+                continue  # the one nose tip belongs to the first scan
+            if scan not in targets:
+                targets[scan] = _target_or_reason(scan, protocol, layout, order)
+            target = targets[scan]
+            if isinstance(target, str):
+                tried.append(replace(blank, reason=f"scan: {target}"))
+                continue
+            tried.append(
+                _score_one(blank, target, scan, mesh, points, layout, unit, order, scale_mm, pairs)
             )
-        found.append(paths[0])
-    return _mesh(found[0], cloud=True), read_landmarks(found[1])
+            if not protocol.best_of_scans:
+                break
+        good = [score for score in tried if score.error_mm is not None]
+        scores.append(min(good, key=lambda s: s.error_mm or 0.0) if good else tried[-1])
+    return scores
+
+
+def _score_one(
+    blank: ImageScore,
+    target: Target,
+    scan: ScanFiles,
+    mesh: Path,
+    points: Path | None,
+    layout: Layout,
+    unit: str,
+    order: Order,
+    scale_mm: float | None,
+    pairs: Path | None,
+) -> ImageScore:
+    try:
+        result, flags = _measure_files(target, mesh, points, layout, unit, order, scale_mm, pairs)
+    except _CONTENT as error:
+        return replace(blank, reason=str(error))
+    return replace(
+        blank,
+        status="ok",
+        distances_mm=result.distances_mm,
+        reverse_mm=result.reverse_mm,
+        error_mm=result.error_mm,
+        kept=result.kept,
+        scan=scan.mesh.stem if scan.mesh else "",
+        flags=flags,
+        measurement=result,
+    )
+
+
+def _measure_files(
+    target: Target,
+    prediction: Path,
+    landmarks: Path | None,
+    layout: Layout,
+    unit: str,
+    order: Order,
+    scale_mm: float | None,
+    pairs: Path | None,
+) -> tuple[Measurement, tuple[str, ...]]:
+    mesh = _mesh(prediction)
+    marks = np.zeros((0, 3))
+    if landmarks is not None and layout.counts:
+        marks = read_landmarks(landmarks, order, layout.counts)
+    corresponding = None
+    if not layout.counts and pairs is not None:
+        corresponding = read_pairs(pairs)
+    result = target.measure(
+        mesh.vertices, mesh.faces, marks, unit, scale_mm=scale_mm, pairs=corresponding
+    )
+    flags = result.flags
+    if mesh.colors is not None:
+        flags += (
+            "coloured: vertices with colours were read as such; public codes may take the colours "
+            "for vertices",
+        )
+    return result, flags
+
+
+def _target_or_reason(
+    scan: ScanFiles, protocol: Protocol, layout: Layout, order: Order
+) -> Target | str:
+    if scan.reason:
+        return scan.reason
+    try:
+        return _target(scan, protocol, layout, layout.scan_unit_mm, order)
+    except _CONTENT as error:
+        return str(error)
+
+
+def _target(
+    scan: ScanFiles, protocol: Protocol, layout: Layout, factor: float, order: Order
+) -> Target:
+    if scan.mesh is None:
+        raise FileNotFoundError(scan.reason)
+    mesh = _mesh(scan.mesh, cloud=True)
+    marks = np.zeros((0, 3))
+    if scan.tip is not None:
+        marks = np.array([scan.tip])
+    elif scan.landmarks is not None and layout.counts:
+        marks = read_landmarks(scan.landmarks, order, layout.counts)
+    if scan.crop_mm and protocol.name == "micc-ganfit":
+        protocol = replace(protocol, crop_mm=scan.crop_mm)
+    return Target(factor * mesh.vertices, mesh.faces, factor * marks, protocol)
+
+
+def _scan_factor(unit: str | None, layout: Layout) -> float:
+    if unit is None:
+        return layout.scan_unit_mm
+    if unit not in SCAN_UNITS_MM:
+        raise ValueError(f"expected a scan unit among {', '.join(SCAN_UNITS_MM)}, got {unit!r}")
+    return SCAN_UNITS_MM[unit]
+
+
+def _require_usable(cases: Sequence[Case]) -> None:
+    reasons = [scan.reason for case in cases for scan in case.scans]
+    if reasons and all(reasons):
+        raise FileNotFoundError(reasons[0])
+
+
+def _first_existing(folder: Path, case: Case, suffixes: Sequence[str]) -> Path:
+    for suffix in suffixes:
+        for stem in case.stems:
+            path = folder / f"{stem}{suffix}"
+            if path.is_file():
+                return path
+    raise FileNotFoundError(
+        f"expected {case.stems[0]}{' or '.join(suffixes)} in the submission, got none"
+    )
 
 
 def _mesh(path: Path, *, cloud: bool = False) -> Mesh:
     """Read a mesh; a scan may be a cloud, since distances start at its vertices."""
     if not path.is_file():
         raise FileNotFoundError(f"expected a mesh in {path}, got no such file")
+    if path.suffix.lower() == ".wrl":
+        return read_vrml(path)
     return read_mesh(path, allow_point_cloud=cloud)
 
 
-def _read_npy(path: Path) -> tuple[Float[np.ndarray, "..."], list[str]]:
-    return np.asarray(np.load(path, allow_pickle=False), np.float64), []
-
-
-def _read_text(path: Path) -> tuple[Float[np.ndarray, "..."], list[str]]:
-    rows = [line.replace(",", " ").split() for line in path.read_text("utf-8").split("\n")]
-    rows = [row for row in rows if row]
-    if any(len(row) != 3 for row in rows):
-        raise ValueError(f"expected 7 lines of x y z in {path}, got lines of other lengths")
-    try:
-        return np.array([[float(word) for word in row] for row in rows]), []
-    except ValueError as error:
-        raise ValueError(f"expected 7 lines of x y z in {path}: {error}") from error
-
-
-def _read_picked_points(path: Path) -> tuple[Float[np.ndarray, "..."], list[str]]:
-    points, names = [], []
-    for match in _POINT.finditer(path.read_text(encoding="utf-8", errors="replace")):
-        attributes: Mapping[str, str] = dict(_ATTRIBUTE.findall(match[1]))
-        try:
-            points.append([float(attributes[axis]) for axis in "xyz"])
-        except (KeyError, ValueError) as error:
-            raise ValueError(
-                f"expected x, y and z of every point in {path}, got <point {match[1].strip()}>"
-            ) from error
-        names.append(attributes.get("name", ""))
-    return np.array(points), names
-
-
-def _order_by_name(names: Sequence[str]) -> list[int] | None:
-    """Positions of the seven landmarks by their names; None when the names do not say."""
-    plain = [" ".join(re.split(r"[\s_-]+", name.strip().lower())) for name in names]
-    for wanted in (
-        [str(number) for number in range(7)],
-        [str(number) for number in range(1, 8)],
-        list(LANDMARK_NAMES),
-    ):
-        if sorted(plain) == sorted(wanted):
-            return [plain.index(name) for name in wanted]
-    return None
+def _write_official(
+    folder: Path, protocol: Protocol, method: str, scores: Sequence[ImageScore]
+) -> None:
+    good = [score for score in scores if score.status == "ok"]
+    if protocol.name.startswith("feng2018"):
+        for score in good:
+            path = folder / score.challenge if score.challenge else folder
+            name = score.item_id.split("/")[-1]
+            write_feng_results(path, name, score.kept, score.distances_mm)
+    if protocol.name.startswith(("now", "stirling-now")):
+        parts = ["", *dict.fromkeys(score.challenge for score in scores if score.challenge)]
+        for part in parts:
+            chosen = [score for score in good if not part or score.challenge == part]
+            listed = sum(1 for score in scores if not part or score.challenge == part)
+            write_now_results(
+                folder,
+                method,
+                [score.item_id for score in chosen],
+                [score.distances_mm for score in chosen],
+                listed - len(chosen),
+                metric=protocol.scale == "unit",
+                challenge=part,
+            )

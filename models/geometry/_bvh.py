@@ -223,6 +223,9 @@ def query(
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]:
     """Closest point of each query within ``limit``.
 
+    The search starts from the distance of the triangle that answered the query before, which is
+    near where queries come in spatial order. Answers do not depend on it.
+
     Args:
         points: (N, 3) queries.
         triangles: (F, 3, 3) corners in leaf order.
@@ -242,6 +245,7 @@ def query(
     stack = np.empty(_STACK, dtype=np.int64)
     stack_distance = np.empty(_STACK)
     radius = limit * limit
+    before = 0
     for i in range(count):
         px = points[i, 0]
         py = points[i, 1]
@@ -251,6 +255,13 @@ def query(
         b0 = 0.0
         b1 = 0.0
         b2 = 0.0
+        d, u, v, w = _point_triangle(px, py, pz, triangles[before])
+        if d <= best:
+            best = d
+            found = order[before]
+            b0 = u
+            b1 = v
+            b2 = w
         stack[0] = 0
         stack_distance[0] = _box_distance(px, py, pz, bounds[0])
         top = 1
@@ -267,6 +278,7 @@ def query(
                     if d < best or (d == best and (found < 0 or order[j] < found)):
                         best = d
                         found = order[j]
+                        before = j
                         b0 = u
                         b1 = v
                         b2 = w
@@ -291,6 +303,118 @@ def query(
             bary[i, 1] = b1
             bary[i, 2] = b2
     return squared, faces, bary
+
+
+@numba.njit(cache=True)
+def track(
+    points: NDArray[np.float64],
+    triangles: NDArray[np.float64],
+    order: NDArray[np.int64],
+    bounds: NDArray[np.float64],
+    nodes: NDArray[np.int64],
+    margin: float,
+    places: NDArray[np.int64],
+    origins: NDArray[np.float64],
+    others: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]:
+    """Closest point of queries that have moved a little since they were searched for.
+
+    Of each query the last search left its place then, the triangle that answered, and a distance
+    that no other triangle was nearer than. A query that has moved by m is still answered by that
+    triangle while its distance plus m is below that distance; else it is searched for again.
+
+    Args:
+        points: (N, 3) queries.
+        triangles: (F, 3, 3) corners in leaf order.
+        order: (F,) original id of each triangle.
+        bounds: (M, 6) node boxes.
+        nodes: (M, 2) node links.
+        margin: How far beyond the answer a search looks for the next triangle.
+        places: (N,) the answers' positions in leaf order; changed.
+        origins: (N, 3) the queries when they were searched for, at first inf; changed.
+        others: (N,) distance that no other triangle was nearer than; changed.
+
+    Returns:
+        Squared distances (N,), surface points (N, 3), face ids (N,), barycentric weights (N, 3).
+    """
+    count = points.shape[0]
+    squared = np.empty(count)
+    surface = np.empty((count, 3))
+    faces = np.empty(count, dtype=np.int64)
+    bary = np.empty((count, 3))
+    stack = np.empty(_STACK, dtype=np.int64)
+    stack_distance = np.empty(_STACK)
+    before = 0
+    for i in range(count):
+        px = points[i, 0]
+        py = points[i, 1]
+        pz = points[i, 2]
+        fresh = np.isinf(origins[i, 0])
+        place = before if fresh else places[i]
+        best, b0, b1, b2 = _point_triangle(px, py, pz, triangles[place])
+        dx = px - origins[i, 0]
+        dy = py - origins[i, 1]
+        dz = pz - origins[i, 2]
+        moved = np.sqrt(dx * dx + dy * dy + dz * dz)
+        if fresh or (np.sqrt(best) + moved) * _SLACK >= others[i]:
+            other = np.inf
+            reach = (np.sqrt(best) + margin) ** 2
+            stack[0] = 0
+            stack_distance[0] = _box_distance(px, py, pz, bounds[0])
+            start = place
+            top = 1
+            while top > 0:
+                top -= 1
+                if stack_distance[top] > reach:
+                    continue
+                node = stack[top]
+                first = nodes[node, 0]
+                leaf = nodes[node, 1]
+                if leaf > 0:
+                    for j in range(first, first + leaf):
+                        if j == start:
+                            continue
+                        d, u, v, w = _point_triangle(px, py, pz, triangles[j])
+                        if d < best or (d == best and order[j] < order[place]):
+                            other = best
+                            best = d
+                            place = j
+                            b0 = u
+                            b1 = v
+                            b2 = w
+                            reach = (np.sqrt(best) + margin) ** 2
+                        elif d < other:
+                            other = d
+                    continue
+                left = _box_distance(px, py, pz, bounds[first])
+                right = _box_distance(px, py, pz, bounds[first + 1])
+                if left <= right:
+                    stack[top] = first + 1
+                    stack_distance[top] = right
+                    stack[top + 1] = first
+                    stack_distance[top + 1] = left
+                else:
+                    stack[top] = first
+                    stack_distance[top] = left
+                    stack[top + 1] = first + 1
+                    stack_distance[top + 1] = right
+                top += 2
+            places[i] = place
+            origins[i, 0] = px
+            origins[i, 1] = py
+            origins[i, 2] = pz
+            others[i] = np.sqrt(min(other, reach))
+        before = place
+        squared[i] = best
+        faces[i] = order[place]
+        bary[i, 0] = b0
+        bary[i, 1] = b1
+        bary[i, 2] = b2
+        for a in range(3):
+            surface[i, a] = (
+                b0 * triangles[place, 0, a] + b1 * triangles[place, 1, a]
+            ) + b2 * triangles[place, 2, a]
+    return squared, surface, faces, bary
 
 
 @numba.njit(cache=True, inline="always")

@@ -89,7 +89,8 @@ class ClosestPointIndex:
         """Closest surface point of each query.
 
         Args:
-            points: Queries in the mesh's frame and unit; must be finite.
+            points: Queries in the mesh's frame and unit; must be finite. Those that come in
+                spatial order are answered sooner.
             max_distance: Search radius.
 
         Raises:
@@ -105,6 +106,58 @@ class ClosestPointIndex:
         )
         surface = np.einsum("nc,nca->na", bary, self._vertices[self._faces[found]])
         surface[found < 0] = np.nan
+        return ClosestPoints(np.sqrt(squared), surface, found, bary)
+
+    def tracker(self, queries: int, margin: float) -> "ClosestPointTracker":
+        """Answers for one set of queries that moves little by little.
+
+        Args:
+            queries: How many there are.
+            margin: About twice the motion, in the mesh's unit, after which most queries will be
+                searched for anew. A greater one makes the first search longer.
+
+        Raises:
+            ValueError: A negative margin.
+        """
+        if not margin >= 0:
+            raise ValueError(f"expected a margin from 0, got {margin}")
+        return ClosestPointTracker(self, queries, margin)
+
+
+class ClosestPointTracker:
+    """Closest points of the same queries again and again, as they move or the mesh moves rigidly.
+
+    Answers have the same exact distances as :meth:`ClosestPointIndex.query`; a query whose
+    triangle cannot have changed costs one triangle instead of a search.
+    """
+
+    def __init__(self, index: ClosestPointIndex, queries: int, margin: float) -> None:
+        self._index, self._margin = index, float(margin)
+        self._places = np.zeros(queries, np.int64)
+        self._origins = np.full((queries, 3), np.inf)
+        self._others = np.zeros(queries)
+
+    def query(self, points: Float[np.ndarray, "n 3"]) -> ClosestPoints:
+        """Closest surface point of each query.
+
+        Args:
+            points: All queries, in the same order each time; finite.
+
+        Raises:
+            ValueError: Another number of queries, or one is not finite.
+        """
+        from models.geometry import _bvh
+
+        queries = np.ascontiguousarray(points, dtype=np.float64)
+        if len(queries) != len(self._places):
+            raise ValueError(f"expected {len(self._places)} queries, got {len(queries)}")
+        if not np.isfinite(queries).all():
+            raise ValueError("closest points need finite queries, got NaN or inf; drop them first")
+        tree = self._index
+        squared, surface, found, bary = _bvh.track(
+            queries, tree._corners, tree._order, tree._bounds, tree._nodes,
+            self._margin, self._places, self._origins, self._others,
+        )  # fmt: skip
         return ClosestPoints(np.sqrt(squared), surface, found, bary)
 
 

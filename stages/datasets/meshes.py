@@ -16,6 +16,9 @@ from jaxtyping import Bool, Float, Int, UInt8
 
 logger = logging.getLogger(__name__)
 
+_WORTH_COMPILING = 2**18
+"""Bytes of an OBJ from which the compiled reader is worth loading."""
+
 _GZIP_MAGIC = b"\x1f\x8b"
 _PLY_FORMATS = {"ascii": "=", "binary_little_endian": "<", "binary_big_endian": ">"}
 _PLY_TYPES = {
@@ -199,6 +202,12 @@ def numbers(tokens: bytes, what: str) -> Float[np.ndarray, " k"]:
 
 def _parse_obj(content: bytes) -> Mesh:
     """Parse Wavefront OBJ: ``v`` (with or without colour) and ``f``; the rest is ignored."""
+    if len(content) > _WORTH_COMPILING:
+        from stages.datasets.plain_obj import read_plain_obj
+
+        plain = read_plain_obj(content)
+        if plain is not None:
+            return Mesh(*plain)
     vertex_lines, face_lines, seen = _obj_lines(_plain_obj(content))
     vertices, colors = _obj_vertices(vertex_lines)
     return Mesh(vertices, _obj_faces(face_lines, seen), colors)

@@ -102,6 +102,30 @@ def test_the_published_case_is_met(now_case, name, median, mean, std):
     assert result.flags == ()
 
 
+def test_noisy_landmarks_do_not_move_the_refined_score(now_case):
+    """5 mm of noise: the published mean moves from 1.6066 to 1.6070 mm."""
+    noise = np.random.default_rng(1).normal(0, 0.005, (7, 3))
+    result = align_and_measure(*now_case[:5], now_case[5] + noise, NOW, "m")
+    assert result.distances_mm.mean() == pytest.approx(1.6066, abs=0.0005)
+
+
+def test_feng_meets_its_published_anchor(now_case):
+    result = align_and_measure(*now_case, PROTOCOLS["feng2018"], "m")
+    assert result.error_mm == pytest.approx(1.90, abs=0.005)
+
+
+def test_a_slow_refinement_still_ends(case):
+    """A prediction far from the scan: plain Gauss-Newton takes 34 to 37 steps here."""
+    scan_vertices, scan_faces, scan_marks, vertices, faces, landmarks = case
+    flat = vertices * [1.0, 1.0, 0.3]
+    for protocol in (NOW, METRIC):
+        result = align_and_measure(
+            scan_vertices, scan_faces, scan_marks, flat, faces, landmarks, protocol, "m"
+        )
+        assert not any(flag.startswith("refinement") for flag in result.flags)
+        assert result.iterations < 30
+
+
 def test_metric_recovers_where_the_public_start_fails(now_case):
     """10 % too large and 2 m off its origin: the public start ends at a median of 4.99 mm."""
     *scan, vertices, faces, landmarks = now_case
@@ -133,7 +157,7 @@ def test_crop_keeps_the_border_and_vertices_without_faces():
 
 def test_a_prediction_equal_to_the_scan_has_no_error(case):
     scan_vertices, scan_faces, scan_marks, *_ = case
-    for protocol in PROTOCOLS.values():
+    for protocol in (NOW, METRIC):
         result = align_and_measure(
             scan_vertices,
             scan_faces,
@@ -188,7 +212,7 @@ def test_metric_is_invariant_to_rigid_motion_however_far(case, angle, shift):
     np.testing.assert_allclose(result.distances_mm, still.distances_mm, atol=1e-5)
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=str)
+@pytest.mark.parametrize("protocol", [NOW, METRIC], ids=("now", "now-metric"))
 def test_moving_the_scan_changes_nothing(case, protocol):
     scan_vertices, scan_faces, scan_marks, *prediction = case
     turn, shift = rotation([0.3, -0.5, 0.2]), np.array([400.0, -900.0, 1200.0])
@@ -204,7 +228,7 @@ def test_moving_the_scan_changes_nothing(case, protocol):
     np.testing.assert_allclose(result.distances_mm, still.distances_mm, atol=1e-5)
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=str)
+@pytest.mark.parametrize("protocol", [NOW, METRIC], ids=("now", "now-metric"))
 def test_units_are_conversions(case, protocol):
     *scan, vertices, faces, landmarks = case
     metres = align_and_measure(*case, protocol, "m")
@@ -216,7 +240,7 @@ def test_units_are_conversions(case, protocol):
         assert other.flags == metres.flags == ()
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=str)
+@pytest.mark.parametrize("protocol", [NOW, METRIC], ids=("now", "now-metric"))
 def test_transform_and_distances_agree(case, protocol):
     """The reported transform reproduces the reported distances."""
     scan_vertices, _, _, vertices, faces, _ = case
@@ -226,7 +250,7 @@ def test_transform_and_distances_agree(case, protocol):
     np.testing.assert_allclose(again, result.distances_mm, atol=1e-6)
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=str)
+@pytest.mark.parametrize("protocol", [NOW, METRIC], ids=("now", "now-metric"))
 def test_refinement_ends_in_a_minimum(case, protocol):
     """No small motion (or resizing, where scale is free) of the result lowers the objective."""
     scan_vertices, _, _, vertices, faces, _ = case

@@ -6,11 +6,13 @@ import shutil
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipelines import presets
 from pipelines.cli import main
 from stages import params
+from stages.datasets.meshes import write_obj
 
 
 def test_a_wrong_request_exits_with_two_and_says_what_to_do(
@@ -102,3 +104,47 @@ def test_clean_cache_removes_old_rows_only(
     monkeypatch.chdir(tmp_path)
     assert main(["clean-cache", "--older-than", "7"]) == 0
     assert [path.name for path in (tmp_path / ".work/register").iterdir()] == ["new"]
+
+
+@pytest.fixture
+def stirling(tmp_path: Path) -> Path:
+    """One neutral scan with a nose, its seven points, two photographs, one prediction."""
+    axis = np.arange(-90.0, 91.0, 6.0)
+    x, y = np.meshgrid(axis, axis)
+    z = 40 * np.exp(-(x**2 / 70**2 + y**2 / 90**2)) + 20 * np.exp(-(x**2 + y**2) / 20**2)
+    vertices = np.stack([x, y, z], axis=-1).reshape(-1, 3)
+    index = np.arange(len(axis) ** 2).reshape(len(axis), len(axis))
+    a, b, c, d = (index[:-1, :-1], index[:-1, 1:], index[1:, 1:], index[1:, :-1])
+    faces = np.concatenate([np.stack(t, -1).reshape(-1, 3) for t in ((a, b, c), (a, c, d))])
+    marks = vertices[index[[19, 19, 19, 19, 10, 6, 6], [8, 12, 18, 22, 15, 11, 19]]]
+    write_obj(tmp_path / "data" / "F_3D_N" / "F1001_N.obj", vertices, faces)
+    rows = "".join(f"{k} {p[0]} {p[1]} {p[2]}\n" for k, p in enumerate(marks))
+    (tmp_path / "data" / "F1001_N.lnd").write_text(rows)
+    for name in ("HQ/F1001_001", "LQ/F1001_008"):
+        path = tmp_path / "data" / f"{name}.jpg"
+        path.parent.mkdir()
+        path.touch()
+    write_obj(tmp_path / "sub" / "HQ" / "F1001_001.obj", vertices / 1000, faces, decimals=8)
+    np.save(tmp_path / "sub" / "HQ" / "F1001_001.npy", marks / 1000)
+    return tmp_path
+
+
+def test_a_submission_is_shown_with_what_is_missing_beside_each_score(
+    stirling: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = ["--dataset", str(stirling / "data"), "--submission", str(stirling / "sub")]
+    out = ["--out", str(stirling / "out"), "--method", "ours"]
+    assert main(["score", "feng2018", *folders, *out]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    parts = {line.split()[0]: line.split()[1:5] for line in lines if line.split()}
+    assert parts["all"] == ["2", "1", "1", "0"]  # images, scored, missing, failed
+    assert parts["LQ"] == ["1", "0", "1", "0"]
+    assert any(line.startswith("LQ/F1001_008: missing: expected") for line in lines)
+    assert (stirling / "out" / "official" / "HQ" / "F1001_001_distances.txt").is_file()
+    assert main(["score", "feng2018", *folders, "--set", "statistic=rmse", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["statistic"], result["scored"]) == ("rmse", 1)
+    assert result["image_error_mm"] < 0.01
+    assert main(["score", "feng2018", *folders, "--set", "statistic"]) == 2
+    assert main(["score", "feng2018", *folders, "--set", "statistic=mode"]) == 2
+    assert main(["score", "then", *folders]) == 2

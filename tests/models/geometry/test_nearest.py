@@ -140,3 +140,35 @@ def test_a_tree_refuses_other_vertices() -> None:
         index.moved(TRIANGLE[:2])
     with pytest.raises(ValueError, match="finite vertices"):
         index.moved(np.full_like(TRIANGLE, np.inf))
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 2**31), st.sampled_from([0.0, 0.02, 0.5]))
+def test_a_tracker_answers_like_a_search_however_far_queries_move(seed: int, margin: float) -> None:
+    rng = np.random.default_rng(seed)
+    vertices, faces = rng.normal(size=(40, 3)), rng.integers(0, 40, size=(60, 3))
+    points = 1.5 * rng.normal(size=(30, 3))
+    index = ClosestPointIndex(vertices, faces)
+    tracker = index.tracker(len(points), margin)
+    for step in (0.0, 1e-4, 1e-2, 0.0, 0.3, 3.0, 1e-3):
+        points = points + step * rng.normal(size=points.shape)
+        tracked, searched = tracker.query(points), index.query(points)
+        np.testing.assert_allclose(tracked.distances, searched.distances, rtol=0, atol=1e-12)
+        corners = vertices[faces[tracked.faces]]
+        np.testing.assert_allclose(
+            np.einsum("nc,nca->na", tracked.bary, corners), tracked.points, atol=1e-12
+        )
+        np.testing.assert_allclose(
+            np.linalg.norm(points - tracked.points, axis=1), tracked.distances, atol=1e-9
+        )
+
+
+def test_a_tracker_refuses_other_queries() -> None:
+    vertices, faces = np.eye(3), np.array([[0, 1, 2]])
+    index = ClosestPointIndex(vertices, faces)
+    with pytest.raises(ValueError, match="expected 2 queries, got 3"):
+        index.tracker(2, 0.1).query(vertices)
+    with pytest.raises(ValueError, match="need finite queries"):
+        index.tracker(1, 0.1).query(np.full((1, 3), np.nan))
+    with pytest.raises(ValueError, match="expected a margin from 0"):
+        index.tracker(1, -1.0)

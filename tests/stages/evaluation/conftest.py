@@ -145,6 +145,7 @@ def kit() -> SimpleNamespace:
     """The builders of this file."""
     return SimpleNamespace(
         relief=relief,
+        height=height,
         seven=seven,
         picked_points=picked_points,
         images=images,

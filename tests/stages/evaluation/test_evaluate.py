@@ -13,7 +13,7 @@ from stages.contracts import schema, table_of
 from stages.params import ComputeParams, EvaluateParams, load
 
 SECTION = EvaluateParams(
-    protocols=tuple(PROTOCOLS), curve_max_mm=8.0, curve_step_mm=0.5, max_unscored_fraction=0.5
+    protocols=("now", "now-metric"), curve_max_mm=8.0, curve_step_mm=0.5, max_unscored_fraction=0.5
 )
 COMPUTE = ComputeParams(workers=1, ray_threshold_s=1e9, object_store_mb=100)
 
@@ -124,8 +124,11 @@ def test_missing_inputs_say_what_to_run(tmp_path, kit):
 def test_committed_parameters_name_protocols_there_are(repository):
     section = load(repository / "params.yaml").evaluate
     assert set(section.protocols) <= set(PROTOCOLS)
-    for name in PROTOCOLS:
+    for name in ("now", "now-metric", "feng2018", "feng2018-metric"):
+        assert name in PROTOCOLS
         assert EvaluateParams(**section.model_dump() | {"protocols": (name,)})
+    with pytest.raises(ValueError, match="expected protocols among"):  # needs other landmarks
+        EvaluateParams(**section.model_dump() | {"protocols": ("micc-deng",)})
     with pytest.raises(ValueError, match="expected protocols among"):
         EvaluateParams(**section.model_dump() | {"protocols": ("then",)})
 

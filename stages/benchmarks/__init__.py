@@ -1,0 +1,1 @@
+"""Benchmarks in their owners' layouts: their files, landmarks and official result files."""
