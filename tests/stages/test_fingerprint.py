@@ -8,14 +8,6 @@ from stages import fingerprint
 from stages.fingerprint import hash_code, hash_input, module_closure
 
 
-@pytest.fixture(autouse=True)
-def fresh():
-    """Modules are read once per process; these tests change them."""
-    fingerprint._imports.cache_clear()
-    yield
-    fingerprint._imports.cache_clear()
-
-
 def grimp_closure(module: str) -> set[str]:
     """The same closure from grimp's graph, packages followed."""
     import grimp

@@ -19,7 +19,7 @@ from stages.landmark_predictor import (
     _dissent,
     crop_face,
 )
-from stages.landmarks import run as locate
+from stages.landmarks import run as locate_stage
 from stages.params import (
     ComputeParams,
     FaceAlignmentParams,
@@ -56,6 +56,11 @@ PARAMS = LandmarksParams(
     seconds_per_item=0.05,
 )
 SIZE = 160
+
+
+def locate(p, compute, *, out, work=None, **inputs):
+    """The stage with rows kept beside its output, unless told otherwise."""
+    locate_stage(p, compute, out=out, work=work or out.parent / f"work-{out.name}", **inputs)
 
 
 def mean_face():

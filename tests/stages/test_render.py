@@ -12,7 +12,7 @@ from models.rendering.pncc_codec import STEP_MM
 from stages.artifacts import write_json, write_table
 from stages.contracts import schema, table_of
 from stages.params import ComputeParams, RenderParams
-from stages.render import run
+from stages.render import run as run_stage
 from stages.render_sample import load_sample_model, render_sample_files
 from stages.rendered import RenderedSet
 
@@ -26,6 +26,11 @@ PARAMS = RenderParams(
     previews=2,
     preview_px=64,
 )
+
+
+def run(p, compute, *, out, work=None, **inputs):
+    """The stage with records kept beside its output, unless told otherwise."""
+    run_stage(p, compute, out=out, work=work or out.parent / f"work-{out.name}", **inputs)
 
 
 def face_arrays(side=20, modes=6, expressions=4):

@@ -44,6 +44,7 @@ def ask(items: Sequence[str], folder: Path, compute: ComputeParams = LOCAL) -> l
         squares,
         items,
         keys=[digest(item) for item in items],
+        subjects=[[item] for item in items],
         cache=RowCache(folder),
         compute=compute,
         seconds_per_item=1,
@@ -181,6 +182,7 @@ def test_withdrawn_rows_leave_nothing_behind(tmp_path) -> None:
         squares,
         left,
         keys=[digest(item) for item in left],
+        subjects=[[item] for item in left],
         cache=cache,
         compute=LOCAL,
         seconds_per_item=1,
@@ -217,13 +219,14 @@ def test_one_key_per_item_and_one_row(tmp_path) -> None:
             function,
             ["a", "b"],
             keys=keys,
+            subjects=[["a"], ["b"]],
             cache=RowCache(tmp_path),
             compute=LOCAL,
             seconds_per_item=1,
             label="test",
         )
 
-    with pytest.raises(ValueError, match="a key per item, got 1 keys of 2 items"):
+    with pytest.raises(ValueError, match="a key and subjects per item, got 1 keys and 2 lists"):
         call(squares, [digest("a")])
     with pytest.raises(ValueError, match="shorter"):
         call(lambda items: iter([{"x": 1}]), [digest("a"), digest("b")])
@@ -244,7 +247,8 @@ def function(items):
         yield row
 items = [f"i{{k}}" for k in range({start}, {stop})]
 row_cache.cached_map(function, items, keys=[t.digest(i) for i in items],
-    cache=row_cache.RowCache(Path({folder!r})), compute=t.LOCAL, seconds_per_item=1, label="w")
+    subjects=[[i] for i in items], cache=row_cache.RowCache(Path({folder!r})), compute=t.LOCAL,
+    seconds_per_item=1, label="w")
 """
 
 
@@ -306,12 +310,20 @@ def scalars(row: dict, kinds: dict) -> dict:
 
 KINDS = {
     "item_id": pa.string(),
+    "subject_id": pa.string(),
     "vertices": pa.list_(pa.float32()),
     "image": pa.binary(),
     "capped": pa.bool_(),
     "texts": pa.list_(pa.string()),
 }
-BASE = {"item_id": "a", "vertices": [1.0, 2.0], "image": b"x", "capped": True, "texts": ["a", "b"]}
+BASE = {
+    "item_id": "a",
+    "subject_id": "p",
+    "vertices": [1.0, 2.0],
+    "image": b"x",
+    "capped": True,
+    "texts": ["a", "b"],
+}
 
 
 @pytest.mark.parametrize(
@@ -338,16 +350,17 @@ def test_the_key_knows_types_and_names_but_not_the_place(tmp_path) -> None:
     assert key_of(scalars(BASE, KINDS | {"vertices": pa.list_(pa.float64())})) != key
     renamed = {("id" if k == "item_id" else k): v for k, v in BASE.items()}
     assert key_of(scalars(renamed, KINDS | {"id": pa.string()})) != key
-    other = {"item_id": "z", "vertices": [9.0], "image": b"", "capped": None, "texts": []}
+    other = {"item_id": "z", "subject_id": "q", "vertices": [9.0], "image": b"", "texts": []}
+    other["capped"] = None
     table = pa.table({n: pa.array([other[n], BASE[n], other[n]], KINDS[n]) for n in BASE})
     write_table(table, tmp_path / "a.parquet")
     write_table(table.slice(1), tmp_path / "b.parquet")
     cache = RowCache(tmp_path / "cache")
-    assert keys_of_shard(tmp_path / "a.parquet", cache, rows_at_once=2)[1] == key
-    assert keys_of_shard(tmp_path / "b.parquet", cache, rows_at_once=2)[0] == key
+    assert keys_of_shard(tmp_path / "a.parquet", cache, rows_at_once=2)[1] == (key, "p")
+    assert keys_of_shard(tmp_path / "b.parquet", cache, rows_at_once=2)[0] == (key, "p")
     cache.flush()
     again = keys_of_shard(tmp_path / "a.parquet", RowCache(tmp_path / "cache"), rows_at_once=1)
-    assert again[1] == key
+    assert again[1].key == key
     assert len(again) == 3
 
 
@@ -357,9 +370,7 @@ def checkout(repository, tmp_path, monkeypatch) -> Path:
     for name in ("models", "stages"):
         shutil.copytree(repository / name, tmp_path / name, ignore=shutil.ignore_patterns("*.pyc"))
     monkeypatch.setattr(fingerprint, "REPOSITORY", tmp_path)
-    fingerprint._imports.cache_clear()
-    yield tmp_path
-    fingerprint._imports.cache_clear()
+    return tmp_path
 
 
 def test_code_parameters_and_inputs_decide_the_folder(checkout, monkeypatch) -> None:
@@ -367,7 +378,6 @@ def test_code_parameters_and_inputs_decide_the_folder(checkout, monkeypatch) -> 
     (checkout / "model/model.safetensors").write_bytes(b"1")
 
     def folder(section=None, stage="register") -> Path:
-        fingerprint._imports.cache_clear()
         inputs = {"model": checkout / "model"}
         return RowCache.of(stage, section=section or {"a": 1}, inputs=inputs, work=checkout).folder
 
