@@ -2,13 +2,14 @@
 
 Reads one method's predicted meshes and landmarks, and the packed NoW images and scans. Writes
 ``distances.parquet`` (one row per image and protocol, failures too, all distances kept),
-``metrics.json`` (pooled statistics, by challenge, by subject) and ``curves.json``.
+``metrics.json`` (pooled statistics, by challenge, by subject) and ``curves.json``. An image whose
+scan, prediction and protocols are those of an earlier run is not measured again.
 """
 
 import argparse
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,10 +19,17 @@ import numpy as np
 
 from models.metrics import PROTOCOLS, UNITS_MM
 from stages import params
-from stages.artifacts import atomic_directory, read_json, read_table, write_json, write_table
-from stages.compute import map_ordered
+from stages.artifacts import (
+    atomic_directory,
+    read_json,
+    read_table,
+    sha256_file,
+    write_json,
+    write_table,
+)
 from stages.contracts import table_of
 from stages.datasets.meshes import read_mesh
+from stages.row_cache import WORK, Row, RowCache, cached_map, key_of_values
 from stages.scoring import (
     ImageScore,
     curve_of,
@@ -68,6 +76,7 @@ def run(
     predictions: Path,
     now: Path,
     out: Path,
+    work: Path = WORK,
 ) -> None:
     """Score one method by every protocol and write distances, metrics and curves.
 
@@ -78,6 +87,7 @@ def run(
         predictions: Holds ``rows.parquet``, ``meta.json`` and the meshes.
         now: Packed NoW: ``images-*.parquet``, ``scans-*.parquet``.
         out: Replaced when all is done.
+        work: Folder of the rows of earlier runs.
 
     Raises:
         FileNotFoundError: An input is missing.
@@ -92,14 +102,20 @@ def run(
         )
     truths = load_truths(now)
     entries = load_entries(predictions, now, truths)
-    results = map_ordered(
-        partial(score_entry, truths=truths, protocols=section.protocols, unit=unit),
+    deciding = {"method": method, "protocols": list(section.protocols), "unit": unit}
+    known = RowCache.of("evaluate", section=deciding, inputs={}, work=work)
+    found = cached_map(
+        partial(score_entries, truths=truths, protocols=section.protocols, unit=unit),
         entries,
+        keys=_keys(entries, truths),
+        subjects=[[entry.subject_id] for entry in entries],
+        cache=known,
         compute=compute,
         seconds_per_item=SECONDS_PER_IMAGE,
         label=f"evaluate {method}",
     )
-    rows = [row for result in results for row in result]
+    known.forget_unused()
+    rows = [row for columns in found for row in _by_protocol(columns, section.protocols)]
     rows.sort(key=lambda row: (section.protocols.index(row["protocol"]), row["item_id"]))
     metrics: dict[str, Any] = {
         "method": method,
@@ -151,6 +167,66 @@ def load_entries(predictions: Path, now: Path, truths: Mapping[str, Truth | str]
             mesh, landmarks = predictions / row["mesh"], predictions / row["landmarks"]
         entries.append(Entry(image["item_id"], image["subject_id"], mesh, landmarks, reason))
     return entries
+
+
+def _keys(entries: Sequence[Entry], truths: Mapping[str, Truth | str]) -> list[str]:
+    """SHA-256 of what decides each image's distances: the scan and the predicted files."""
+    scans = {
+        subject: key_of_values(
+            {"reason": truth}
+            if isinstance(truth, str)
+            else {
+                "vertices": truth.mesh.vertices,
+                "faces": truth.mesh.faces,
+                "landmarks": truth.landmarks,
+            }
+        )
+        for subject, truth in truths.items()
+    }
+    keys = []
+    for entry in entries:
+        values: Row = {"item_id": entry.item_id, "subject_id": entry.subject_id}
+        values |= {"reason": entry.reason, "scan": scans.get(entry.subject_id)}
+        for name, path in (("mesh", entry.mesh), ("landmarks", entry.landmarks)):
+            values[name] = None if path is None else str(path)  # stands in the reasons of failures
+            if path is not None and path.is_file():
+                values[f"{name}_sha256"] = sha256_file(path)
+        keys.append(key_of_values(values))
+    return keys
+
+
+def score_entries(
+    entries: Sequence[Entry],
+    *,
+    truths: Mapping[str, Truth | str],
+    protocols: Sequence[str],
+    unit: str,
+) -> Iterator[Row]:
+    """The rows of each image, those of all protocols in one: columns ``<protocol>/<column>``."""
+    for entry in entries:
+        rows = score_entry(entry, truths=truths, protocols=protocols, unit=unit)
+        yield {f"{row['protocol']}/{name}": _kept(row[name]) for row in rows for name in row}
+
+
+def _kept(value: Any) -> Any:  # noqa: ANN401 - any column
+    """Floats as arrays, which may be NaN in a kept row."""
+    return np.asarray(value) if isinstance(value, float) else value
+
+
+def _by_protocol(columns: Row, protocols: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows that :func:`score_entries` put together."""
+    plain = {
+        name: value.item() if isinstance(value, np.ndarray) and value.ndim == 0 else value
+        for name, value in columns.items()
+    }
+    return [
+        {
+            name.removeprefix(f"{protocol}/"): value
+            for name, value in plain.items()
+            if name.startswith(f"{protocol}/")
+        }
+        for protocol in protocols
+    ]
 
 
 def score_entry(

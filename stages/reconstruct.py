@@ -2,14 +2,15 @@
 
 Reads packed NoW photographs, their landmarks (px), a checkpoint and its face model. Writes
 ``now/<subject>/<challenge>/<image>.obj`` (mm) with seven landmarks ``.npy`` beside it,
-``rows.parquet`` (one row per photograph, failures too) and ``meta.json``.
+``rows.parquet`` (one row per photograph, failures too) and ``meta.json``. A photograph that the
+same code and weights answered before is not reconstructed again.
 ``reconstruct_photos`` does the same for any photographs, with overlay and GLB.
 """
 
 import argparse
 import io
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path, PurePosixPath
@@ -26,18 +27,20 @@ from stages.artifacts import (
     write_json,
     write_table,
 )
-from stages.compute import map_ordered
 from stages.contracts import table_of
 from stages.datasets.images import decode_rgb
-from stages.datasets.meshes import write_obj
+from stages.datasets.meshes import obj_bytes, write_obj
 from stages.inference.types import Reconstruction, Reconstructor
 from stages.photos import landmark_rows, packed_images, points_of
 from stages.process import begin
+from stages.row_cache import WORK, Row, RowCache, cached_each, key_of_values
 
 logger = logging.getLogger(__name__)
 
 METHODS = ("mean", "mica", "pix2face")
 SECONDS_PER_IMAGE = {"mean": 0.05, "mica": 0.1, "pix2face": 0.6}
+UNDECIDING = {"max_failed_fraction", "detector_min_score", "detector_max_side_px"}
+"""Parameters that change no packed photograph's mesh."""
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp"}
 
 
@@ -103,6 +106,7 @@ def run(
     method: str,
     data: Path,
     out: Path,
+    work: Path = WORK,
 ) -> None:
     """Reconstruct every packed NoW photograph.
 
@@ -112,6 +116,7 @@ def run(
         method: One of ``METHODS``.
         data: Folder of all stages' outputs.
         out: Replaced when all is done.
+        work: Folder of the meshes of earlier runs.
 
     Raises:
         FileNotFoundError: An input is missing.
@@ -119,18 +124,21 @@ def run(
     """
     reconstructor = load_method(method, data, section)
     jobs = now_jobs(data, reconstructor.needs_landmarks)
+    deciding = section.model_dump(mode="json", exclude=UNDECIDING) | {"method": method}
+    known = RowCache.of("reconstruct", section=deciding, inputs=_inputs(method, data), work=work)
     with atomic_directory(out) as scratch:
-        rows = map_ordered(
-            partial(
-                reconstruct_job,
-                load=partial(load_method, method, data, section),
-                folder=scratch.resolve(),
-            ),
+        rows = cached_each(
+            partial(reconstruct_jobs, load=partial(load_method, method, data, section)),
             jobs,
+            partial(write_answer, folder=scratch.resolve()),
+            keys=[_key(job) for job in jobs],
+            subjects=[[job.subject_id] for job in jobs],
+            cache=known,
             compute=compute,
             seconds_per_item=SECONDS_PER_IMAGE[method],
             label=f"reconstruct {method}",
         )
+        known.forget_unused()
         failed = [row for row in rows if row["status"] != "ok"]
         if not rows or len(failed) > section.max_failed_fraction * len(rows):
             reasons = sorted({row["reason"] for row in failed})[:3]
@@ -178,7 +186,48 @@ def now_jobs(data: Path, needs_landmarks: bool) -> list[Job]:
     return sorted(jobs, key=lambda job: job.item_id)
 
 
-def reconstruct_job(job: Job, *, load: Callable[[], Reconstructor], folder: Path) -> dict[str, Any]:
+def _inputs(method: str, data: Path) -> dict[str, Path]:
+    """The weights and the face model that a method reads."""
+    model = data / "models" / ("3ddfa" if method == "pix2face" else "flame")
+    if method == "mean":
+        return {"model": model}
+    return {"model": model, "weights": data / "checkpoints" / method / "model.safetensors"}
+
+
+def _key(job: Job) -> str:
+    """SHA-256 of what decides a photograph's mesh."""
+    return key_of_values(
+        {
+            "subject_id": job.subject_id,
+            "image": job.image,
+            "points_px": job.points_px,
+            "reason": job.reason,
+        }
+    )
+
+
+def reconstruct_jobs(jobs: Sequence[Job], *, load: Callable[[], Reconstructor]) -> Iterator[Row]:
+    """Mesh (OBJ, mm) and landmarks (npy) of each photograph as bytes, or why there are none."""
+    for job in jobs:
+        yield _answer(job, load)
+
+
+def _answer(job: Job, load: Callable[[], Reconstructor]) -> Row:
+    if job.reason:
+        return {"reason": job.reason}
+    reconstructor = load()
+    blank = np.zeros((0, 0, 3), np.uint8)
+    try:
+        image = decode_rgb(job.image) if reconstructor.needs_landmarks else blank
+        points = np.zeros((68, 2)) if job.points_px is None else job.points_px
+        answer = reconstructor(image, points)
+    except ValueError as error:
+        return {"reason": str(error)}
+    mesh = obj_bytes(answer.vertices_mm, answer.faces, decimals=4)
+    return {"reason": "", "mesh": mesh, "landmarks": npy_bytes(answer.landmarks_mm)}
+
+
+def write_answer(job: Job, answer: Row, *, folder: Path) -> dict[str, Any]:
     """Write one photograph's mesh and landmarks; return its row of schema ``predictions``."""
     stem = PurePosixPath(job.item_id)
     stem = stem.with_suffix("") if stem.suffix.lower() in _SUFFIXES else stem
@@ -188,20 +237,12 @@ def reconstruct_job(job: Job, *, load: Callable[[], Reconstructor], folder: Path
         "challenge": stem.parts[1] if len(stem.parts) > 2 else "",
         "provider": job.provider,
     }
-    if job.reason:
-        return row | {"status": "failed", "reason": job.reason}
-    reconstructor = load()
-    blank = np.zeros((0, 0, 3), np.uint8)
-    try:
-        image = decode_rgb(job.image) if reconstructor.needs_landmarks else blank
-        points = np.zeros((68, 2)) if job.points_px is None else job.points_px
-        answer = reconstructor(image, points)
-    except ValueError as error:
-        return row | {"status": "failed", "reason": str(error)}
+    if answer["reason"]:
+        return row | {"status": "failed", "reason": answer["reason"]}
     mesh = PurePosixPath("now") / f"{stem}.obj"
     landmarks = mesh.with_suffix(".npy")
-    write_obj(folder / mesh, answer.vertices_mm, answer.faces, decimals=4)
-    write_bytes(folder / landmarks, npy_bytes(answer.landmarks_mm))
+    write_bytes(folder / mesh, answer["mesh"])
+    write_bytes(folder / landmarks, answer["landmarks"])
     return row | {"status": "ok", "reason": "", "mesh": str(mesh), "landmarks": str(landmarks)}
 
 

@@ -34,6 +34,7 @@ def run(folder, out, section=SECTION):
         predictions=folder / "predictions",
         now=folder / "now",
         out=out,
+        work=out.parent / f"work-{out.name}",
     )
 
 

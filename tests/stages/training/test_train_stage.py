@@ -281,7 +281,7 @@ def test_reconstructs_every_photograph_or_says_why_not(
         trained(method, data / "checkpoints" / method)
     out = data / "predictions" / method
     reconstruct.load_method.cache_clear()
-    reconstruct.run(section, compute, method=method, data=data, out=out)
+    reconstruct.run(section, compute, method=method, data=data, out=out, work=data / "work")
     rows = {row["item_id"]: row for row in read_table(out / "rows.parquet").to_pylist()}
     assert list(rows) == sorted(rows)
     assert rows["S1/selfie/IMG_9"]["reason"] == "truncated"
@@ -310,9 +310,11 @@ def test_too_many_failures_stop_the_stage(
 ) -> None:
     strict = section.model_copy(update={"max_failed_fraction": 0.1})
     with pytest.raises(ValueError, match="got 3 of 4: truncated"):
-        reconstruct.run(strict, compute, method="mean", data=data, out=data / "out")
+        reconstruct.run(strict, compute, method="mean", data=data, out=data / "out", work=data)
     with pytest.raises(FileNotFoundError, match="run train@mica"):
-        reconstruct.run(section, compute, method="mica", data=data / "no", out=data / "out")
+        reconstruct.run(
+            section, compute, method="mica", data=data / "no", out=data / "out", work=data
+        )
     assert not (data / "out").exists()
 
 
