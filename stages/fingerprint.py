@@ -6,11 +6,12 @@ library or another input is never found. The source is read, not imported.
 
 import ast
 import hashlib
-import importlib.metadata
 import json
 import platform
+import re
 import sys
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 
@@ -53,7 +54,14 @@ def module_closure(
     Raises:
         FileNotFoundError: There is no such module.
     """
-    found: set[str] = set()
+    return set(_followed(modules, through_packages, memory))
+
+
+def _followed(
+    modules: Iterable[str], through_packages: bool, memory: Memory | None
+) -> dict[str, tuple[str, ...]]:
+    """The closure, with what each module imports; packages that are not followed as well."""
+    imports: dict[str, tuple[str, ...]] = {}
     followed: set[str] = set()
     todo = list(modules)
     while todo:
@@ -61,14 +69,15 @@ def module_closure(
         if name in followed:
             continue
         followed.add(name)
-        found.add(name)
         parts = name.split(".")
         packages = [".".join(parts[:end]) for end in range(1, len(parts))]
-        found.update(packages)
+        for other in (name, *packages):
+            if other not in imports:
+                imports[other] = _imports(other, memory)
         if through_packages:
             todo += packages
-        todo += [other for other in _imports(name, memory) if other.split(".")[0] in PACKAGES]
-    return found
+        todo += [other for other in imports[name] if other.split(".")[0] in PACKAGES]
+    return imports
 
 
 def hash_code(*modules: str, memory: Memory | None = None) -> str:
@@ -81,13 +90,13 @@ def hash_code(*modules: str, memory: Memory | None = None) -> str:
         modules: Dotted names.
         memory: Spares reading the imports of files that were read before.
     """
-    found = module_closure(modules, through_packages=False, memory=memory)
-    closure = sorted(found - UNCOUNTED)
+    imports = _followed(modules, through_packages=False, memory=memory)
+    closure = sorted(imports.keys() - UNCOUNTED)
     files = {name: sha256_file(_file(name)) for name in closure}
     outside = {
         other.split(".")[0]
         for name in closure
-        for other in _imports(name, memory)
+        for other in imports[name]
         if other.split(".")[0] not in {*PACKAGES, *sys.stdlib_module_names}
     }
     versions = {name: version for name in sorted(outside) if (version := _version(name))}
@@ -171,13 +180,29 @@ def _names(statement: Statement, package: str) -> Iterator[str]:
 
 
 def _exists(module: str) -> bool:
-    path = REPOSITORY.joinpath(*module.split("."))
-    return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
+    place = f"{REPOSITORY}/{module.replace('.', '/')}"
+    return Path(f"{place}.py").is_file() or Path(f"{place}/__init__.py").is_file()
 
 
 def _version(name: str) -> str | None:
-    """Version of an installed library by the name it is imported under; None for Python's own."""
-    try:
-        return importlib.metadata.version(DISTRIBUTIONS.get(name, name))
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    """Version of an installed library by the name it is imported under; None where there is none.
+
+    It stands in the name of the library's folder of metadata, whose text is long.
+    """
+    return _installed().get(_plain(DISTRIBUTIONS.get(name, name)))
+
+
+@cache
+def _installed() -> dict[str, str]:
+    """Versions by plain name; the first folder of the search path counts, as for imports."""
+    found: dict[str, str] = {}
+    for folder in sys.path:
+        for path in Path(folder).glob("*.dist-info"):
+            name, _, version = path.name.removesuffix(".dist-info").rpartition("-")
+            found.setdefault(_plain(name), version)
+    return found
+
+
+def _plain(name: str) -> str:
+    """A distribution's name as all its spellings agree."""
+    return re.sub(r"[-_.]+", "_", name).lower()
