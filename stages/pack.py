@@ -198,7 +198,7 @@ def _table(
     tables: list[Any] = []
     height = 0
     for key in cache.find(name):
-        kept = cache.get(key)
+        kept = cache.peek(key)
         if kept is None:
             continue
         content = decode_row(kept)

@@ -112,8 +112,12 @@ class RowCache:
         return cls((work / stage / sha256_json(recipe)[:16]).resolve())
 
     def get(self, key: str) -> bytes | None:
-        """The row's bytes, or None where it is not there or damaged."""
+        """The row's bytes, or None where it is not there or damaged; counts as used."""
         self._used.add(key)
+        return self.peek(key)
+
+    def peek(self, key: str) -> bytes | None:
+        """:meth:`get` that does not count as use, see :meth:`forget_unused`."""
         if key in self._pending:
             return self._pending[key][0]
         while (place := self._index().get(key)) is not None:
@@ -137,6 +141,7 @@ class RowCache:
             row: Its bytes.
             tags: Ids of the subjects whose data it holds, or any other name to :meth:`find` it by.
         """
+        self._used.add(key)
         self._keep(key, row, b"".join(sorted({_tag(name) for name in tags})))
 
     def find(self, tag: str) -> list[str]:
@@ -149,11 +154,6 @@ class RowCache:
     def use(self, keys: Iterable[str]) -> None:
         """Count rows as used that a worker was asked for, see :meth:`forget_unused`."""
         self._used.update(keys)
-
-    @property
-    def used(self) -> list[str]:
-        """Keys that this object was asked for or given, sorted."""
-        return sorted(self._used)
 
     def flush(self) -> None:
         """Write what is pending as one segment."""
@@ -201,7 +201,7 @@ class RowCache:
             forgotten += len(keys) - len(left)
             rewritten.append(path)
             for key in left:
-                row = self.get(key)
+                row = self.peek(key)
                 if row is not None:
                     self._keep(key, row, places[key].tags)
         self.flush()
@@ -216,7 +216,6 @@ class RowCache:
         return forgotten
 
     def _keep(self, key: str, row: bytes, tags: bytes) -> None:
-        self._used.add(key)
         self._pending[key] = (row, tags)
         self._pending_bytes += len(row)
         if self._pending_bytes > FLUSH_BYTES or time.monotonic() - self._flushed > FLUSH_S:
