@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -303,6 +304,43 @@ def test_reconstructs_every_photograph_or_says_why_not(
     assert meta["unit"] == "mm"
     assert meta["weights"] == ("none" if method == "mean" else "synthetic-trained")
     assert np.ptp(mesh.vertices, axis=0).max() > 10  # millimetres, not metres
+
+
+def test_only_new_photographs_are_reconstructed(
+    data: Path,
+    section: ReconstructParams,
+    compute: ComputeParams,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The mean head needs no photograph: one answer per person serves all of theirs."""
+    done: list[str] = []
+    once = reconstruct._answer
+    monkeypatch.setattr(
+        reconstruct, "_answer", lambda job, load: (done.append(job.subject_id), once(job, load))[1]
+    )
+    shard = data / "packed/now/images-00000.parquet"
+    table = read_table(shard)
+    lenient = section.model_copy(update={"max_failed_fraction": 1.0})
+
+    def again(rows: Any) -> list[str]:
+        write_table(rows, shard)
+        outs, answered = [], []
+        for work in ("work", f"scratch-{rows.num_rows}"):
+            done.clear()
+            out = tmp_path / "out"
+            arguments = {"method": "mean", "data": data, "out": out, "work": tmp_path / work}
+            reconstruct.run(lenient, compute, **arguments)
+            answered.append(list(done))
+            files = sorted(path for path in out.rglob("*") if path.is_file())
+            outs.append({path.relative_to(out): path.read_bytes() for path in files})
+        assert outs[0] == outs[1]
+        return answered[0]
+
+    less = table.filter([name.as_py() == "NOW/S1" for name in table["subject_id"]])
+    assert set(again(less)) == {"NOW/S1"}
+    assert set(again(table)) == {"NOW/S2"}
+    assert again(less) == []
 
 
 def test_too_many_failures_stop_the_stage(
