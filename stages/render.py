@@ -277,9 +277,10 @@ def run(
     ]
     renderer = _renderer(model)
     with atomic_directory(out) as scratch:
-        known = RowCache.of(
-            "render", section={"dataset": packed.name}, inputs={"model": model}, work=work
-        )
+        facts = read_json(model / "meta.json")
+        model_sha256 = sha256_file(model / "model.safetensors")
+        deciding = {"dataset": packed.name, "model": model_sha256, "unit_m": facts["unit_m"]}
+        known = RowCache.of("render", section=deciding, inputs={}, work=work)
         if p.on_the_fly:
             step: Any = partial(_checked_only, model=model)
         else:
@@ -300,7 +301,6 @@ def run(
                 f"{failed[0]['reason']}"
             )
         write_table(table_of(index, "rendered"), scratch / "index.parquet")
-        facts = read_json(model / "meta.json")
         low, high = target_box_mm(renderer.mean_mm)
         write_json(
             {
@@ -308,7 +308,7 @@ def run(
                 "failed": len(failed),
                 "on_the_fly": p.on_the_fly,
                 "model": facts["kind"],
-                "model_sha256": sha256_file(model / "model.safetensors"),
+                "model_sha256": model_sha256,
                 "synthetic": facts["synthetic"],
                 "unit": "mm",
                 "encoding": MAGIC.decode(),
