@@ -122,7 +122,7 @@ def _write_shard(
         The shard's index rows, and the keys of its photographs in the cache.
     """
     keys = [_key(row) for row in task.rows]
-    kept = {key: decode_row(row) for key in keys if (row := cache.get(key)) is not None}
+    kept = {key: decode_row(data) for key in keys if (data := cache.get(key)) is not None}
     todo = {key: row for key, row in zip(keys, task.rows, strict=True) if key not in kept}
     for (key, packed), drawn in zip(todo.items(), _draw(list(todo.values()), model), strict=True):
         cache.put(key, encode_row(drawn), [packed["subject_id"]])
