@@ -127,7 +127,10 @@ def build_parser() -> argparse.ArgumentParser:
     preset.add_argument("name", help="tiny, demo or bench")
     preset.set_defaults(command=_preset)
 
-    clean = commands.add_parser("clean-cache", help="remove rows kept from runs of long ago")
+    clean = commands.add_parser(
+        "clean-cache",
+        help="remove rows kept from runs of long ago, and every row of withdrawn subjects",
+    )
     clean.add_argument("--older-than", type=float, default=30, metavar="DAYS")
     clean.set_defaults(command=_clean_cache)
 
@@ -183,12 +186,17 @@ def _add_score(commands: Any) -> None:  # noqa: ANN401 - argparse's private acti
 
 
 def _clean_cache(options: argparse.Namespace) -> int:
-    from stages.row_cache import collect
+    from stages import params
+    from stages.row_cache import collect, purge
 
-    gone = collect(_checkout() / ".work", max_age_days=options.older_than)
+    checkout = _checkout()
+    gone = collect(checkout / ".work", max_age_days=options.older_than)
     for folder in gone:
         logger.info("removed %s", folder)
     logger.info("%d row caches removed", len(gone))
+    withdrawn = params.load(checkout / "params.yaml").takedown
+    rows = purge(withdrawn, checkout / ".work")
+    logger.info("%d rows of %d withdrawn subjects removed", rows, len(withdrawn))
     return 0
 
 

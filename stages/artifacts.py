@@ -48,15 +48,20 @@ def read_json(path: Path) -> Any:  # noqa: ANN401 - any JSON document
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def write_table(table: Any, path: Path) -> None:  # noqa: ANN401 - pyarrow.Table, imported late
-    """Write a ``pyarrow.Table`` as Parquet with a fixed codec and row group size."""
+def table_bytes(table: Any) -> bytes:  # noqa: ANN401 - pyarrow.Table, imported late
+    """A ``pyarrow.Table`` as a Parquet file with a fixed codec and row group size."""
     import io
 
     import pyarrow.parquet as pq
 
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd", compression_level=1, row_group_size=ROW_GROUP)
-    write_bytes(path, buffer.getvalue())
+    return buffer.getvalue()
+
+
+def write_table(table: Any, path: Path) -> None:  # noqa: ANN401 - pyarrow.Table
+    """Write :func:`table_bytes` to ``path``."""
+    write_bytes(path, table_bytes(table))
 
 
 def read_table(path: Path, columns: list[str] | None = None) -> Any:  # noqa: ANN401

@@ -3,13 +3,15 @@
 Reads one method's predicted meshes and landmarks, and the packed NoW images and scans. Writes
 ``distances.parquet`` (one row per image and protocol, failures too, all distances kept),
 ``metrics.json`` (pooled statistics, by challenge, by subject) and ``curves.json``; with a
-recogniser, ``likeness.parquet`` and ``likeness.json`` (see ``stages.likeness``).
+recogniser, ``likeness.parquet`` and ``likeness.json`` (see ``stages.likeness``). An image whose
+scan, prediction and protocols are those of an earlier run is not measured again.
 """
 
 import argparse
+import itertools
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,12 +21,18 @@ import numpy as np
 
 from models.metrics import PROTOCOLS, UNITS_MM, Protocol, Target
 from stages import params
-from stages.artifacts import atomic_directory, read_json, read_table, write_json, write_table
-from stages.compute import map_ordered
+from stages.artifacts import (
+    atomic_directory,
+    read_json,
+    read_table,
+    sha256_file,
+    write_json,
+    write_table,
+)
 from stages.contracts import table_of
 from stages.datasets.meshes import read_mesh
+from stages.row_cache import WORK, Row, RowCache, cached_map, key_of_values
 from stages.scoring import (
-    IMAGES_PER_TASK,
     ImageScore,
     curve_of,
     read_landmarks,
@@ -72,6 +80,7 @@ def run(
     out: Path,
     landmarks: Path | None = None,
     recognizer: Path | None = None,
+    work: Path = WORK,
 ) -> None:
     """Score one method by every protocol and write distances, metrics and curves.
 
@@ -85,6 +94,7 @@ def run(
         landmarks: 68 points of the NoW photographs; with ``recognizer``, the likeness of the
             predictions to the photographs is measured too.
         recognizer: Folder of the evaluation encoder.
+        work: Folder of the rows of earlier runs.
 
     Raises:
         FileNotFoundError: An input is missing.
@@ -99,15 +109,20 @@ def run(
         )
     truths = load_truths(now)
     entries = load_entries(predictions, now, truths)
-    groups = _by_subject(entries)
-    results = map_ordered(
+    deciding = {"method": method, "protocols": list(section.protocols), "unit": unit}
+    known = RowCache.of("evaluate", section=deciding, inputs={}, work=work)
+    found = cached_map(
         partial(score_entries, truths=truths, protocols=section.protocols, unit=unit),
-        groups,
+        entries,
+        keys=_keys(entries, truths),
+        subjects=[[entry.subject_id] for entry in entries],
+        cache=known,
         compute=compute,
-        seconds_per_item=SECONDS_PER_IMAGE * len(entries) / max(1, len(groups)),
+        seconds_per_item=SECONDS_PER_IMAGE,
         label=f"evaluate {method}",
     )
-    rows = [row for result in results for row in result]
+    known.forget_unused()
+    rows = [row for columns in found for row in _by_protocol(columns, section.protocols)]
     rows.sort(key=lambda row: (section.protocols.index(row["protocol"]), row["item_id"]))
     metrics: dict[str, Any] = {
         "method": method,
@@ -130,7 +145,7 @@ def run(
         if landmarks is not None and recognizer is not None:
             from stages.likeness import measure_likeness
 
-            found, compared = measure_likeness(
+            likeness, compared = measure_likeness(
                 predictions=predictions,
                 unit_name=unit,
                 packed=now,
@@ -138,7 +153,7 @@ def run(
                 recognizer=recognizer,
                 compute=compute,
             )
-            write_json(found, scratch / "likeness.json")
+            write_json(likeness, scratch / "likeness.json")
             write_table(table_of(compared, "likeness"), scratch / "likeness.parquet")
 
 
@@ -174,21 +189,79 @@ def load_entries(predictions: Path, now: Path, truths: Mapping[str, Truth | str]
     return entries
 
 
+def _keys(entries: Sequence[Entry], truths: Mapping[str, Truth | str]) -> list[str]:
+    """SHA-256 of what decides each image's distances: the scan and the predicted files."""
+    scans = {
+        subject: key_of_values(
+            {"reason": truth}
+            if isinstance(truth, str)
+            else {
+                "vertices": truth.mesh.vertices,
+                "faces": truth.mesh.faces,
+                "landmarks": truth.landmarks,
+            }
+        )
+        for subject, truth in truths.items()
+    }
+    keys = []
+    for entry in entries:
+        values: Row = {"item_id": entry.item_id, "subject_id": entry.subject_id}
+        values |= {"reason": entry.reason, "scan": scans.get(entry.subject_id)}
+        for name, path in (("mesh", entry.mesh), ("landmarks", entry.landmarks)):
+            values[name] = None if path is None else str(path)  # stands in the reasons of failures
+            if path is not None and path.is_file():
+                values[f"{name}_sha256"] = sha256_file(path)
+        keys.append(key_of_values(values))
+    return keys
+
+
 def score_entries(
     entries: Sequence[Entry],
     *,
     truths: Mapping[str, Truth | str],
     protocols: Sequence[str],
     unit: str,
+) -> Iterator[Row]:
+    """The rows of each image, those of all protocols in one: columns ``<protocol>/<column>``.
+
+    A scan is made ready once for the images of one subject that follow each other.
+    """
+    for subject, group in itertools.groupby(entries, key=lambda entry: entry.subject_id):
+        truth = truths.get(subject, "the subject has no scan")
+        targets = {name: _target(truth, PROTOCOLS[name]) for name in protocols}
+        for entry in group:
+            rows = score_entry(entry, targets, unit)
+            yield {f"{row['protocol']}/{name}": _kept(row[name]) for row in rows for name in row}
+
+
+def score_entry(
+    entry: Entry, targets: Mapping[str, Target | str], unit: str
 ) -> list[dict[str, Any]]:
-    """Rows of schema ``distances`` for images of one subject, one per image and protocol.
+    """Rows of schema ``distances`` for one image, one per protocol.
 
     A row that failed because there is no prediction has a reason that begins with ``missing``.
     """
-    truth = truths.get(entries[0].subject_id, "the subject has no scan")
-    targets = {name: _target(truth, PROTOCOLS[name]) for name in protocols}
+    return [row_of(_score(entry, target, unit), name) for name, target in targets.items()]
+
+
+def _kept(value: Any) -> Any:  # noqa: ANN401 - any column
+    """Floats as arrays, which may be NaN in a kept row."""
+    return np.asarray(value) if isinstance(value, float) else value
+
+
+def _by_protocol(columns: Row, protocols: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows that :func:`score_entries` put together."""
+    plain = {
+        name: value.item() if isinstance(value, np.ndarray) and value.ndim == 0 else value
+        for name, value in columns.items()
+    }
     return [
-        row_of(_score(entry, targets[name], unit), name) for entry in entries for name in protocols
+        {
+            name.removeprefix(f"{protocol}/"): value
+            for name, value in plain.items()
+            if name.startswith(f"{protocol}/")
+        }
+        for protocol in protocols
     ]
 
 
@@ -230,18 +303,6 @@ def _target(truth: Truth | str, protocol: Protocol) -> Target | str:
         return Target(truth.mesh.vertices, truth.mesh.faces, truth.landmarks, protocol)
     except ValueError as error:
         return str(error)
-
-
-def _by_subject(entries: Sequence[Entry]) -> list[list[Entry]]:
-    """Entries of one subject together, in parts that several workers can share."""
-    groups: list[list[Entry]] = []
-    for entry in sorted(entries, key=lambda entry: (entry.subject_id, entry.item_id)):
-        last = groups[-1] if groups else None
-        if last and last[0].subject_id == entry.subject_id and len(last) < IMAGES_PER_TASK:
-            last.append(entry)
-        else:
-            groups.append([entry])
-    return groups
 
 
 def main() -> None:

@@ -2,12 +2,14 @@
 
 One row per photograph, failures included: no face, several faces, a truncated file. The
 column ``provider`` says where points and box come from; the points that came with a data
-set are used only where params.yaml asks for the provider ``files``.
+set are used only where params.yaml asks for the provider ``files``. A photograph that the
+same code, weights and parameters answered before is not looked at again.
 """
 
 import argparse
 import logging
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,12 @@ from typing import Any
 import numpy as np
 
 from models.landmarks import relative_error
-from stages.artifacts import atomic_directory, read_json, read_table, write_json, write_table
-from stages.compute import map_ordered
+from stages.artifacts import atomic_directory, read_json, write_json, write_table
 from stages.contracts import table_of
+from stages.landmark_predictor import FILE_NAME
 from stages.landmark_providers import NoFaceError, Provider, provider_of
 from stages.params import ComputeParams, LandmarksParams, load
+from stages.row_cache import WORK, RowCache, cached_map, keys_of_shard, read_rows
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +38,9 @@ COLUMNS = [
     "landmarks_px",
     "landmark_order",
 ]
+PHOTOGRAPHS_AT_ONCE = 32
+UNDECIDING = {"provider", "providers", "face_alignment", "max_failed_fraction", "seconds_per_item"}
+"""Parameters that change no row; the provider and its weights count by themselves."""
 REASON_KINDS = 60
 """Characters of a reason that name its kind in the metrics."""
 
@@ -71,31 +77,29 @@ def locate(row: dict[str, Any], provider: Provider) -> dict[str, Any]:
         **result,
         "status": "ok",
         "reason": "",
-        "points_px": found.points_px.astype(np.float32).ravel().tolist(),
+        "points_px": found.points_px.astype(np.float32).ravel(),
         "score": found.score,
-        "box_px": found.box_px.astype(np.float32).tolist(),
+        "box_px": found.box_px.astype(np.float32),
         "provider": found.provider,
     }
 
 
-def _locate_shard(
-    task: tuple[Path, int, int], *, name: str, parameters: str, model: Path
-) -> list[dict[str, Any]]:
-    """Rows ``start`` to ``stop`` of one packed shard."""
-    path, start, stop = task
-    rows = read_table(path, COLUMNS).slice(start, stop - start).to_pylist()
-    provider = _provider(name, parameters, model)
-    return [locate(row, provider) for row in rows]
+def locate_rows(
+    places: Sequence[tuple[Path, int]], *, name: str, parameters: str, model: Path
+) -> Iterator[dict[str, Any]]:
+    """The rows of packed photographs, with their errors."""
+    for row in read_rows(places, rows_at_once=PHOTOGRAPHS_AT_ONCE, columns=COLUMNS):
+        plain = {column: value.as_py() for column, value in row.items()}
+        yield locate(plain, _provider(name, parameters, model))
 
 
-def _tasks(packed: Path, size: int = 32) -> list[tuple[Path, int, int]]:
-    """Runs of rows of the packed shards."""
-    shards = sorted(packed.glob("images-*.parquet"))
-    tasks = []
-    for shard in shards:
-        count = read_table(shard, ["item_id"]).num_rows
-        tasks += [(shard, start, min(start + size, count)) for start in range(0, count, size)]
-    return tasks
+def _weights(name: str, p: LandmarksParams, model: Path) -> dict[str, Path | None]:
+    """The files that decide a provider's answers; None where params.yaml names none."""
+    if name == "files":
+        return {}
+    if name == "face-alignment":
+        return {"fan": p.face_alignment.fan, "s3fd": p.face_alignment.s3fd}
+    return {"predictor": model / FILE_NAME}
 
 
 def metrics_of(rows: list[dict[str, Any]], provider: str) -> dict[str, Any]:
@@ -133,6 +137,7 @@ def run(
     landmark_model: Path,
     out: Path,
     dataset: str | None = None,
+    work: Path = WORK,
 ) -> None:
     """Locate the landmarks of a packed data set.
 
@@ -143,6 +148,7 @@ def run(
         landmark_model: Folder of the trained predictor.
         out: Folder to write.
         dataset: Name for ``landmarks.providers``; None takes the folder's.
+        work: Folder of the rows of earlier runs.
 
     Raises:
         FileNotFoundError: An input or a weight file is missing.
@@ -151,20 +157,33 @@ def run(
     name = p.providers.get(dataset or packed.name, p.provider)
     if not packed.is_dir():
         raise FileNotFoundError(f"expected packed photographs in {packed}; run its pack stage")
-    tasks = _tasks(packed)
+    shards = sorted(packed.glob("images-*.parquet"))
     parameters = p.model_dump_json()
-    if tasks:
-        _provider(name, parameters, landmark_model)  # missing weights stop the stage at once
-    work = partial(_locate_shard, name=name, parameters=parameters, model=landmark_model)
-    mean_size = float(np.mean([stop - start for _, start, stop in tasks])) if tasks else 0.0
-    parts = map_ordered(
-        work,
-        tasks,
+    weights = _weights(name, p, landmark_model) if shards else {}
+    inputs = {kind: path for kind, path in weights.items() if path is not None and path.is_file()}
+    if inputs.keys() != weights.keys():
+        _provider(name, parameters, landmark_model)  # says which weights are missing
+    deciding = p.model_dump(mode="json", exclude=UNDECIDING)
+    deciding |= {"dataset": dataset or packed.name, "provider": name}
+    known = RowCache.of("landmarks", section=deciding, inputs=inputs, work=work)
+    places, keys, subjects = [], [], []
+    for shard in shards:
+        of_shard = keys_of_shard(shard, known, rows_at_once=PHOTOGRAPHS_AT_ONCE, columns=COLUMNS)
+        places += [(shard, position) for position in range(len(of_shard))]
+        keys += [photograph.key for photograph in of_shard]
+        subjects += [[photograph.subject_id] for photograph in of_shard]
+    found = cached_map(
+        partial(locate_rows, name=name, parameters=parameters, model=landmark_model),
+        places,
+        keys=keys,
+        subjects=subjects,
+        cache=known,
         compute=compute,
-        seconds_per_item=p.seconds_per_item * mean_size,
-        label="runs of photographs",
+        seconds_per_item=p.seconds_per_item,
+        label="photographs",
     )
-    rows = sorted((row for part in parts for row in part), key=lambda row: str(row["item_id"]))
+    known.forget_unused()
+    rows = sorted(found, key=lambda row: str(row["item_id"]))
     metrics = metrics_of(rows, name)
     meta = packed / "meta.json"
     metrics["synthetic"] = read_json(meta).get("synthetic") if meta.is_file() else None

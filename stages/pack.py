@@ -4,20 +4,33 @@
 (``status``, ``reason``), sorted by id, bucketed by ``sha256(subject) mod shards``.
 ``subjects.parquet`` counts each subject's items, ``meta.json`` says what this is. Subjects on the
 takedown list leave no trace.
+
+Shards are kept in ``.work/pack`` with what each of their rows was read from: a shard of which no
+file changed is written again as it was, in another one only the changed items are read.
 """
 
 import argparse
 import functools
 import hashlib
+import io
+import json
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from stages.artifacts import atomic_directory, shard_of, write_json, write_table
+from stages.artifacts import (
+    atomic_directory,
+    shard_of,
+    table_bytes,
+    write_bytes,
+    write_json,
+    write_table,
+)
 from stages.compute import map_ordered
-from stages.contracts import table_of
+from stages.contracts import schema, table_of
 from stages.datasets.base import (
     READ_ERRORS,
     ImageRow,
@@ -25,11 +38,13 @@ from stages.datasets.base import (
     ItemRef,
     ScanRow,
     attributes_json,
-    inside,
+    noting_files,
 )
 from stages.datasets.problems import is_synthetic
 from stages.datasets.registry import DATASETS
 from stages.params import ComputeParams, PackParams, load
+from stages.row_cache import WORK, RowCache, decode_row, encode_row
+from stages.source_files import SourceFile, SourceFiles
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +56,25 @@ class PackError(RuntimeError):
     """Too much of a data set is unreadable."""
 
 
-def row_of(dataset: str, root: Path, ref: ItemRef) -> dict[str, Any]:
+class KeptRow(NamedTuple):
+    """What a row of a kept shard came from.
+
+    Attributes:
+        ref: The item's reference as JSON.
+        sources: Every file that its adapter asked for.
+        status: Of the row.
+        reason: Of the row.
+        sha256: Of the item's main file.
+    """
+
+    ref: str
+    sources: list[SourceFile]
+    status: str
+    reason: str
+    sha256: str
+
+
+def row_of(dataset: str, root: Path, ref: ItemRef, files: SourceFiles) -> dict[str, Any]:
     """Read one item as a row of its table; what cannot be read becomes a failed row."""
     row: dict[str, Any] = {
         "item_id": ref.item_id,
@@ -59,7 +92,7 @@ def row_of(dataset: str, root: Path, ref: ItemRef) -> dict[str, Any]:
         row |= {"landmark_order": "", "unit": DATASETS[dataset].unit, "neutral": False}
         row["capped"] = False
     try:
-        row["source_sha256"] = hashlib.sha256(inside(root, ref.path).read_bytes()).hexdigest()
+        row["source_sha256"] = files.hashed(ref.path).sha256
         content = DATASETS[dataset].read(root, ref)
         row |= _image_columns(content) if isinstance(content, ImageRow) else _scan_columns(content)
         row["attributes"] = attributes_json({**ref.attributes, **content.attributes})
@@ -118,28 +151,116 @@ def _scan_columns(content: ScanRow) -> dict[str, Any]:
 
 
 def pack_shard(
-    item: tuple[int, tuple[ItemRef, ...]], *, dataset: str, root: Path, out: Path
-) -> list[Outcome]:
-    """Read the items of one bucket and write its tables.
+    item: tuple[int, tuple[ItemRef, ...]], *, dataset: str, root: Path, out: Path, cache: RowCache
+) -> tuple[list[Outcome], list[str]]:
+    """Write the tables of one bucket, and read those of its items that are not kept from before.
 
     Returns:
-        (item id, subject id, kind, status, source SHA-256) of each item.
+        (item id, subject id, kind, status, source SHA-256) of each item, and the keys of the shards
+        in the cache.
     """
     bucket, refs = item
-    rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    outcomes: list[Outcome] = []
+    by_kind: dict[str, list[ItemRef]] = defaultdict(list)
     for ref in refs:
-        row = row_of(dataset, root, ref)
-        if row["status"] == "failed":
-            logger.warning("%s failed: %s", ref.item_id, row["reason"])
-        rows[ref.kind].append(row)
-        outcomes.append(
-            (ref.item_id, ref.subject_id, ref.kind, row["status"], row["source_sha256"])
-        )
-    for kind, content in rows.items():
-        table = table_of(content, _TABLE[kind])
-        write_table(table, out / f"{_TABLE[kind]}-{bucket:05d}.parquet")
-    return outcomes
+        by_kind[ref.kind].append(ref)
+    files = SourceFiles(root)
+    outcomes: list[Outcome] = []
+    keys = []
+    for kind, wanted in by_kind.items():
+        name = f"{_TABLE[kind]}-{bucket:05d}.parquet"
+        rows, data, key = _table(name, wanted, dataset, root, files=files, cache=cache)
+        write_bytes(out / name, data)
+        keys.append(key)
+        for ref, row in zip(wanted, rows, strict=True):
+            if row.status == "failed":
+                logger.warning("%s failed: %s", ref.item_id, row.reason)
+            outcomes.append((ref.item_id, ref.subject_id, kind, row.status, row.sha256))
+    cache.flush()
+    return outcomes, keys
+
+
+def _table(
+    name: str,
+    refs: Sequence[ItemRef],
+    dataset: str,
+    root: Path,
+    *,
+    files: SourceFiles,
+    cache: RowCache,
+) -> tuple[list[KeptRow], bytes, str]:
+    """The Parquet file of some items, what its rows came from, and its key in the cache."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    wanted = [json.dumps(asdict(ref), sort_keys=True) for ref in refs]
+    rows: dict[str, KeptRow] = {}
+    places: dict[str, int] = {}
+    tables: list[Any] = []
+    height = 0
+    for key in cache.find(name):
+        kept = cache.peek(key)
+        if kept is None:
+            continue
+        content = decode_row(kept)
+        before = _kept_rows(content["rows"])
+        valid = _still_valid(before, set(wanted) - rows.keys(), files)
+        if list(valid) == wanted and len(before) == len(wanted):
+            renewed = list(valid.values())
+            if renewed != before:  # same content, other time stamps
+                key = _keep(name, renewed, content["file"], refs, cache)
+            return renewed, content["file"], key
+        if valid:
+            table = pq.read_table(io.BytesIO(content["file"]))
+            tables.append(pa.Table.from_arrays(table.columns, schema=schema(_TABLE[refs[0].kind])))
+            places |= {row.ref: height + at for at, row in enumerate(before) if row.ref in valid}
+            height += table.num_rows
+            rows |= valid
+    fresh: list[dict[str, Any]] = []
+    for ref, text in zip(refs, wanted, strict=True):
+        if text not in rows:
+            with noting_files() as names:
+                row = row_of(dataset, root, ref, files)
+            sources = [files.hashed(path) for path in dict.fromkeys(names)]
+            rows[text] = KeptRow(text, sources, row["status"], row["reason"], row["source_sha256"])
+            places[text] = height + len(fresh)
+            fresh.append(row)
+    table = pa.concat_tables([*tables, table_of(fresh, _TABLE[refs[0].kind])])
+    if tables:
+        table = table.take([places[text] for text in wanted])
+    data = table_bytes(table.combine_chunks())
+    ordered = [rows[text] for text in wanted]
+    return ordered, data, _keep(name, ordered, data, refs, cache)
+
+
+def _still_valid(
+    before: Sequence[KeptRow], wanted: set[str], files: SourceFiles
+) -> dict[str, KeptRow]:
+    """Those of the wanted rows whose files did not change, by reference."""
+    valid = {}
+    for row in before:
+        sources = files.unchanged(row.sources) if row.ref in wanted else None
+        if sources is not None:
+            valid[row.ref] = row._replace(sources=sources)
+    return valid
+
+
+def _kept_rows(text: str) -> list[KeptRow]:
+    return [
+        KeptRow(ref, [SourceFile(path, sha, tuple(stamp)) for path, sha, stamp in sources], *rest)
+        for ref, sources, *rest in json.loads(text)
+    ]
+
+
+def _keep(
+    name: str, rows: Sequence[KeptRow], data: bytes, refs: Sequence[ItemRef], cache: RowCache
+) -> str:
+    """Keep a shard for later runs; returns its key."""
+    text = json.dumps(rows)
+    key = hashlib.sha256(text.encode()).hexdigest()
+    cache.put(
+        key, encode_row({"rows": text, "file": data}), [name, *(ref.subject_id for ref in refs)]
+    )
+    return key
 
 
 def _summary(outcomes: Sequence[Outcome], shards: int) -> list[dict[str, Any]]:
@@ -165,6 +286,7 @@ def run(
     out: Path,
     takedown: Sequence[str] = (),
     compute: ComputeParams,
+    work: Path = WORK,
 ) -> None:
     """Pack one data set into ``out``, whole or not at all.
 
@@ -175,6 +297,7 @@ def run(
         out: Destination folder.
         takedown: Subject ids to leave out.
         compute: How the work is spread.
+        work: Folder of the shards of earlier runs.
 
     Raises:
         FileNotFoundError: The folder has not the owner's layout.
@@ -198,18 +321,24 @@ def run(
     buckets: dict[int, list[ItemRef]] = defaultdict(list)
     for ref in refs:
         buckets[shard_of(ref.subject_id, p.shards)].append(ref)
-    work = [(bucket, tuple(buckets[bucket])) for bucket in sorted(buckets)]
+    tasks = [(bucket, tuple(buckets[bucket])) for bucket in sorted(buckets)]
+    deciding = {"dataset": dataset, "shards": p.shards, "shared": adapter.shared(raw, refs)}
+    known = RowCache.of("pack", section=deciding, inputs={}, work=work)
     cost = {"image": p.seconds_per_image, "scan": p.seconds_per_scan}
     with atomic_directory(out) as scratch:
-        step = functools.partial(pack_shard, dataset=dataset, root=raw, out=scratch.resolve())
+        step = functools.partial(
+            pack_shard, dataset=dataset, root=raw, out=scratch.resolve(), cache=known
+        )
         results = map_ordered(
             step,
-            work,
+            tasks,
             compute=compute,
-            seconds_per_item=sum(cost[ref.kind] for ref in refs) / max(len(work), 1),
+            seconds_per_item=sum(cost[ref.kind] for ref in refs) / max(len(tasks), 1),
             label=f"pack {dataset}",
         )
-        outcomes = sorted(outcome for result in results for outcome in result)
+        outcomes = sorted(outcome for result, _ in results for outcome in result)
+        known.use(key for _, keys in results for key in keys)
+        known.forget_unused()
         _check(p, dataset, outcomes)
         write_table(
             table_of(_summary(outcomes, p.shards), "subjects"), scratch / "subjects.parquet"

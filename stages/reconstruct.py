@@ -3,14 +3,15 @@
 Reads the benchmarks' packed photographs, their landmarks (px), a checkpoint and its face model.
 Writes ``<benchmark>/<name>.obj`` (mm) with seven landmarks ``.npy`` beside it where the face is
 neutral (``stages.benchmark_photos`` says which photographs make which mesh), ``rows.parquet`` (one
-row per mesh, failures too) and ``meta.json``.
+row per mesh, failures too) and ``meta.json``. A mesh that the same code and weights made of the
+same photographs before is not made again.
 ``reconstruct_photos`` does the same for any photographs, with overlay and GLB.
 """
 
 import argparse
 import io
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -26,17 +27,19 @@ from stages.artifacts import (
     write_table,
 )
 from stages.benchmark_photos import Job, Photo, benchmark_jobs
-from stages.compute import map_ordered
 from stages.contracts import table_of
 from stages.datasets.images import decode_rgb
-from stages.datasets.meshes import write_obj
+from stages.datasets.meshes import obj_bytes, write_obj
 from stages.inference.types import Reconstruction, Reconstructor
 from stages.process import begin
+from stages.row_cache import WORK, Row, RowCache, cached_each, key_of_values
 
 logger = logging.getLogger(__name__)
 
 METHODS = ("mean", "mica", "pix2face")
 SECONDS_PER_IMAGE = {"mean": 0.05, "mica": 0.1, "pix2face": 0.6}
+UNDECIDING = {"max_failed_fraction", "detector_min_score", "detector_max_side_px", "photographs"}
+"""Parameters that change no mesh of a packed photograph."""
 
 
 @cache
@@ -80,6 +83,7 @@ def run(
     method: str,
     data: Path,
     out: Path,
+    work: Path = WORK,
 ) -> None:
     """Reconstruct the photographs of every benchmark.
 
@@ -89,6 +93,7 @@ def run(
         method: One of ``METHODS``.
         data: Folder of all stages' outputs.
         out: Replaced when all is done.
+        work: Folder of the meshes of earlier runs.
 
     Raises:
         FileNotFoundError: An input is missing.
@@ -102,18 +107,21 @@ def run(
         for job in benchmark_jobs(data, benchmark, reconstructor.needs_landmarks, most)
     ]
     photographs = sum(len(job.photos) for job in jobs)
+    deciding = section.model_dump(mode="json", exclude=UNDECIDING) | {"method": method}
+    known = RowCache.of("reconstruct", section=deciding, inputs=_inputs(method, data), work=work)
     with atomic_directory(out) as scratch:
-        rows = map_ordered(
-            partial(
-                reconstruct_job,
-                load=partial(load_method, method, data, section),
-                folder=scratch.resolve(),
-            ),
+        rows = cached_each(
+            partial(reconstruct_jobs, load=partial(load_method, method, data, section)),
             jobs,
+            partial(write_answer, folder=scratch.resolve()),
+            keys=[_key(job) for job in jobs],
+            subjects=[[job.subject_id] for job in jobs],
+            cache=known,
             compute=compute,
             seconds_per_item=SECONDS_PER_IMAGE[method] * photographs / max(1, len(jobs)),
             label=f"reconstruct {method}",
         )
+        known.forget_unused()
         counts = {}
         for benchmark in sizes:
             part = [row for row in rows if row["benchmark"] == benchmark]
@@ -137,43 +145,78 @@ def run(
         write_json(meta, scratch / "meta.json")
 
 
-def reconstruct_job(job: Job, *, load: Callable[[], Reconstructor], folder: Path) -> dict[str, Any]:
-    """Write one mesh and its landmarks; return its row of schema ``predictions``.
+def _inputs(method: str, data: Path) -> dict[str, Path]:
+    """The weights and the face model that a method reads."""
+    model = data / "models" / ("3ddfa" if method == "pix2face" else "flame")
+    if method == "mean":
+        return {"model": model}
+    return {"model": model, "weights": data / "checkpoints" / method / "model.safetensors"}
+
+
+def _key(job: Job) -> str:
+    """SHA-256 of what decides a mesh."""
+    values: Row = {"subject_id": job.subject_id, "expression": job.expression}
+    for k, photo in enumerate(job.photos):
+        values |= {
+            f"{k}/image": photo.image,
+            f"{k}/points_px": photo.points_px,
+            f"{k}/reason": photo.reason,
+        }
+    return key_of_values(values)
+
+
+def reconstruct_jobs(jobs: Sequence[Job], *, load: Callable[[], Reconstructor]) -> Iterator[Row]:
+    """Mesh (OBJ, mm) and landmarks (npy) of each job as bytes, or why there are none."""
+    for job in jobs:
+        yield reconstruct_job(job, load)
+
+
+def reconstruct_job(job: Job, load: Callable[[], Reconstructor]) -> Row:
+    """One mesh and, where the face is neutral, its landmarks.
 
     A mesh of several photographs is their mean; those that cannot be used are said in ``reason``.
     """
-    row: dict[str, Any] = {
-        "item_id": job.item_id,
-        "subject_id": job.subject_id,
-        "benchmark": job.benchmark,
-        "challenge": job.challenge,
-        "provider": next((photo.provider for photo in job.photos if photo.provider), ""),
-    }
     answers, reasons = [], []
     for photo in job.photos:
         try:
             answers.append(_answer(photo, load()))
         except ValueError as error:
             reasons.append(str(error))
-    row["photographs"] = len(answers)
+    lost = "; ".join(sorted(set(reasons)))
     if not answers:
-        return row | {"status": "failed", "reason": "; ".join(sorted(set(reasons)))}
+        return {"photographs": 0, "reason": lost}
     if reasons:
-        lost = "; ".join(sorted(set(reasons)))
-        row["reason"] = f"{len(reasons)} of {len(job.photos)} photographs left out: {lost}"
-    mesh = PurePosixPath(job.benchmark) / f"{job.target}.obj"
+        lost = f"{len(reasons)} of {len(job.photos)} photographs left out: {lost}"
     shapes = [
         answer.shown_mm if job.expression and answer.shown_mm is not None else answer.vertices_mm
         for answer in answers
     ]
-    write_obj(folder / mesh, np.mean(shapes, axis=0), answers[0].faces, decimals=4)
-    row = {"reason": "", **row, "status": "ok", "mesh": str(mesh)}
+    mesh = obj_bytes(np.mean(shapes, axis=0), answers[0].faces, decimals=4)
+    row: Row = {"photographs": len(answers), "reason": lost, "mesh": mesh}
     if job.expression:
         return row
-    landmarks = mesh.with_suffix(".npy")
     seven = np.mean([answer.landmarks_mm for answer in answers], axis=0)
-    write_bytes(folder / landmarks, npy_bytes(seven))
-    return row | {"landmarks": str(landmarks)}
+    return row | {"landmarks": npy_bytes(seven)}
+
+
+def write_answer(job: Job, answer: Row, *, folder: Path) -> dict[str, Any]:
+    """Write a job's files; return its row of schema ``predictions``."""
+    row: dict[str, Any] = {
+        "item_id": job.item_id,
+        "subject_id": job.subject_id,
+        "benchmark": job.benchmark,
+        "challenge": job.challenge,
+        "provider": next((photo.provider for photo in job.photos if photo.provider), ""),
+        "photographs": answer["photographs"],
+        "reason": answer["reason"],
+        "status": "ok" if "mesh" in answer else "failed",
+    }
+    stem = PurePosixPath(job.benchmark) / job.target
+    for name, suffix in (("mesh", "obj"), ("landmarks", "npy")):
+        if name in answer:
+            row[name] = f"{stem}.{suffix}"
+            write_bytes(folder / row[name], answer[name])
+    return row
 
 
 def _answer(photo: Photo, reconstructor: Reconstructor) -> Reconstruction:

@@ -12,7 +12,6 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +43,7 @@ from stages.registration_pictures import (
     qa_picture,
     wanted_pictures,
 )
-from stages.row_cache import WORK, RowCache, cached_map, keys_of_shard
+from stages.row_cache import WORK, RowCache, cached_map, keys_of_shard, read_rows
 from stages.scan_landmarks import ScanLandmarker, guessed_unit, landmarker_of
 from stages.unmarked import register_unmarked
 
@@ -190,11 +189,12 @@ def run(
         inputs["landmark_model"] = landmark_model
         deciding["landmarks"] = landmarks.model_dump(mode="json")
     known = RowCache.of("register", section=deciding, inputs=inputs, work=work)
-    places, keys = [], []
+    places, keys, subjects = [], [], []
     for shard in shards:
         of_shard = keys_of_shard(shard, known, rows_at_once=SCANS_AT_ONCE)
         places += [(shard, position) for position in range(len(of_shard))]
-        keys += of_shard
+        keys += [packed_key.key for packed_key in of_shard]
+        subjects += [[packed_key.subject_id] for packed_key in of_shard]
     found = cached_map(
         partial(
             register_rows,
@@ -205,6 +205,7 @@ def run(
         ),
         places,
         keys=keys,
+        subjects=subjects,
         cache=known,
         compute=compute,
         seconds_per_item=SECONDS_PER_SCAN,
@@ -217,6 +218,7 @@ def run(
         partial(draw_rows, model=model, section=section),
         [(*places[at], found[at], *kinds) for at, kinds in wanted.items()],
         keys=picture_keys,
+        subjects=[subjects[at] for at in wanted],
         cache=known,
         compute=compute,
         seconds_per_item=SECONDS_PER_PICTURE,
@@ -228,6 +230,7 @@ def run(
         partial(draw_pages, dataset=packed.name, section=section),
         pages,
         keys=[page.key for page in pages],
+        subjects=[sorted({name for at in wanted for name in subjects[at]})] * len(pages),
         cache=known,
         compute=compute,
         seconds_per_item=SECONDS_PER_PICTURE,
@@ -256,23 +259,6 @@ def run(
         )
 
 
-def read_rows(places: Sequence[tuple[Path, int]]) -> Iterator[Mapping[str, Any]]:
-    """Packed rows as Arrow scalars, from shards and positions in ascending order."""
-    import pyarrow.parquet as pq
-
-    for shard, group in groupby(places, key=lambda place: place[0]):
-        positions = {position for _, position in group}
-        first = 0
-        with pq.ParquetFile(shard) as file:
-            for batch in file.iter_batches(batch_size=SCANS_AT_ONCE):
-                for inner in range(batch.num_rows):
-                    if first + inner in positions:
-                        yield {name: batch.column(name)[inner] for name in batch.schema.names}
-                first += batch.num_rows
-                if first > max(positions):
-                    break
-
-
 def register_rows(
     places: Sequence[tuple[Path, int]],
     *,
@@ -282,7 +268,7 @@ def register_rows(
     landmarks: params.LandmarksParams | None = None,
 ) -> Iterator[dict[str, Any]]:
     """The rows of packed scans, each with the residuals that its pictures show."""
-    for row in read_rows(places):
+    for row in read_rows(places, rows_at_once=SCANS_AT_ONCE):
         landmarker = None
         if landmark_model is not None and landmarks is not None and _unmarked(row):
             landmarker = landmarker_of(
@@ -299,7 +285,7 @@ def draw_rows(
 ) -> Iterator[dict[str, Any]]:
     """The picture (PNG) and the cell (array) of registered scans, empty and None if not wanted."""
     for shard, position, found, alone, celled in places:
-        scan = packed_scan(next(read_rows([(shard, position)])))
+        scan = packed_scan(next(read_rows([(shard, position)], rows_at_once=SCANS_AT_ONCE)))
         yield {
             "picture": qa_picture(scan, found, prepared(model), section) if alone else b"",
             "cell": qa_cell(scan, found, prepared(model), section) if celled else None,

@@ -4,7 +4,8 @@ For every photograph with coefficients: where on the mean face each pixel looks 
 how far this face is from the mean there (offset), as compact records in shards by subject,
 an index with one row per photograph, failures included, and a few pictures to look at.
 With ``render.on_the_fly`` no maps are stored: the index says which photographs can be
-drawn, and training draws them at the crop it needs.
+drawn, and training draws them at the crop it needs. What the same code and model drew before is not
+drawn again.
 """
 
 import argparse
@@ -34,6 +35,7 @@ from stages.compute import map_ordered
 from stages.contracts import table_of
 from stages.params import ComputeParams, RenderParams, load
 from stages.render_sample import offset_picture, overlay_picture, png_bytes, render_sample_files
+from stages.row_cache import WORK, Row, RowCache, decode_row, encode_row, key_of_values
 
 __all__ = ["render_sample_files", "run"]
 
@@ -111,41 +113,78 @@ def _index_row(row: dict[str, Any], reason: str = "") -> dict[str, Any]:
     }
 
 
-def _write_shard(task: ShardTask, *, model: Path, out: Path) -> list[dict[str, Any]]:
-    """Draw and encode the photographs of one shard; returns its index rows."""
-    renderer = _renderer(model)
-    origin = origin_of(renderer.mean_mm)
-    rows: list[dict[str, Any]] = []
-    drawable: list[tuple[dict[str, Any], Sample]] = []
-    for packed in task.rows:
-        row = _index_row(packed)
-        rows.append(row)
-        try:
-            drawable.append((row, renderer.checked(sample_of(packed))))
-        except ValueError as error:
-            row.update(status="failed", reason=str(error))
+def _write_shard(
+    task: ShardTask, *, model: Path, out: Path, cache: RowCache
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Draw and encode the photographs of one shard, but those that are kept from before.
+
+    Returns:
+        The shard's index rows, and the keys of its photographs in the cache.
+    """
+    keys = [_key(row) for row in task.rows]
+    kept = {key: decode_row(data) for key in keys if (data := cache.get(key)) is not None}
+    todo = {key: row for key, row in zip(keys, task.rows, strict=True) if key not in kept}
+    for (key, packed), drawn in zip(todo.items(), _draw(list(todo.values()), model), strict=True):
+        cache.put(key, encode_row(drawn), [packed["subject_id"]])
+        kept[key] = drawn
+    cache.flush()
+    rows = []
     records = []
     position = 0
+    for key, packed in zip(keys, task.rows, strict=True):
+        drawn = kept[key]
+        row = _index_row(packed, drawn["reason"])
+        if not drawn["reason"]:
+            size = len(drawn["record"])
+            row.update(shard=task.name, offset=position, length=size, crop=drawn["box"].tolist())
+            records.append(drawn["record"])
+            position += size
+        rows.append(row)
+    write_bytes(out / task.name, b"".join(records))
+    return rows, keys
+
+
+def _key(packed: dict[str, Any]) -> str:
+    """SHA-256 of what decides a photograph's maps."""
+    return key_of_values(
+        {
+            name: np.asarray(value, np.float64) if isinstance(value, list) else value
+            for name, value in packed.items()
+        }
+    )
+
+
+def _draw(packed: Sequence[dict[str, Any]], model: Path) -> list[Row]:
+    """Record (bytes) and box of each photograph, or the reason why there is none."""
+    if not packed:
+        return []
+    renderer = _renderer(model)
+    origin = origin_of(renderer.mean_mm)
+    out: list[Row] = []
+    drawable: list[tuple[Row, Sample]] = []
+    for row in packed:
+        drawn: Row = {"reason": "", "record": b"", "box": None}
+        out.append(drawn)
+        try:
+            drawable.append((drawn, renderer.checked(sample_of(row))))
+        except ValueError as error:
+            drawn["reason"] = str(error)
     crops = renderer.crops([sample for _, sample in drawable])
-    for (row, _), crop in zip(drawable, crops, strict=True):
+    for (drawn, _), crop in zip(drawable, crops, strict=True):
         try:
             record = encode_crop(crop, origin)
         except ValueError as error:
-            row.update(status="failed", reason=str(error))
+            drawn["reason"] = str(error)
             continue
-        if not any(record.box):
-            row.update(status="failed", reason="the posed face lies outside the photograph")
-            continue
-        size = len(record.data)
-        row.update(shard=task.name, offset=position, length=size, crop=list(record.box))
-        records.append(record.data)
-        position += size
-    write_bytes(out / task.name, b"".join(records))
-    return rows
+        if any(record.box):
+            drawn |= {"record": record.data, "box": np.asarray(record.box, np.int32)}
+        else:
+            drawn["reason"] = "the posed face lies outside the photograph"
+    return out
 
 
-def _checked_only(task: ShardTask, *, model: Path) -> list[dict[str, Any]]:
-    """Index rows of a shard whose maps are left to be drawn on the fly."""
+def _checked_only(task: ShardTask, *, model: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """Index rows of a shard whose maps are left to be drawn on the fly; nothing is kept."""
     renderer = _renderer(model)
     rows = []
     for packed in task.rows:
@@ -154,7 +193,7 @@ def _checked_only(task: ShardTask, *, model: Path) -> list[dict[str, Any]]:
             rows.append(_index_row(packed))
         except ValueError as error:
             rows.append(_index_row(packed, str(error)))
-    return rows
+    return rows, []
 
 
 def _write_previews(
@@ -202,7 +241,15 @@ def _packed_rows(
     return sorted(rows, key=lambda row: str(row["item_id"]))
 
 
-def run(p: RenderParams, compute: ComputeParams, *, packed: Path, model: Path, out: Path) -> None:
+def run(
+    p: RenderParams,
+    compute: ComputeParams,
+    *,
+    packed: Path,
+    model: Path,
+    out: Path,
+    work: Path = WORK,
+) -> None:
     """Render a packed 300W-LP set.
 
     Args:
@@ -211,6 +258,7 @@ def run(p: RenderParams, compute: ComputeParams, *, packed: Path, model: Path, o
         packed: ``data/packed/300w_lp``.
         model: Converted 3DDFA model.
         out: Folder to write.
+        work: Folder of the records of earlier runs.
 
     Raises:
         FileNotFoundError: An input is missing.
@@ -229,15 +277,21 @@ def run(p: RenderParams, compute: ComputeParams, *, packed: Path, model: Path, o
     ]
     renderer = _renderer(model)
     with atomic_directory(out) as scratch:
+        facts = read_json(model / "meta.json")
+        model_sha256 = sha256_file(model / "model.safetensors")
+        deciding = {"dataset": packed.name, "model": model_sha256, "unit_m": facts["unit_m"]}
+        known = RowCache.of("render", section=deciding, inputs={}, work=work)
         if p.on_the_fly:
-            work: Any = partial(_checked_only, model=model)
+            step: Any = partial(_checked_only, model=model)
         else:
-            work = partial(_write_shard, model=model, out=scratch)
+            step = partial(_write_shard, model=model, out=scratch, cache=known)
         seconds = p.seconds_per_item * len(rows) / max(len(tasks), 1)
-        for part in map_ordered(
-            work, tasks, compute=compute, seconds_per_item=seconds, label="PNCC shards"
+        for part, keys in map_ordered(
+            step, tasks, compute=compute, seconds_per_item=seconds, label="PNCC shards"
         ):
             index.extend(part)
+            known.use(keys)
+        known.forget_unused()
         index.sort(key=lambda row: str(row["item_id"]))
         failed = [row for row in index if row["status"] != "ok"]
         if len(failed) > p.max_failed_fraction * max(len(index), 1):
@@ -247,7 +301,6 @@ def run(p: RenderParams, compute: ComputeParams, *, packed: Path, model: Path, o
                 f"{failed[0]['reason']}"
             )
         write_table(table_of(index, "rendered"), scratch / "index.parquet")
-        facts = read_json(model / "meta.json")
         low, high = target_box_mm(renderer.mean_mm)
         write_json(
             {
@@ -255,7 +308,7 @@ def run(p: RenderParams, compute: ComputeParams, *, packed: Path, model: Path, o
                 "failed": len(failed),
                 "on_the_fly": p.on_the_fly,
                 "model": facts["kind"],
-                "model_sha256": sha256_file(model / "model.safetensors"),
+                "model_sha256": model_sha256,
                 "synthetic": facts["synthetic"],
                 "unit": "mm",
                 "encoding": MAGIC.decode(),

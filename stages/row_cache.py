@@ -4,12 +4,15 @@ A cache lies in ``.work/<stage>/<fingerprint>/``; the fingerprint covers the sta
 parameters and its other inputs, the key of a row is the SHA-256 of the item it is computed from.
 Nothing is found by name. Segments hold many rows each::
 
-    FLROWS01 { key (32 bytes), length (u64, little-endian), SHA-256 of the row (32), row }*
+    FLROWS02 { key (32 bytes), length (u64, little-endian), SHA-256 of the tags and the row (32),
+               number of tags (u32), tags (8 each), row }*
 
-They are written beside their place and renamed, so a process killed at any moment leaves whole
-segments, and two processes at once only add. Every row is verified when it is read; a damaged one
-is computed again, with a warning. A row that was just computed passes through the same encoding as
-one that was found, so both give the same bytes.
+Tags say whose data a row holds, as the first bytes of the SHA-256 of each subject's id, so that a
+withdrawn subject's rows are found in the caches of any code and parameters. Segments are written
+beside their place and renamed, so a process killed at any moment leaves whole segments, and two
+processes at once only add. Every row is verified when it is read; a damaged one is computed again,
+with a warning. A row that was just computed passes through the same encoding as one that was found,
+so both give the same bytes.
 """
 
 import hashlib
@@ -20,9 +23,9 @@ import os
 import shutil
 import struct
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -34,16 +37,28 @@ from stages.params import ComputeParams
 logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 Row = dict[str, Any]
 
 WORK = Path(".work")
-MAGIC = b"FLROWS01"
-HEAD = struct.Struct("<32sQ32s")
+IMPORTS = "imports"
+MAGIC = b"FLROWS02"
+HEAD = struct.Struct("<32sQ32sI")
+TAG_BYTES = 8
 ARRAY, BYTES = "array", "bytes"
 FLUSH_BYTES = 16 * 2**20
 FLUSH_S = 5.0
 MANY_SEGMENTS = 64
 ABANDONED_S = 3600
+
+
+class _Place(NamedTuple):
+    """Where a row lies: the segment, the offset of its record, its length, its tags in a row."""
+
+    path: Path
+    at: int
+    length: int
+    tags: bytes
 
 
 class RowCache:
@@ -54,8 +69,10 @@ class RowCache:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._places: dict[str, tuple[Path, int, int]] | None = None
-        self._pending: dict[str, bytes] = {}
+        self._places: dict[str, _Place] | None = None
+        self._counts: dict[Path, int | None] = {}
+        self._spare: dict[str, list[_Place]] = {}
+        self._pending: dict[str, tuple[bytes, bytes]] = {}
         self._pending_bytes = 0
         self._used: set[str] = set()
         self._flushed = time.monotonic()
@@ -83,42 +100,60 @@ class RowCache:
         Raises:
             FileNotFoundError: An input is missing.
         """
+        code = cls(work / IMPORTS / "of-files")
         recipe = {
-            "code": hash_code(f"stages.{stage}"),
+            "code": hash_code(f"stages.{stage}", memory=code),
             "section": dict(section),
             "inputs": {name: hash_input(path) for name, path in sorted(inputs.items())},
         }
+        code.flush()
+        if len(code._segments()) > MANY_SEGMENTS:
+            code.forget_unused()
         return cls((work / stage / sha256_json(recipe)[:16]).resolve())
 
     def get(self, key: str) -> bytes | None:
-        """The row's bytes, or None where it is not there or damaged."""
+        """The row's bytes, or None where it is not there or damaged; counts as used."""
         self._used.add(key)
+        return self.peek(key)
+
+    def peek(self, key: str) -> bytes | None:
+        """:meth:`get` that does not count as use, see :meth:`forget_unused`."""
         if key in self._pending:
-            return self._pending[key]
-        place = self._index().get(key)
-        if place is None:
-            return None
-        path, offset, length = place
-        try:
-            with path.open("rb") as file:
-                file.seek(offset)
-                stored, _, digest = HEAD.unpack(file.read(HEAD.size))
-                row = file.read(length)
-        except (FileNotFoundError, struct.error):
-            stored, digest, row = b"", b"", b""
-        if stored.hex() == key and hashlib.sha256(row).digest() == digest:
-            return row
-        logger.warning("a row in %s is damaged or gone; it is computed again", path)
-        self._index().pop(key, None)
+            return self._pending[key][0]
+        while (place := self._index().get(key)) is not None:
+            row = _read(place, key)
+            if row is not None:
+                return row
+            logger.warning("a row in %s is damaged or gone", place.path)
+            spare = self._spare.get(key)  # written again after it was found damaged
+            if spare:
+                self._index()[key] = spare.pop()
+            else:
+                logger.warning("it is computed again")
+                del self._index()[key]
         return None
 
-    def put(self, key: str, row: bytes) -> None:
-        """Keep a row; it is on disk after the next :meth:`flush`, at most some seconds later."""
+    def put(self, key: str, row: bytes, tags: Iterable[str] = ()) -> None:
+        """Keep a row; it is on disk after the next :meth:`flush`, at most some seconds later.
+
+        Args:
+            key: SHA-256 in hex of what the row is computed from.
+            row: Its bytes.
+            tags: Ids of the subjects whose data it holds, or any other name to :meth:`find` it by.
+        """
         self._used.add(key)
-        self._pending[key] = row
-        self._pending_bytes += len(row)
-        if self._pending_bytes > FLUSH_BYTES or time.monotonic() - self._flushed > FLUSH_S:
-            self.flush()
+        self._keep(key, row, b"".join(sorted({_tag(name) for name in tags})))
+
+    def find(self, tag: str) -> list[str]:
+        """Keys of the rows that carry a tag, sorted."""
+        wanted = _tag(tag)
+        lying = {key: place.tags for key, place in self._index().items()}
+        lying |= {key: tags for key, (_, tags) in self._pending.items()}
+        return sorted(key for key, tags in lying.items() if wanted in _split(tags))
+
+    def use(self, keys: Iterable[str]) -> None:
+        """Count rows as used that a worker was asked for, see :meth:`forget_unused`."""
+        self._used.update(keys)
 
     def flush(self) -> None:
         """Write what is pending as one segment."""
@@ -136,28 +171,41 @@ class RowCache:
         Returns:
             The number of rows forgotten.
         """
+        return self._forget(lambda key, _: key not in self._used)
+
+    def forget_tagged(self, tags: Iterable[str]) -> int:
+        """Forget every row that carries one of the tags, and segments that cannot be read.
+
+        Returns:
+            The number of rows forgotten.
+        """
+        gone = {_tag(name) for name in tags}
+        return self._forget(lambda _, tags: not gone.isdisjoint(_split(tags)))
+
+    def _forget(self, unwanted: Callable[[str, bytes], bool]) -> int:
+        """Rewrite the segments that hold unwanted rows or damage, and small ones among many."""
         self.flush()
         self._places = None
-        segments = self._segments()
-        held: dict[Path, list[str]] = {path: [] for path in segments}
-        for key, (path, _, _) in self._index().items():
-            held.setdefault(path, []).append(key)
-        crowded = len(segments) > MANY_SEGMENTS
+        places = dict(self._index())
+        held: dict[Path, list[str]] = {path: [] for path in self._segments()}
+        for key, place in places.items():
+            held.setdefault(place.path, []).append(key)
+        bad = {key for key, place in places.items() if unwanted(key, place.tags)}
+        crowded = len(held) > MANY_SEGMENTS
         rewritten, forgotten = [], 0
-        for path in segments:
-            keys = held[path]
-            left = [key for key in keys if key in self._used]
-            small = crowded and sum(self._index()[key][2] for key in keys) < FLUSH_BYTES // 4
-            if len(left) == len(_records(path)) and not small:
+        for path, keys in held.items():
+            left = [key for key in keys if key not in bad]
+            small = crowded and sum(places[key].length for key in keys) < FLUSH_BYTES // 4
+            if len(left) == self._counts.get(path) and not small:
                 continue
             forgotten += len(keys) - len(left)
             rewritten.append(path)
             for key in left:
-                row = self.get(key)
+                row = self.peek(key)
                 if row is not None:
-                    self.put(key, row)
+                    self._keep(key, row, places[key].tags)
         self.flush()
-        lying = {place[0] for key, place in self._index().items() if key in self._used}
+        lying = {place.path for key, place in self._index().items() if key not in bad}
         for path in rewritten:
             if path not in lying:
                 path.unlink(missing_ok=True)
@@ -167,28 +215,42 @@ class RowCache:
         self._places = None
         return forgotten
 
-    def _write(self, rows: Mapping[str, bytes]) -> None:
+    def _keep(self, key: str, row: bytes, tags: bytes) -> None:
+        self._pending[key] = (row, tags)
+        self._pending_bytes += len(row)
+        if self._pending_bytes > FLUSH_BYTES or time.monotonic() - self._flushed > FLUSH_S:
+            self.flush()
+
+    def _write(self, rows: Mapping[str, tuple[bytes, bytes]]) -> None:
         parts, at = [MAGIC], len(MAGIC)
-        places = {}
+        name = hashlib.sha256()
+        lying = {}
         for key in sorted(rows):
-            row = rows[key]
-            parts += [HEAD.pack(bytes.fromhex(key), len(row), hashlib.sha256(row).digest()), row]
-            places[key] = (at, len(row))
-            at += HEAD.size + len(row)
-        data = b"".join(parts)
-        path = self.folder / f"{hashlib.sha256(data).hexdigest()[:32]}.rows"
-        write_bytes(path, data)
-        self._index().update({key: (path, *place) for key, place in places.items()})
+            row, tags = rows[key]
+            count = len(tags) // TAG_BYTES
+            head = HEAD.pack(bytes.fromhex(key), len(row), _digest(tags, row), count)
+            parts += [head, tags, row]
+            name.update(head)  # holds the hash of the rest
+            lying[key] = (at, len(row), tags)
+            at += HEAD.size + len(tags) + len(row)
+        path = self.folder / f"{name.hexdigest()[:32]}.rows"
+        write_bytes(path, b"".join(parts))
+        self._index().update({key: _Place(path, *where) for key, where in lying.items()})
+        self._counts[path] = len(lying)
 
     def _segments(self) -> list[Path]:
         return sorted(self.folder.glob("*.rows"))
 
-    def _index(self) -> dict[str, tuple[Path, int, int]]:
+    def _index(self) -> dict[str, _Place]:
         """Where each row lies; read once."""
         if self._places is None:
-            self._places = {}
+            self._places, self._counts, self._spare = {}, {}, {}
             for path in self._segments():
-                self._places |= {key: (path, *place) for key, place in _records(path)}
+                found, whole = _records(path)
+                for key in found.keys() & self._places.keys():
+                    self._spare.setdefault(key, []).append(self._places[key])
+                self._places |= found
+                self._counts[path] = len(found) if whole else None
         return self._places
 
 
@@ -197,6 +259,7 @@ def cached_map(
     items: Sequence[Item],
     *,
     keys: Sequence[str],
+    subjects: Sequence[Sequence[str]],
     cache: RowCache,
     compute: ComputeParams,
     seconds_per_item: float,
@@ -210,51 +273,122 @@ def cached_map(
             arrays, and depend on nothing but the item and what the cache's fingerprint covers.
         items: Work items; each is sent to a worker.
         keys: SHA-256 in hex of each item's content.
+        subjects: Ids of the subjects whose data each item's row holds.
         cache: Where rows are kept.
         compute: Worker count and the threshold above which Ray is used.
         seconds_per_item: Rough estimate, only used for that choice.
         label: What the items are, for the log.
 
     Raises:
-        ValueError: There is not one key per item, or not one row.
+        ValueError: There is not one key and one tuple of subjects per item, or not one row.
     """
-    if len(keys) != len(items):
-        raise ValueError(f"expected a key per item, got {len(keys)} keys of {len(items)} items")
+    return cached_each(
+        function,
+        items,
+        _the_row,
+        keys=keys,
+        subjects=subjects,
+        cache=cache,
+        compute=compute,
+        seconds_per_item=seconds_per_item,
+        label=label,
+    )
+
+
+def cached_each(
+    function: Callable[[Sequence[Item]], Iterable[Row]],
+    items: Sequence[Item],
+    finish: Callable[[Item, Row], Result],
+    *,
+    keys: Sequence[str],
+    subjects: Sequence[Sequence[str]],
+    cache: RowCache,
+    compute: ComputeParams,
+    seconds_per_item: float,
+    label: str,
+) -> list[Result]:
+    """:func:`cached_map` that hands each row on at once, so that not all are in memory together.
+
+    Args:
+        function: As in :func:`cached_map`.
+        items: Work items; each is sent to a worker.
+        finish: Top-level callable, or a ``functools.partial`` of one: what becomes of an item and
+            its row, such as a file written. Runs where the row was computed, or here.
+        keys: SHA-256 in hex of each item's content.
+        subjects: Ids of the subjects whose data each item's row holds.
+        cache: Where rows are kept.
+        compute: Worker count and the threshold above which Ray is used.
+        seconds_per_item: Rough estimate, only used for that choice.
+        label: What the items are, for the log.
+
+    Returns:
+        What ``finish`` returned, in input order.
+
+    Raises:
+        ValueError: There is not one key and one tuple of subjects per item, or not one row.
+    """
+    if not len(keys) == len(subjects) == len(items):
+        raise ValueError(
+            f"expected a key and subjects per item, got {len(keys)} keys and {len(subjects)} "
+            f"lists of subjects of {len(items)} items"
+        )
     if cache.folder.is_dir():
         os.utime(cache.folder)  # for collect()
-    rows = {key: row for key in dict.fromkeys(keys) if (row := cache.get(key)) is not None}
-    # Two items of equal content are computed once.
-    todo = {key: item for key, item in zip(keys, items, strict=True) if key not in rows}
-    logger.info("%s: %d of %d rows known", label, len(items) - len(todo), len(items))
+    same: dict[str, list[int]] = {}  # items of equal content are computed once
+    for at, key in enumerate(keys):
+        same.setdefault(key, []).append(at)
+    results: dict[int, Result] = {}
+    todo = []
+    for key, places in same.items():
+        row = cache.get(key)
+        if row is None:
+            tags = sorted({name for at in places for name in subjects[at]})
+            todo.append((key, tags, [items[at] for at in places]))
+        else:
+            results |= {at: finish(items[at], decode_row(row)) for at in places}
+    logger.info("%s: %d of %d rows known", label, len(results), len(items))
     if todo:
-        pairs = list(todo.items())
-        batches = min(len(pairs), CHUNKS_PER_WORKER * compute.workers if compute.workers > 1 else 1)
-        bounds = np.linspace(0, len(pairs), batches + 1).astype(int)
+        batches = min(len(todo), CHUNKS_PER_WORKER * compute.workers if compute.workers > 1 else 1)
+        bounds = np.linspace(0, len(todo), batches + 1).astype(int)
         found = map_ordered(
-            _Filling(function, cache),
-            [pairs[a:b] for a, b in itertools.pairwise(bounds)],
+            _Filling(function, finish, cache),
+            [todo[a:b] for a, b in itertools.pairwise(bounds)],
             compute=compute,
-            seconds_per_item=seconds_per_item * len(pairs) / batches,
+            seconds_per_item=seconds_per_item * len(todo) / batches,
             label=label,
         )
-        rows |= {key: row for batch in found for key, row in batch}
-    return [decode_row(rows[key]) for key in keys]
+        cache.use(key for key, _, _ in todo)
+        done = (finished for batch in found for finished in batch)
+        for (key, _, _), finished in zip(todo, done, strict=True):
+            results |= dict(zip(same[key], finished, strict=True))
+    return [results[at] for at in range(len(items))]
+
+
+def _the_row(_: Any, row: Row) -> Row:  # noqa: ANN401 - any item
+    return row
 
 
 class _Filling:
-    """Computes a batch and leaves its rows in the cache as they come."""
+    """Computes a batch, leaves its rows in the cache as they come, and finishes them."""
 
-    def __init__(self, function: Callable[[Sequence[Any]], Iterable[Row]], cache: RowCache) -> None:
+    def __init__(
+        self,
+        function: Callable[[Sequence[Any]], Iterable[Row]],
+        finish: Callable[[Any, Row], Any],
+        cache: RowCache,
+    ) -> None:
         self.function = function
+        self.finish = finish
         self.cache = cache
 
-    def __call__(self, pairs: Sequence[tuple[str, Any]]) -> list[tuple[str, bytes]]:
+    def __call__(self, todo: Sequence[tuple[str, list[str], list[Any]]]) -> list[list[Any]]:
         out = []
         try:
-            results = self.function([item for _, item in pairs])
-            for (key, _), row in zip(pairs, results, strict=True):
-                out.append((key, encode_row(row)))
-                self.cache.put(*out[-1])
+            results = self.function([items[0] for _, _, items in todo])
+            for (key, tags, items), row in zip(todo, results, strict=True):
+                data = encode_row(row)
+                self.cache.put(key, data, tags)
+                out.append([self.finish(item, decode_row(data)) for item in items])
         finally:
             self.cache.flush()
         return out
@@ -326,7 +460,7 @@ def key_of(row: Mapping[str, Any]) -> str:
             continue
         values = getattr(scalar, "values", None)
         if values is not None and values.null_count == 0 and _is_numeric(values.type):
-            content = np.ascontiguousarray(values.to_numpy(zero_copy_only=False)).tobytes()
+            content = _bytes_of(values)
         else:
             value = scalar.as_py()
             content = value if isinstance(value, bytes) else json.dumps(value).encode()
@@ -335,30 +469,70 @@ def key_of(row: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def keys_of_shard(shard: Path, cache: RowCache, *, rows_at_once: int) -> list[str]:
-    """:func:`key_of` of every row of a Parquet file, without reading a file that was read before.
+def key_of_values(values: Mapping[str, Any]) -> str:
+    """SHA-256 in hex of named values of the kinds that :func:`cached_map` allows in a row."""
+    return hashlib.sha256(encode_row(values)).hexdigest()
+
+
+class PackedKey(NamedTuple):
+    """One row of a packed shard: the hash of its content, and whose it is."""
+
+    key: str
+    subject_id: str
+
+
+def keys_of_shard(
+    shard: Path, cache: RowCache, *, rows_at_once: int, columns: Sequence[str] | None = None
+) -> list[PackedKey]:
+    """:func:`key_of` of every row of a packed file, without reading a file that was read before.
 
     Args:
         shard: The file.
         cache: Remembers the keys by the file's hash.
         rows_at_once: How many rows are in memory together.
+        columns: Those that decide a row, ``subject_id`` among them; None takes all.
     """
     import pyarrow.parquet as pq
 
-    name = sha256_json({"keys of shard": sha256_file(shard)})
+    wanted = None if columns is None else sorted(columns)
+    name = sha256_json({"keys of shard": sha256_file(shard), "columns": wanted})
     known = cache.get(name)
     if known is not None:
-        return str(decode_row(known)["keys"]).split()
+        return [PackedKey(*pair) for pair in json.loads(decode_row(known)["keys"])]
     keys = []
     with pq.ParquetFile(shard) as file:
-        for batch in file.iter_batches(batch_size=rows_at_once):
-            columns = batch.schema.names
-            keys += [
-                key_of({column: batch.column(column)[row] for column in columns})
-                for row in range(batch.num_rows)
-            ]
-    cache.put(name, encode_row({"keys": " ".join(keys)}))
+        for batch in file.iter_batches(batch_size=rows_at_once, columns=wanted):
+            named = {column: batch.column(column) for column in batch.schema.names}
+            for at in range(batch.num_rows):
+                row = {column: values[at] for column, values in named.items()}
+                keys.append(PackedKey(key_of(row), str(row["subject_id"].as_py())))
+    cache.put(name, encode_row({"keys": json.dumps(keys)}), {key.subject_id for key in keys})
     return keys
+
+
+def read_rows(
+    places: Sequence[tuple[Path, int]], *, rows_at_once: int, columns: Sequence[str] | None = None
+) -> Iterator[Mapping[str, Any]]:
+    """Rows of packed files as Arrow scalars by column.
+
+    Args:
+        places: Files and positions in them, in ascending order.
+        rows_at_once: How many rows are in memory together.
+        columns: Those to read; None reads all.
+    """
+    import pyarrow.parquet as pq
+
+    for shard, group in itertools.groupby(places, key=lambda place: place[0]):
+        positions = {position for _, position in group}
+        first = 0
+        with pq.ParquetFile(shard) as file:
+            for batch in file.iter_batches(batch_size=rows_at_once, columns=columns):
+                for inner in range(batch.num_rows):
+                    if first + inner in positions:
+                        yield {name: batch.column(name)[inner] for name in batch.schema.names}
+                first += batch.num_rows
+                if first > max(positions):
+                    break
 
 
 def collect(work: Path = WORK, *, max_age_days: float) -> list[Path]:
@@ -368,14 +542,52 @@ def collect(work: Path = WORK, *, max_age_days: float) -> list[Path]:
         The folders removed.
     """
     oldest = time.time() - 86400 * max_age_days
-    gone = sorted(
-        folder
-        for folder in {segment.parent for segment in work.glob("*/*/*.rows")}
-        if folder.stat().st_mtime < oldest
-    )
+    gone = [folder for folder in _caches(work) if folder.stat().st_mtime < oldest]
     for folder in gone:
         shutil.rmtree(folder, ignore_errors=True)
     return gone
+
+
+def purge(subjects: Collection[str], work: Path = WORK) -> int:
+    """Remove the rows of withdrawn subjects from every row cache, whatever code it belongs to.
+
+    Args:
+        subjects: Ids as the packed tables name them.
+        work: Folder of resumable state.
+
+    Returns:
+        The number of rows removed.
+    """
+    if not subjects:
+        return 0
+    return sum(RowCache(folder).forget_tagged(subjects) for folder in _caches(work))
+
+
+def _caches(work: Path) -> list[Path]:
+    """Folders of row caches, of any stage and fingerprint."""
+    return sorted({segment.parent for segment in work.glob("*/*/*.rows")})
+
+
+def _tag(name: str) -> bytes:
+    return hashlib.sha256(name.encode()).digest()[:TAG_BYTES]
+
+
+def _split(tags: bytes) -> set[bytes]:
+    return {tags[at : at + TAG_BYTES] for at in range(0, len(tags), TAG_BYTES)}
+
+
+def _digest(tags: bytes, row: bytes) -> bytes:
+    digest = hashlib.sha256(tags)
+    digest.update(row)
+    return digest.digest()
+
+
+def _bytes_of(values: Any) -> bytes:  # noqa: ANN401 - a pyarrow array of numbers without nulls
+    """Its numbers, byte by byte; pyarrow's own way through NumPy would import pandas."""
+    buffer, width = values.buffers()[1], values.type.bit_width // 8
+    if buffer is None:
+        return b""
+    return bytes(memoryview(buffer)[values.offset * width : (values.offset + len(values)) * width])
 
 
 def _is_numeric(kind: Any) -> bool:  # noqa: ANN401 - a pyarrow type
@@ -384,9 +596,21 @@ def _is_numeric(kind: Any) -> bool:  # noqa: ANN401 - a pyarrow type
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
 
 
-def _records(path: Path) -> list[tuple[str, tuple[int, int]]]:
-    """Key, offset and length of every whole record; a damaged tail is left out."""
-    found = []
+def _read(place: _Place, key: str) -> bytes | None:
+    """The row at a place; None where it is damaged, gone or another."""
+    try:
+        with place.path.open("rb") as file:
+            file.seek(place.at)
+            stored, _, digest, _ = HEAD.unpack(file.read(HEAD.size))
+            tags, row = file.read(len(place.tags)), file.read(place.length)
+    except (FileNotFoundError, struct.error):
+        return None
+    return row if stored.hex() == key and _digest(tags, row) == digest else None
+
+
+def _records(path: Path) -> tuple[dict[str, _Place], bool]:
+    """Every whole record by key, and whether the segment is undamaged; the rest is left out."""
+    found = {}
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -396,14 +620,16 @@ def _records(path: Path) -> list[tuple[str, tuple[int, int]]]:
                 head = file.read(HEAD.size)
                 whole = len(head) == HEAD.size
                 if whole:
-                    key, length, _ = HEAD.unpack(head)
-                    whole = at + HEAD.size + length <= size
+                    key, length, _, count = HEAD.unpack(head)
+                    end = at + HEAD.size + TAG_BYTES * count + length
+                    whole = end <= size
                 if whole:
-                    found.append((key.hex(), (at, length)))
-                    at += HEAD.size + length
-                    file.seek(at)
+                    tags = file.read(TAG_BYTES * count)
+                    found[key.hex()] = _Place(path, at, length, tags)
+                    file.seek(end)
+                    at = end
     except FileNotFoundError:  # another process has rewritten it
-        return []
+        return {}, True
     if not whole:
         logger.warning("%s is damaged; what it cannot give is computed again", path)
-    return found
+    return found, whole

@@ -10,7 +10,9 @@ import struct
 import zlib
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Literal
@@ -154,6 +156,15 @@ class Adapter(ABC):
             ValueError, OSError: It cannot be used; the message says why.
         """
 
+    def shared(self, root: Path, refs: Sequence[ItemRef]) -> str:
+        """What rows of several items depend on besides the files that ``read`` asks for.
+
+        Returns:
+            Any text that changes with it; empty where there is nothing.
+        """
+        del root, refs
+        return ""
+
     def validate(self, root: Path) -> list[Problem]:
         """Files and folders that ``root`` lacks, with what they are for and where to get them."""
         return missing(root, self.layout)
@@ -163,13 +174,32 @@ class Adapter(ABC):
         return f"{self.prefix}/{name}"
 
 
+_NOTED: ContextVar[list[str] | None] = ContextVar("noted", default=None)
+
+
+@contextmanager
+def noting_files() -> Iterator[list[str]]:
+    """Collect the relative names that :func:`inside` is asked for, refused ones too."""
+    names: list[str] = []
+    token = _NOTED.set(names)
+    try:
+        yield names
+    finally:
+        _NOTED.reset(token)
+
+
 def inside(root: Path, relative: str) -> Path:
     """The file of a reference, refused when it lies outside the data set's folder.
+
+    Every file that ``read`` opens goes through here, so that a row is known by what it came from.
 
     Raises:
         ItemError: The path is absolute, climbs out with ``..`` or through a symbolic link.
         FileNotFoundError: There is no such file.
     """
+    noted = _NOTED.get()
+    if noted is not None:
+        noted.append(relative)
     home = root.resolve()
     path = root / relative
     if Path(relative).is_absolute() or not path.resolve().is_relative_to(home):

@@ -12,7 +12,9 @@ positions alone; its polygons are those of any mesh of the set.
 
 import functools
 import re
-from pathlib import Path
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
 import numpy as np
@@ -123,6 +125,15 @@ class FaceWarehouse(Adapter):
             )
         return refs
 
+    def shared(self, root: Path, refs: Sequence[ItemRef]) -> str:
+        """The triangles that the blendshapes borrow, where there are any."""
+        if not any(PurePosixPath(ref.path).name == BLENDSHAPES for ref in refs):
+            return ""
+        try:
+            return sha256(np.ascontiguousarray(topology(root)).tobytes()).hexdigest()
+        except ItemError as error:
+            return str(error)
+
     def read(self, root: Path, ref: ItemRef) -> ImageRow | ScanRow:
         """Read a mesh (quads fanned into triangles), or a photograph with its own points."""
         path = inside(root, ref.path)
@@ -131,9 +142,8 @@ class FaceWarehouse(Adapter):
                 mesh = Mesh(read_blendshape(path, ref.attributes["blendshape"]), topology(root))
             else:
                 mesh = read_mesh(path)
-            landmarks = None
-            if (root / LANDMARK_VERTICES).is_file():
-                landmarks = mesh.vertices[_landmark_vertices(root, len(mesh.vertices))]
+            index = _landmark_vertices(root, len(mesh.vertices))
+            landmarks = None if index is None else mesh.vertices[index]
             return ScanRow(
                 vertices=mesh.vertices,
                 faces=mesh.faces,
@@ -209,13 +219,17 @@ def topology(root: Path) -> Int[np.ndarray, "f 3"]:
     )
 
 
-def _landmark_vertices(root: Path, vertices: int) -> Int[np.ndarray, "68"]:
-    """Read the 0-based indices of the 68 landmarks.
+def _landmark_vertices(root: Path, vertices: int) -> Int[np.ndarray, "68"] | None:
+    """Read the 0-based indices of the 68 landmarks; None where the user gives none.
 
     Raises:
         ItemError: Not 68 lines, or an index outside the mesh.
     """
-    rows = number_rows(inside(root, LANDMARK_VERTICES), columns=1)[:, 0].astype(np.int64) - 1
+    try:
+        path = inside(root, LANDMARK_VERTICES)
+    except FileNotFoundError:
+        return None
+    rows = number_rows(path, columns=1)[:, 0].astype(np.int64) - 1
     if len(rows) != 68:
         raise ItemError(f"{LANDMARK_VERTICES}: expected 68 lines, got {len(rows)}")
     if rows.min() < 0 or rows.max() >= vertices:

@@ -117,25 +117,21 @@ def checked(mesh: Mesh, path: Path, *, allow_point_cloud: bool = False) -> Mesh:
     return mesh
 
 
-def write_obj(
-    path: Path | str,
+def obj_bytes(
     vertices: Float[np.ndarray, "n 3"],
     faces: Int[np.ndarray, "f 3"],
     colors: UInt8[np.ndarray, "n 3"] | None = None,
     *,
     decimals: int = 6,
-) -> None:
-    """Write an OBJ atomically: ``v`` and ``f`` lines only, colours appended per vertex when given.
+) -> bytes:
+    """A mesh as an OBJ file: ``v`` and ``f`` lines only, colours appended per vertex when given.
 
     Args:
-        path: Destination; its folder is created.
         vertices: Positions, any unit.
         faces: 0-based vertex indices.
         colors: RGB, 0-255, written as 0-1.
         decimals: Digits after the point: 6 keeps a micrometre when the unit is the metre.
     """
-    from stages.artifacts import write_bytes
-
     number = f"%.{decimals}f"
     rows, line = np.asarray(vertices, dtype=np.float64), f"v {number} {number} {number}"
     if colors is not None:
@@ -144,7 +140,21 @@ def write_obj(
     triangles = np.asarray(faces, dtype=np.int64) + 1
     text = (line + "\n") * len(rows) % tuple(rows.ravel().tolist())
     text += "f %d %d %d\n" * len(triangles) % tuple(triangles.ravel().tolist())
-    write_bytes(Path(path), text.encode("ascii"))
+    return text.encode("ascii")
+
+
+def write_obj(
+    path: Path | str,
+    vertices: Float[np.ndarray, "n 3"],
+    faces: Int[np.ndarray, "f 3"],
+    colors: UInt8[np.ndarray, "n 3"] | None = None,
+    *,
+    decimals: int = 6,
+) -> None:
+    """Write :func:`obj_bytes` atomically; the folder of ``path`` is created."""
+    from stages.artifacts import write_bytes
+
+    write_bytes(Path(path), obj_bytes(vertices, faces, colors, decimals=decimals))
 
 
 def triangulate(

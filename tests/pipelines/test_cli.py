@@ -148,3 +148,24 @@ def test_a_submission_is_shown_with_what_is_missing_beside_each_score(
     assert main(["score", "feng2018", *folders, "--set", "statistic"]) == 2
     assert main(["score", "feng2018", *folders, "--set", "statistic=mode"]) == 2
     assert main(["score", "then", *folders]) == 2
+
+
+def test_clean_cache_removes_the_rows_of_withdrawn_subjects(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from stages.row_cache import RowCache
+
+    (tmp_path / "dvc.yaml").write_bytes((repository / "dvc.yaml").read_bytes())
+    text = (repository / "params.yaml").read_text()
+    withdrawn = text.replace("takedown: []", "takedown: [LYHM/00417]")
+    assert withdrawn != text
+    (tmp_path / "params.yaml").write_text(withdrawn)
+    cache = RowCache(tmp_path / ".work" / "pack" / "of other code")
+    cache.put("aa" * 32, b"withdrawn", ["LYHM/00417"])
+    cache.put("bb" * 32, b"stays", ["LYHM/00418"])
+    cache.flush()
+    monkeypatch.chdir(tmp_path)
+    assert main(["clean-cache"]) == 0
+    assert RowCache(cache.folder).get("aa" * 32) is None
+    assert RowCache(cache.folder).get("bb" * 32) == b"stays"
+    assert all(b"withdrawn" not in path.read_bytes() for path in cache.folder.iterdir())

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,7 +16,7 @@ from stages.contracts import schema, table_of
 from stages.datasets.meshes import read_mesh
 from stages.inference.types import Reconstruction
 from stages.params import BenchmarkSizes, ComputeParams, load
-from stages.reconstruct import reconstruct_job
+from stages.reconstruct import reconstruct_job, write_answer
 
 FACES = np.array([[0, 1, 2]])
 CLIPS = ("Indoor-Cooperative", "PTZ-Indoor")
@@ -139,22 +140,26 @@ def job(benchmark: str, *numbers: float, expression: bool = False) -> Job:
     return Job(benchmark, "a/b", "a/b", "X/a", "b", expression, photos)
 
 
+def made(wanted: Job, folder: Path) -> dict[str, Any]:
+    return write_answer(wanted, reconstruct_job(wanted, Copies), folder=folder)
+
+
 PNG = cv2.imencode(".png", np.zeros((2, 2, 3), np.uint8))[1].tobytes()
 
 
 def test_a_video_gives_the_mean_of_its_frames(tmp_path: Path) -> None:
-    row = reconstruct_job(job("florence", 1.0, 99.0, 4.0), load=Copies, folder=tmp_path)
+    row = made(job("florence", 1.0, 99.0, 4.0), tmp_path)
     assert (row["status"], row["photographs"]) == ("ok", 2)
     assert row["reason"] == "1 of 3 photographs left out: 99 shows too little"
     assert read_mesh(tmp_path / row["mesh"]).vertices == pytest.approx(2.5)
     assert np.load(tmp_path / row["landmarks"]) == pytest.approx(2.5)
-    lost = reconstruct_job(job("florence", 99.0, 99.0), load=Copies, folder=tmp_path)
+    lost = made(job("florence", 99.0, 99.0), tmp_path)
     assert (lost["status"], lost["reason"]) == ("failed", "99 shows too little")
     table_of([row, lost], "predictions")
 
 
 def test_expression_is_kept_where_the_benchmark_wants_it(tmp_path: Path) -> None:
-    row = reconstruct_job(job("facewarehouse", 3.0, expression=True), load=Copies, folder=tmp_path)
+    row = made(job("facewarehouse", 3.0, expression=True), tmp_path)
     assert row["mesh"] == "facewarehouse/a/b.obj"
     assert "landmarks" not in row  # those of the neutral face would lie beside it
     assert read_mesh(tmp_path / row["mesh"]).vertices == pytest.approx(3.5)
@@ -172,7 +177,7 @@ def test_the_stage_does_what_the_parameters_name(
     monkeypatch.setattr(reconstruct, "load_method", lambda *_: mean)
     compute = ComputeParams(workers=1, ray_threshold_s=1e9, object_store_mb=100)
     out = data / "predictions" / "mean"
-    reconstruct.run(section, compute, method="mean", data=data, out=out)
+    reconstruct.run(section, compute, method="mean", data=data, out=out, work=data / ".work")
     table = read_table(out / "rows.parquet")
     assert table.schema.equals(schema("predictions"), check_metadata=False)
     counts = read_json(out / "meta.json")["benchmarks"]
@@ -184,4 +189,4 @@ def test_the_stage_does_what_the_parameters_name(
     assert sorted(p.name for p in out.iterdir() if p.is_dir()) == ["bu3dfe", "florence", "now"]
     strict = section.model_copy(update={"max_failed_fraction": 0.4})
     with pytest.raises(ValueError, match=r"60% of now .* got 1 of 2: truncated"):
-        reconstruct.run(strict, compute, method="mean", data=data, out=out)
+        reconstruct.run(strict, compute, method="mean", data=data, out=out, work=data / ".work")

@@ -8,14 +8,6 @@ from stages import fingerprint
 from stages.fingerprint import hash_code, hash_input, module_closure
 
 
-@pytest.fixture(autouse=True)
-def fresh():
-    """Modules are read once per process; these tests change them."""
-    fingerprint._imports.cache_clear()
-    yield
-    fingerprint._imports.cache_clear()
-
-
 def grimp_closure(module: str) -> set[str]:
     """The same closure from grimp's graph, packages followed."""
     import grimp
@@ -99,6 +91,42 @@ def test_library_versions_count(project, monkeypatch) -> None:
     before = hash_code("stages.a")
     monkeypatch.setattr(fingerprint, "_version", lambda name: "9" if name == "numpy" else None)
     assert hash_code("stages.a") != before
+
+
+def test_versions_are_those_of_the_metadata() -> None:
+    import importlib.metadata
+
+    for name, distribution in {"numpy": "numpy", "cv2": "opencv-python", "yaml": "PyYAML"}.items():
+        assert fingerprint._version(name) == importlib.metadata.version(distribution)
+    assert fingerprint._version("no_such_library") is None
+
+
+class Kept(dict):
+    """A memory that counts what it was asked in vain."""
+
+    missed = 0
+
+    def get(self, key):
+        self.missed += key not in self
+        return super().get(key)
+
+    def put(self, key, row):
+        self[key] = row
+
+
+def test_what_files_import_is_remembered_by_their_content(project, monkeypatch) -> None:
+    memory = Kept()
+    plain = hash_code("stages.a")
+    fingerprint._READ.clear()
+    assert hash_code("stages.a", memory=memory) == plain
+    assert memory.missed == len(memory) > 0
+    fingerprint._READ.clear()
+    monkeypatch.setattr(fingerprint.ast, "parse", None)  # nothing is parsed again
+    assert hash_code("stages.a", memory=memory) == plain
+    monkeypatch.undo()
+    monkeypatch.setattr(fingerprint, "REPOSITORY", project)
+    (project / "models/b.py").write_text("import models.other\n")
+    assert "models.other" in module_closure(["stages.a"], memory=memory)
 
 
 def test_a_module_that_is_not_there_is_named(project) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from models.landmarks import MIRROR_68, canonical_box, relative_error
-from stages import landmark_providers
+from stages import landmark_providers, landmarks
 from stages.artifacts import read_json, read_table, write_json, write_table
 from stages.contracts import schema, table_of
 from stages.landmark_model import held_out, spread_over, training_rows
@@ -19,7 +19,7 @@ from stages.landmark_predictor import (
     _dissent,
     crop_face,
 )
-from stages.landmarks import run as locate
+from stages.landmarks import run as locate_stage
 from stages.params import (
     ComputeParams,
     FaceAlignmentParams,
@@ -56,6 +56,11 @@ PARAMS = LandmarksParams(
     seconds_per_item=0.05,
 )
 SIZE = 160
+
+
+def locate(p, compute, *, out, work=None, **inputs):
+    """The stage with rows kept beside its output, unless told otherwise."""
+    locate_stage(p, compute, out=out, work=work or out.parent / f"work-{out.name}", **inputs)
 
 
 def mean_face():
@@ -325,6 +330,44 @@ def test_every_photograph_becomes_a_row(photographs, model, tmp_path):
     locate(PARAMS, COMPUTE, packed=photographs, landmark_model=model, out=tmp_path / "again")
     again = (tmp_path / "again" / "landmarks.parquet").read_bytes()
     assert again == (out / "landmarks.parquet").read_bytes()
+
+
+def test_only_new_photographs_are_looked_at(photographs, model, tmp_path, monkeypatch):
+    looked = []
+    once = landmarks.locate
+
+    def counted(row, provider):
+        looked.append(row["item_id"])
+        return once(row, provider)
+
+    monkeypatch.setattr(landmarks, "locate", counted)
+    rows = read_table(next(photographs.glob("images-*.parquet"))).to_pylist()
+    extra = packed_row(71, box_px=face_box(71), subject_id="300W_LP/other")
+
+    def again(name, content, parameters=PARAMS):
+        (tmp_path / name).mkdir()
+        packed = pack(tmp_path / name, content)
+        looked.clear()
+        inputs = {"packed": packed, "landmark_model": model, "dataset": "one"}
+        locate(parameters, COMPUTE, out=tmp_path / f"{name}-a", work=tmp_path / "work", **inputs)
+        found = [item[-3:] for item in looked]
+        locate(parameters, COMPUTE, out=tmp_path / f"{name}-b", **inputs)
+        for file in ("landmarks.parquet", "metrics.json"):
+            kept, fresh = (tmp_path / f"{name}-{way}" / file for way in "ab")
+            assert kept.read_bytes() == fresh.read_bytes()
+        return found
+
+    assert len(again("first", rows)) == len(rows) == 7
+    assert again("more", [*rows, extra]) == ["071"]
+    assert again("less", rows) == []
+    described = [rows[0] | {"attributes": '{"another": "note"}'}, *rows[1:]]
+    assert again("described", described) == []  # no column that the stage reads
+    moved = [*rows[:1], packed_row(61, box_px=face_box(60)), *rows[2:]]
+    assert again("moved", moved) == ["061"]
+    strict = PARAMS.model_copy(update={"max_failed_fraction": 0.9})
+    assert again("strict", moved, strict) == []
+    small = PARAMS.model_copy(update={"detector_max_px": 300})
+    assert len(again("small", moved, small)) == 7
 
 
 def test_points_from_files_are_said_to_be(photographs, tmp_path):

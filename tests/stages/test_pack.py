@@ -25,7 +25,8 @@ PARAMS = PackParams(
 def pack(dataset: str, raw: Path, out: Path, **changed: Any) -> Path:
     arguments: dict[str, Any] = {"p": PARAMS, "compute": COMPUTE, **changed}
     p = arguments.pop("p")
-    run(p, dataset=dataset, raw=raw, out=out, **arguments)
+    work = arguments.pop("work", out.parent / f"work-{out.name}")
+    run(p, dataset=dataset, raw=raw, out=out, work=work, **arguments)
     return out
 
 
@@ -177,7 +178,7 @@ def test_too_many_failures_stop_the_stage_and_keep_the_old_output(tmp_path: Path
     with pytest.raises(PackError, match="5 of 21 items are unreadable.*max_failed_fraction 0.1"):
         pack("lyhm", raw, out, p=strict)
     assert digest(out) == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "raw"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "raw", "work-out"]
 
 
 def test_missing_folder_and_nothing_left(tmp_path: Path) -> None:

@@ -9,10 +9,11 @@ from safetensors.numpy import save_file
 from models.morphable import LinearModel
 from models.rendering.pncc import PnccRenderer, Sample, project_300w_lp
 from models.rendering.pncc_codec import STEP_MM
+from stages import render, row_cache
 from stages.artifacts import write_json, write_table
 from stages.contracts import schema, table_of
 from stages.params import ComputeParams, RenderParams
-from stages.render import run
+from stages.render import run as run_stage
 from stages.render_sample import load_sample_model, render_sample_files
 from stages.rendered import RenderedSet
 
@@ -26,6 +27,11 @@ PARAMS = RenderParams(
     previews=2,
     preview_px=64,
 )
+
+
+def run(p, compute, *, out, work=None, **inputs):
+    """The stage with records kept beside its output, unless told otherwise."""
+    run_stage(p, compute, out=out, work=work or out.parent / f"work-{out.name}", **inputs)
 
 
 def face_arrays(side=20, modes=6, expressions=4):
@@ -162,6 +168,37 @@ def test_one_more_subject_changes_only_its_shard(rendered, tmp_path, model, rows
     for row in rows:
         old = RenderedSet.open(rendered).maps(row["item_id"])
         np.testing.assert_array_equal(stored.maps(row["item_id"]).pncc_mm, old.pncc_mm)
+
+
+def test_only_what_is_new_is_drawn(tmp_path, model, rows, monkeypatch):
+    drawn = []
+    draw = render._draw
+
+    def counted(packed, folder):
+        drawn.extend(row["item_id"] for row in packed)
+        return draw(packed, folder)
+
+    monkeypatch.setattr(render, "_draw", counted)
+    work = tmp_path / "work"
+
+    def again(name, items):
+        packed = pack(tmp_path / name / "packed", items)
+        drawn.clear()
+        run(PARAMS, COMPUTE, packed=packed, model=model, out=tmp_path / name / "a", work=work)
+        found = list(drawn)
+        run(PARAMS, COMPUTE, packed=packed, model=model, out=tmp_path / name / "b")
+        assert contents(tmp_path / name / "a") == contents(tmp_path / name / "b")
+        return found
+
+    assert len(again("first", [*rows, packed_row(31, pose_para=None)])) == 8
+    extra = packed_row(20, subject_id="300W_LP/other")
+    assert again("one more", [*rows, extra, packed_row(31, pose_para=None)]) == ["AFW/face_20"]
+    assert again("one less", rows) == []
+    changed = packed_row(0, exp_para=np.ones(4))
+    assert again("another", [changed, *rows[1:]]) == ["AFW/face_00"]
+    kept = b"".join(path.read_bytes() for path in work.glob("render/*/*.rows"))
+    assert kept
+    assert row_cache.purge(["300W_LP/face_3"], work) == 1
 
 
 def test_failures_are_rows_and_the_rest_is_unharmed(tmp_path, model, rows):

@@ -20,7 +20,16 @@ from hypothesis import strategies as st
 from stages import fingerprint, row_cache
 from stages.artifacts import write_table
 from stages.params import ComputeParams
-from stages.row_cache import RowCache, cached_map, decode_row, encode_row, key_of, keys_of_shard
+from stages.row_cache import (
+    RowCache,
+    cached_each,
+    cached_map,
+    decode_row,
+    encode_row,
+    key_of,
+    keys_of_shard,
+    read_rows,
+)
 
 LOCAL = ComputeParams(workers=1, ray_threshold_s=1e9, object_store_mb=100)
 CALLS: list[str] = []
@@ -44,6 +53,7 @@ def ask(items: Sequence[str], folder: Path, compute: ComputeParams = LOCAL) -> l
         squares,
         items,
         keys=[digest(item) for item in items],
+        subjects=[[item] for item in items],
         cache=RowCache(folder),
         compute=compute,
         seconds_per_item=1,
@@ -181,6 +191,7 @@ def test_withdrawn_rows_leave_nothing_behind(tmp_path) -> None:
         squares,
         left,
         keys=[digest(item) for item in left],
+        subjects=[[item] for item in left],
         cache=cache,
         compute=LOCAL,
         seconds_per_item=1,
@@ -195,6 +206,86 @@ def test_withdrawn_rows_leave_nothing_behind(tmp_path) -> None:
     assert CALLS == []
     assert RowCache(tmp_path).forget_unused() == 4
     assert list(tmp_path.iterdir()) == []
+
+
+def test_subjects_are_found_and_forgotten_under_any_code(tmp_path) -> None:
+    """Also rows of several subjects, in pending rows, and segments of an older form."""
+    for stage, fingerprint_ in (("pack", "a"), ("pack", "b"), ("render", "c")):
+        cache = RowCache(tmp_path / stage / fingerprint_)
+        cache.put(digest("1"), b"of ann", ["A/ann"])
+        cache.put(digest("2"), b"of both", ["A/bob", "A/ann"])
+        cache.put(digest("3"), b"of bob", ["A/bob"])
+        assert cache.find("A/ann") == sorted([digest("1"), digest("2")])
+        cache.flush()
+        assert cache.find("A/ann") == sorted([digest("1"), digest("2")])
+        assert RowCache(cache.folder).find("A/bob") == sorted([digest("2"), digest("3")])
+    old = tmp_path / "pack" / "a" / "old.rows"
+    old.write_bytes(b"FLROWS01 of ann")
+    assert row_cache.purge([], tmp_path) == 0
+    assert old.exists()
+    assert row_cache.purge(["A/ann", "A/nobody"], tmp_path) == 6
+    assert not old.exists()
+    files = list(tmp_path.rglob("*.rows"))
+    assert len(files) == 3
+    assert all(b"ann" not in path.read_bytes() for path in files)
+    cache = RowCache(tmp_path / "render" / "c")
+    assert cache.get(digest("3")) == b"of bob"
+    assert cache.get(digest("1")) is None
+    assert cache.find("A/ann") == []
+
+
+def test_what_is_only_looked_at_is_not_used(tmp_path) -> None:
+    cache = RowCache(tmp_path)
+    cache.put(digest("a"), b"1")
+    cache.put(digest("b"), b"2")
+    cache.flush()
+    cache = RowCache(tmp_path)
+    assert cache.peek(digest("a")) == b"1"
+    cache.use([digest("b")])
+    assert cache.forget_unused() == 1
+    assert cache.peek(digest("a")) is None
+    assert cache.peek(digest("b")) == b"2"
+
+
+def test_tags_are_part_of_what_is_verified(tmp_path, caplog) -> None:
+    cache = RowCache(tmp_path)
+    cache.put(digest("a"), b"1", ["subject"])
+    cache.flush()
+    (segment,) = tmp_path.iterdir()
+    data = bytearray(segment.read_bytes())
+    data[8 + row_cache.HEAD.size] ^= 1
+    segment.write_bytes(data)
+    assert RowCache(tmp_path).get(digest("a")) is None
+    assert "damaged" in caplog.text
+
+
+def finished(item: str, row: dict) -> tuple[str, bytes]:
+    return item, row["values"].tobytes()
+
+
+def test_rows_are_handed_on_item_by_item(tmp_path) -> None:
+    """Known or computed, and to every item of equal content."""
+
+    def each(items: list[str]) -> list[tuple[str, bytes]]:
+        return cached_each(
+            squares,
+            items,
+            finished,
+            keys=[digest(item.lower()) for item in items],
+            subjects=[[item] for item in items],
+            cache=RowCache(tmp_path),
+            compute=LOCAL,
+            seconds_per_item=1,
+            label="test",
+        )
+
+    first = each(["a", "A", "b"])
+    assert [name for name, _ in first] == ["a", "A", "b"]
+    assert first[0][1] == first[1][1] != first[2][1]
+    CALLS.clear()
+    assert each(["c", "B", "a", "A"])[1:] == [("B", first[2][1]), *first[:2]]
+    assert CALLS == ["c"]
+    assert RowCache(tmp_path).find("A") == [digest("a")]
 
 
 def test_many_small_segments_become_few(tmp_path) -> None:
@@ -217,13 +308,14 @@ def test_one_key_per_item_and_one_row(tmp_path) -> None:
             function,
             ["a", "b"],
             keys=keys,
+            subjects=[["a"], ["b"]],
             cache=RowCache(tmp_path),
             compute=LOCAL,
             seconds_per_item=1,
             label="test",
         )
 
-    with pytest.raises(ValueError, match="a key per item, got 1 keys of 2 items"):
+    with pytest.raises(ValueError, match="a key and subjects per item, got 1 keys and 2 lists"):
         call(squares, [digest("a")])
     with pytest.raises(ValueError, match="shorter"):
         call(lambda items: iter([{"x": 1}]), [digest("a"), digest("b")])
@@ -244,7 +336,8 @@ def function(items):
         yield row
 items = [f"i{{k}}" for k in range({start}, {stop})]
 row_cache.cached_map(function, items, keys=[t.digest(i) for i in items],
-    cache=row_cache.RowCache(Path({folder!r})), compute=t.LOCAL, seconds_per_item=1, label="w")
+    subjects=[[i] for i in items], cache=row_cache.RowCache(Path({folder!r})), compute=t.LOCAL,
+    seconds_per_item=1, label="w")
 """
 
 
@@ -306,12 +399,20 @@ def scalars(row: dict, kinds: dict) -> dict:
 
 KINDS = {
     "item_id": pa.string(),
+    "subject_id": pa.string(),
     "vertices": pa.list_(pa.float32()),
     "image": pa.binary(),
     "capped": pa.bool_(),
     "texts": pa.list_(pa.string()),
 }
-BASE = {"item_id": "a", "vertices": [1.0, 2.0], "image": b"x", "capped": True, "texts": ["a", "b"]}
+BASE = {
+    "item_id": "a",
+    "subject_id": "p",
+    "vertices": [1.0, 2.0],
+    "image": b"x",
+    "capped": True,
+    "texts": ["a", "b"],
+}
 
 
 @pytest.mark.parametrize(
@@ -338,17 +439,38 @@ def test_the_key_knows_types_and_names_but_not_the_place(tmp_path) -> None:
     assert key_of(scalars(BASE, KINDS | {"vertices": pa.list_(pa.float64())})) != key
     renamed = {("id" if k == "item_id" else k): v for k, v in BASE.items()}
     assert key_of(scalars(renamed, KINDS | {"id": pa.string()})) != key
-    other = {"item_id": "z", "vertices": [9.0], "image": b"", "capped": None, "texts": []}
+    other = {"item_id": "z", "subject_id": "q", "vertices": [9.0], "image": b"", "texts": []}
+    other["capped"] = None
     table = pa.table({n: pa.array([other[n], BASE[n], other[n]], KINDS[n]) for n in BASE})
     write_table(table, tmp_path / "a.parquet")
     write_table(table.slice(1), tmp_path / "b.parquet")
     cache = RowCache(tmp_path / "cache")
-    assert keys_of_shard(tmp_path / "a.parquet", cache, rows_at_once=2)[1] == key
-    assert keys_of_shard(tmp_path / "b.parquet", cache, rows_at_once=2)[0] == key
+    assert keys_of_shard(tmp_path / "a.parquet", cache, rows_at_once=2)[1] == (key, "p")
+    assert keys_of_shard(tmp_path / "b.parquet", cache, rows_at_once=2)[0] == (key, "p")
     cache.flush()
     again = keys_of_shard(tmp_path / "a.parquet", RowCache(tmp_path / "cache"), rows_at_once=1)
-    assert again[1] == key
+    assert again[1].key == key
     assert len(again) == 3
+
+
+def test_columns_can_be_chosen_and_rows_read_by_place(tmp_path) -> None:
+    rows = [BASE | {"item_id": f"i{k}", "subject_id": f"s{k}"} for k in range(5)]
+    table = pa.table({n: pa.array([row[n] for row in rows], KINDS[n]) for n in BASE})
+    shard = tmp_path / "a.parquet"
+    write_table(table, shard)
+    cache = RowCache(tmp_path / "cache")
+    some = keys_of_shard(shard, cache, rows_at_once=2, columns=["subject_id", "item_id"])
+    assert some != keys_of_shard(shard, cache, rows_at_once=2)
+    assert some == keys_of_shard(shard, cache, rows_at_once=5, columns=["item_id", "subject_id"])
+    kinds = {name: KINDS[name] for name in ("item_id", "subject_id")}
+    plain = {"item_id": "i3", "subject_id": "s3"}
+    assert some[3] == (key_of(scalars(plain, kinds)), "s3")
+    assert cache.find("s3") == cache.find("s0") != []
+    found = read_rows([(shard, 1), (shard, 4)], rows_at_once=2, columns=["item_id"])
+    assert [{n: v.as_py() for n, v in row.items()} for row in found] == [
+        {"item_id": "i1"},
+        {"item_id": "i4"},
+    ]
 
 
 @pytest.fixture
@@ -357,9 +479,7 @@ def checkout(repository, tmp_path, monkeypatch) -> Path:
     for name in ("models", "stages"):
         shutil.copytree(repository / name, tmp_path / name, ignore=shutil.ignore_patterns("*.pyc"))
     monkeypatch.setattr(fingerprint, "REPOSITORY", tmp_path)
-    fingerprint._imports.cache_clear()
-    yield tmp_path
-    fingerprint._imports.cache_clear()
+    return tmp_path
 
 
 def test_code_parameters_and_inputs_decide_the_folder(checkout, monkeypatch) -> None:
@@ -367,7 +487,6 @@ def test_code_parameters_and_inputs_decide_the_folder(checkout, monkeypatch) -> 
     (checkout / "model/model.safetensors").write_bytes(b"1")
 
     def folder(section=None, stage="register") -> Path:
-        fingerprint._imports.cache_clear()
         inputs = {"model": checkout / "model"}
         return RowCache.of(stage, section=section or {"a": 1}, inputs=inputs, work=checkout).folder
 

@@ -100,7 +100,7 @@ class TestFrgc:
             shards=1, max_failed_fraction=1.0, seconds_per_image=0.0, seconds_per_scan=0.0
         )
         with pytest.raises(FileNotFoundError, match=r"neutral_frames\.csv line 2"):
-            pack(p, dataset="frgc", raw=root, out=tmp_path / "out", compute=compute)
+            pack(p, dataset="frgc", raw=root, out=tmp_path / "out", compute=compute, work=tmp_path)
 
 
 class TestBu3dfe:

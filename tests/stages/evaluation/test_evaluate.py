@@ -26,7 +26,7 @@ def inputs(tmp_path_factory, kit):
     return folder
 
 
-def run(folder, out, section=SECTION):
+def run(folder, out, section=SECTION, work=None):
     evaluate.run(
         section,
         COMPUTE,
@@ -34,6 +34,7 @@ def run(folder, out, section=SECTION):
         predictions=folder / "predictions",
         now=folder / "now",
         out=out,
+        work=work or out.parent / f"work-{out.name}",
     )
 
 
@@ -77,6 +78,46 @@ def test_a_rerun_gives_the_same_bytes(inputs, scored, tmp_path):
     run(inputs, tmp_path / "again")
     for name in ("distances.parquet", "metrics.json", "curves.json"):
         assert (tmp_path / "again" / name).read_bytes() == (scored / name).read_bytes()
+
+
+def test_only_new_predictions_and_scans_are_measured(tmp_path, kit, monkeypatch):
+    measured = []
+    once = evaluate.score_entry
+
+    def counted(entry, *arguments):
+        measured.append(entry.item_id)
+        return once(entry, *arguments)
+
+    monkeypatch.setattr(evaluate, "score_entry", counted)
+    section = SECTION.model_copy(update={"protocols": ("now-metric",)})
+
+    def again():
+        measured.clear()
+        run(tmp_path, tmp_path / "kept", section, work=tmp_path / "work")
+        found = list(measured)
+        run(tmp_path, tmp_path / "fresh", section, work=tmp_path / f"work-{len(measured)}")
+        for name in ("distances.parquet", "metrics.json", "curves.json"):
+            kept, fresh = (tmp_path / way / name for way in ("kept", "fresh"))
+            assert kept.read_bytes() == fresh.read_bytes()
+        return found
+
+    kit.write_packed_now(tmp_path / "now")
+    kit.write_predictions(tmp_path / "predictions")
+    items = kit.images()
+    assert again() == items
+    assert again() == []
+    kit.submit(tmp_path / "predictions" / "now", items[1], 2.0)
+    assert again() == [items[1]]
+    subject = items[0].split("/")[0]
+    (shard,) = [
+        path
+        for path in (tmp_path / "now").glob("scans-*.parquet")
+        if read_table(path)["subject_id"][0].as_py() == f"NOW/{subject}"
+    ]
+    (row,) = read_table(shard).to_pylist()
+    row["vertices"][0] += 0.25
+    write_table(table_of([row], "scans"), shard)
+    assert again() == [item for item in items if item.split("/")[0] == subject]
 
 
 def test_a_broken_prediction_is_a_row_and_spares_the_rest(tmp_path, kit):

@@ -111,6 +111,7 @@ def data(tmp_path_factory, kit):
             predictions=folder / "predictions" / method,
             now=folder / "packed" / "now",
             out=folder / "evaluation" / method,
+            work=folder / "work",
         )
         write_json(LIKENESS, folder / "evaluation" / method / "likeness.json")
     rows = [registrations("ok", 0.1), registrations("ok", 0.3), registrations("rejected", 9.0)]

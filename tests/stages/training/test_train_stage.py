@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -283,7 +284,7 @@ def test_reconstructs_every_photograph_or_says_why_not(
         trained(method, data / "checkpoints" / method)
     out = data / "predictions" / method
     reconstruct.load_method.cache_clear()
-    reconstruct.run(section, compute, method=method, data=data, out=out)
+    reconstruct.run(section, compute, method=method, data=data, out=out, work=data / "work")
     rows = {row["item_id"]: row for row in read_table(out / "rows.parquet").to_pylist()}
     assert list(rows) == sorted(rows)
     assert rows["S1/selfie/IMG_9"]["reason"] == "truncated"
@@ -307,14 +308,54 @@ def test_reconstructs_every_photograph_or_says_why_not(
     assert np.ptp(mesh.vertices, axis=0).max() > 10  # millimetres, not metres
 
 
+def test_only_new_photographs_are_reconstructed(
+    data: Path,
+    section: ReconstructParams,
+    compute: ComputeParams,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The mean head needs no photograph: one answer per person serves all of theirs."""
+    done: list[str] = []
+    once = reconstruct._answer
+    monkeypatch.setattr(
+        reconstruct, "_answer", lambda job, load: (done.append(job.subject_id), once(job, load))[1]
+    )
+    shard = data / "packed/now/images-00000.parquet"
+    table = read_table(shard)
+    lenient = section.model_copy(update={"max_failed_fraction": 1.0})
+
+    def again(rows: Any) -> list[str]:
+        write_table(rows, shard)
+        outs, answered = [], []
+        for work in ("work", f"scratch-{rows.num_rows}"):
+            done.clear()
+            out = tmp_path / "out"
+            arguments = {"method": "mean", "data": data, "out": out, "work": tmp_path / work}
+            reconstruct.run(lenient, compute, **arguments)
+            answered.append(list(done))
+            files = sorted(path for path in out.rglob("*") if path.is_file())
+            outs.append({path.relative_to(out): path.read_bytes() for path in files})
+        assert outs[0] == outs[1]
+        return answered[0]
+
+    less = table.filter([name.as_py() == "NOW/S1" for name in table["subject_id"]])
+    assert set(again(less)) == {"NOW/S1"}
+    others = set(table["subject_id"].to_pylist()) - {"NOW/S1"}
+    assert set(again(table)) == others > {"NOW/S2"}
+    assert again(less) == []
+
+
 def test_too_many_failures_stop_the_stage(
     data: Path, section: ReconstructParams, compute: ComputeParams
 ) -> None:
     strict = section.model_copy(update={"max_failed_fraction": 0.1})
     with pytest.raises(ValueError, match="got 3 of 4: truncated"):
-        reconstruct.run(strict, compute, method="mean", data=data, out=data / "out")
+        reconstruct.run(strict, compute, method="mean", data=data, out=data / "out", work=data)
     with pytest.raises(FileNotFoundError, match="run train@mica"):
-        reconstruct.run(section, compute, method="mica", data=data / "no", out=data / "out")
+        reconstruct.run(
+            section, compute, method="mica", data=data / "no", out=data / "out", work=data
+        )
     assert not (data / "out").exists()
 
 
