@@ -37,6 +37,7 @@ from stages.datasets.flame_files import (
     model_file,
     read_embedding,
     read_masks,
+    read_static_embedding,
 )
 from stages.datasets.models import MODEL_SOURCES, is_synthetic
 from stages.datasets.morphable_files import (
