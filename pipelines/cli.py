@@ -249,7 +249,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _register(options: argparse.Namespace) -> int:
-    from stages.register import register_scan_files
+    from stages.register_file import register_scan_files
 
     finder = options.landmark_model
     built = Path("data/landmark_model")

@@ -30,12 +30,14 @@ from stages.artifacts import (
 from stages.datasets.flame_files import (
     DYNAMIC_NAME,
     EMBEDDING_NAME,
+    FITTING_NAME,
     MASK_NAME,
     STATIC_NAME,
     load_flame,
     model_file,
     read_embedding,
     read_masks,
+    read_static_embedding,
 )
 from stages.datasets.models import MODEL_SOURCES, is_synthetic
 from stages.datasets.morphable_files import (
@@ -97,6 +99,14 @@ def _convert_flame(raw: Path, out: Path) -> list[Path]:
         sources = [source, raw / EMBEDDING_NAME]
     else:
         sources = [source, raw / STATIC_NAME, raw / DYNAMIC_NAME]
+    other = raw / FITTING_NAME
+    if other.is_file():
+        ids, weights = read_static_embedding(other)
+        if ids.min() < 0 or ids.max() >= faces:
+            raise ValueError(f"{other}: the embedding refers beyond {faces} triangles")
+        edition = {"static_faces": ids, "static_bary": weights}
+        write_bytes(out / "embedding-flame-fitting.npz", npz_bytes(edition))
+        sources.append(other)
     masks = read_masks(raw / MASK_NAME)
     for name, ids in masks.items():
         if len(ids) and (ids.min() < 0 or ids.max() >= vertices):

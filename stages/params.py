@@ -203,6 +203,8 @@ class ScanFitParams(Section):
     tangential: float = Field(ge=0, le=1, description="weight across the normal")
     pull: float = Field(ge=0, description="weight of staying at the parametric fit")
     scalp_weight: float = Field(ge=0, le=1, description="data weight of hair")
+    lip_gap_mm: float = Field(gt=0, description="lips this far apart count as open, mm")
+    lip_weight: float = Field(ge=0, description="of closed lips staying together; 0: do not")
 
 
 class FitPreset(Section):
@@ -289,9 +291,21 @@ class ViewsParams(Section):
     icp_steps: int = Field(ge=1, description="Gauss-Newton steps on lifted landmarks and surface")
 
 
+LandmarkOrder = Literal["ibug68", "ibug51", "now7", "none"]
+LandmarkEdition = Literal["mica", "flame-fitting"]
+
+
+class ScanLandmarksParams(Section):
+    """What the landmarks of one data set's scans mean."""
+
+    order: LandmarkOrder = Field(description="numbering of the points; none: it has no points")
+    edition: LandmarkEdition = Field(description="whose embedding puts the points on FLAME")
+
+
 class RegisterParams(Section):
     """Registration of head scans to FLAME."""
 
+    landmarks: dict[str, ScanLandmarksParams] = Field(description="by data set")
     preset: str = Field(description="entry of presets that the stage uses")
     cleaning: CleaningParams
     fit: ScanFitParams

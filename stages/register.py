@@ -10,7 +10,6 @@ import argparse
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from models.geometry.cleaning import Cleaned, clean_scan
-from models.geometry.quality import QualityModel
-from models.geometry.registration import Registration, RegistrationError, Scan
-from models.geometry.registration import register as fit_scan
-from models.geometry.settings import CleaningSettings, FitSettings, QualityLimits
+from models.geometry.registration import RegistrationError, Scan
 from models.geometry.template import RegistrationModel
 from stages import params
 from stages.artifacts import (
@@ -33,7 +28,7 @@ from stages.artifacts import (
     write_table,
 )
 from stages.contracts import table_of
-from stages.landmark_files import COUNTS, read_scan_landmarks
+from stages.datasets.flame_files import edition_path, read_static_embedding
 from stages.process import begin
 from stages.registration_pictures import (
     draw_pages,
@@ -44,8 +39,14 @@ from stages.registration_pictures import (
     wanted_pictures,
 )
 from stages.row_cache import WORK, RowCache, cached_map, keys_of_shard, read_rows
-from stages.scan_landmarks import ScanLandmarker, guessed_unit, landmarker_of
-from stages.unmarked import register_unmarked
+from stages.scan_landmarks import ScanLandmarker, landmarker_of
+from stages.scan_registration import (
+    MEASURES,
+    cleaned_scan,
+    fit_cleaned,
+    of_input,
+    result_columns,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -53,103 +54,8 @@ SECONDS_PER_SCAN = 0.5
 SECONDS_PER_PICTURE = 0.3
 SCANS_AT_ONCE = 4
 SHOWN_ONLY = {"max_failed_fraction", "qa_pictures", "qa_size_px", "qa_heat_max_mm", "qa_cell_px"}
+LANDMARKS_IN = {"ibug68": 68, "ibug51": 51, "now7": 7}
 SHOWN_ONLY |= {"qa_worst", "qa_rejected"}  # parameters that change no row
-
-
-def register(
-    scan: Scan,
-    landmarks: Float[np.ndarray, "l 3"] | None,
-    section: params.RegisterParams,
-    model: RegistrationModel,
-    *,
-    preset: str | None = None,
-) -> Registration:
-    """Clean one scan and fit FLAME to it with the pipeline's parameters.
-
-    Args:
-        scan: The scan in its own unit; a point cloud without faces is meshed.
-        landmarks: In the scan's frame: 68, 51 or 7 points; None places the scan by its shape
-            where the parameters allow it.
-        section: Schedule, presets and limits.
-        model: The prepared model.
-        preset: Entry of ``section.presets``; None takes the section's own choice.
-
-    Returns:
-        The registration; its residuals are those of the scan's own vertices, NaN where cleaning
-        dropped one.
-
-    Raises:
-        RegistrationError: The input cannot be registered at all.
-        ValueError: There is no such preset.
-    """
-    cleaned = cleaned_scan(scan, section)
-    result = _fitted(_mended(scan, cleaned), landmarks, section, model=model, preset=preset)
-    return replace(result, residuals_mm=_of_input(result, cleaned, len(scan.vertices)))
-
-
-def cleaned_scan(scan: Scan, section: params.RegisterParams) -> Cleaned:
-    """The scan's mesh, mended, with a report of what was wrong."""
-    return clean_scan(scan.vertices, scan.faces, CleaningSettings(**section.cleaning.model_dump()))
-
-
-def _mended(scan: Scan, cleaned: Cleaned) -> Scan:
-    """The scan with its cleaned mesh."""
-    return replace(scan, vertices=cleaned.vertices, faces=cleaned.faces)
-
-
-def _of_input(result: Registration, cleaned: Cleaned, count: int) -> Float[np.ndarray, " n"]:
-    """Residuals by the input's vertices."""
-    residuals = np.full(count, np.nan)
-    residuals[cleaned.kept] = result.residuals_mm
-    return residuals
-
-
-def _fitted(
-    scan: Scan,
-    landmarks: Float[np.ndarray, "l 3"] | None,
-    section: params.RegisterParams,
-    *,
-    model: RegistrationModel,
-    preset: str | None,
-) -> Registration:
-    """Fit FLAME to a cleaned scan."""
-    name = section.preset if preset is None else preset
-    if name not in section.presets:
-        raise ValueError(f"expected a preset among {sorted(section.presets)}, got {name!r}")
-    if landmarks is None and not section.without_landmarks:
-        raise RegistrationError("the scan has no landmarks; give 68, 51 or 7 to register it")
-    settings = FitSettings(**section.fit.model_dump(), **section.presets[name].model_dump())
-    return fit_scan(
-        scan,
-        landmarks,
-        model,
-        settings,
-        QualityLimits(**section.limits.model_dump()),
-        QualityModel(**section.quality.model_dump(exclude={"provenance"})),
-    )
-
-
-def _placed(
-    scan: Scan,
-    cleaned: Cleaned,
-    landmarks: Float[np.ndarray, "l 3"] | None,
-    colors: UInt8[np.ndarray, "n 3"] | None,
-    section: params.RegisterParams,
-    *,
-    model: RegistrationModel,
-    landmarker: ScanLandmarker | None,
-    preset: str | None,
-) -> tuple[Registration, str]:
-    """Fit FLAME to a cleaned scan, with landmarks or without, and where landmarks came from.
-
-    Residuals are those of the cleaned vertices.
-    """
-    mended = _mended(scan, cleaned)
-    if landmarks is not None:
-        return _fitted(mended, landmarks, section, model=model, preset=preset), "file"
-    kept = None if colors is None else colors[cleaned.kept]
-    fit = partial(_fitted, mended, model=model, preset=preset)
-    return register_unmarked(mended, kept, section, model, landmarker, fit)
 
 
 def run(
@@ -183,7 +89,10 @@ def run(
     shards = sorted(packed.glob("scans-*.parquet"))
     if not shards:
         raise FileNotFoundError(f"expected {packed}/scans-*.parquet; run its pack stage first")
-    deciding = section.model_dump(mode="json", exclude=SHOWN_ONLY) | {"dataset": packed.name}
+    points = landmarks_of(packed.name, section)
+    edition_path(model, points.edition)  # missing: say so before any work
+    deciding = section.model_dump(mode="json", exclude=SHOWN_ONLY | {"landmarks"})
+    deciding |= {"dataset": packed.name, "points": points.model_dump(mode="json")}
     inputs = {"model": model}
     if landmark_model is not None and landmarks is not None:
         inputs["landmark_model"] = landmark_model
@@ -199,6 +108,7 @@ def run(
         partial(
             register_rows,
             model=model,
+            points=points,
             section=section,
             landmark_model=landmark_model,
             landmarks=landmarks,
@@ -215,7 +125,7 @@ def run(
     wanted = wanted_pictures(found, section)
     picture_keys = [picture_key(keys[at], kinds, section) for at, kinds in wanted.items()]
     pictures = cached_map(
-        partial(draw_rows, model=model, section=section),
+        partial(draw_rows, model=model, edition=points.edition, section=section),
         [(*places[at], found[at], *kinds) for at, kinds in wanted.items()],
         keys=picture_keys,
         subjects=[subjects[at] for at in wanted],
@@ -240,6 +150,7 @@ def run(
     order = sorted(range(len(found)), key=lambda at: found[at]["item_id"])
     rows = [{k: v for k, v in found[at].items() if k != "residuals_mm"} for at in order]
     metrics = summarise(rows) | {"dataset": packed.name, "synthetic_model": meta.get("synthetic")}
+    metrics["landmarks"] = points.model_dump(mode="json")
     with atomic_directory(out) as scratch:
         write_table(table_of(rows, "registrations"), scratch / "registrations.parquet")
         (scratch / "qa").mkdir()
@@ -259,10 +170,26 @@ def run(
         )
 
 
+def landmarks_of(dataset: str, section: params.RegisterParams) -> params.ScanLandmarksParams:
+    """What the parameters say of a data set's landmarks.
+
+    Raises:
+        ValueError: Nothing; orders and editions differ, so none is assumed.
+    """
+    if dataset not in section.landmarks:
+        raise ValueError(
+            f"expected register.landmarks to say in which order and edition the landmarks of "
+            f"{dataset} are, got {', '.join(sorted(section.landmarks)) or 'nothing'}; add it to "
+            "params.yaml"
+        )
+    return section.landmarks[dataset]
+
+
 def register_rows(
     places: Sequence[tuple[Path, int]],
     *,
     model: Path,
+    points: params.ScanLandmarksParams,
     section: params.RegisterParams,
     landmark_model: Path | None = None,
     landmarks: params.LandmarksParams | None = None,
@@ -274,37 +201,41 @@ def register_rows(
             landmarker = landmarker_of(
                 landmark_model, landmarks.model_dump_json(), section.views.model_dump_json()
             )
-        yield register_row(row, prepared(model), section, landmarker)
+        yield register_row(row, prepared(model, points.edition), points, section, landmarker)
 
 
 def draw_rows(
     places: Sequence[tuple[Path, int, Mapping[str, Any], bool, bool]],
     *,
     model: Path,
+    edition: str,
     section: params.RegisterParams,
 ) -> Iterator[dict[str, Any]]:
     """The picture (PNG) and the cell (array) of registered scans, empty and None if not wanted."""
     for shard, position, found, alone, celled in places:
         scan = packed_scan(next(read_rows([(shard, position)], rows_at_once=SCANS_AT_ONCE)))
+        flame = prepared(model, edition)
         yield {
-            "picture": qa_picture(scan, found, prepared(model), section) if alone else b"",
-            "cell": qa_cell(scan, found, prepared(model), section) if celled else None,
+            "picture": qa_picture(scan, found, flame, section) if alone else b"",
+            "cell": qa_cell(scan, found, flame, section) if celled else None,
         }
 
 
 @cache
-def prepared(model: Path) -> RegistrationModel:
-    """The converted model in ``model``, prepared once per process."""
-    from models.flame import FlameArrays, LandmarkEmbedding
+def prepared(model: Path, edition: str) -> RegistrationModel:
+    """The converted model in ``model`` with an edition of its landmarks, once per process.
 
-    embedding = LandmarkEmbedding.load(model)
+    Raises:
+        FileNotFoundError: The folder lacks the model or the edition.
+    """
+    from models.flame import FlameArrays
+
+    embedding = read_static_embedding(edition_path(model, edition))
     masks: dict[str, np.ndarray] = {}
     if (model / "masks.npz").is_file():
         with np.load(model / "masks.npz") as arrays:
             masks = {name: arrays[name] for name in arrays.files}
-    return RegistrationModel.build(
-        FlameArrays.load(model), embedding.static_faces, embedding.static_bary, masks
-    )
+    return RegistrationModel.build(FlameArrays.load(model), *embedding, masks)
 
 
 def _unmarked(row: Mapping[str, Any]) -> bool:
@@ -315,6 +246,7 @@ def _unmarked(row: Mapping[str, Any]) -> bool:
 def register_row(
     row: Mapping[str, Any],
     model: RegistrationModel,
+    points: params.ScanLandmarksParams,
     section: params.RegisterParams,
     landmarker: ScanLandmarker | None = None,
 ) -> dict[str, Any]:
@@ -323,6 +255,7 @@ def register_row(
     Args:
         row: Arrow scalars of one packed scan.
         model: The prepared model.
+        points: What the data set's landmarks are.
         section: Schedule and limits.
         landmarker: For a scan without landmarks; None places it by its shape.
 
@@ -343,10 +276,10 @@ def register_row(
         scan = packed_scan(row)
         cleaned = cleaned_scan(scan, section)
         blank["cleaning"] = json.dumps(cleaned.report)
-        result, source = _placed(
+        result, source = fit_cleaned(
             scan,
             cleaned,
-            _packed_landmarks(row),
+            _packed_landmarks(row, points.order),
             _packed_colors(row),
             section,
             model=model,
@@ -356,7 +289,7 @@ def register_row(
     except RegistrationError as error:
         logger.warning("%s: %s", name, error)
         return {**blank, "status": "failed", "reason": str(error)}
-    shown = _of_input(result, cleaned, len(scan.vertices)).astype(np.float16)
+    shown = of_input(result, cleaned, len(scan.vertices)).astype(np.float16)
     columns = {**blank, **result_columns(result), "landmark_source": source}
     return {**columns, "residuals_mm": shown}
 
@@ -371,42 +304,12 @@ def packed_scan(row: Mapping[str, Any]) -> Scan:
     )
 
 
-def result_columns(result: Registration) -> dict[str, Any]:
-    """The contract's columns of one registration; a measure of nothing is None."""
-    return {
-        "status": result.status,
-        "reason": result.reason,
-        "beta": result.beta.astype(np.float32),
-        "psi": result.psi.astype(np.float32),
-        "theta": result.theta.astype(np.float32),
-        "scale": result.scale,
-        "rotation": result.rotation.ravel(),
-        "translation": result.translation,
-        "vertices": result.vertices.astype(np.float32).ravel(),
-        "vertices_neutral": result.vertices_neutral.astype(np.float32).ravel(),
-        "residual_median_mm": _finite(result.residual_median_mm),
-        "residual_q95_mm": _finite(result.residual_q95_mm),
-        "template_median_mm": _finite(result.template_median_mm),
-        "template_q95_mm": _finite(result.template_q95_mm),
-        "landmark_rms_mm": _finite(result.landmark_rms_mm),
-        "coverage": result.coverage,
-        "flipped_faces": result.flipped_faces,
-        "prior_energy": result.prior_energy,
-        "score": _finite(result.score),
-        "flags": json.dumps(list(result.flags)),
-    }
-
-
-def _finite(value: float) -> float | None:
-    return value if np.isfinite(value) else None
-
-
 def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Counts, medians over the scans, and how often each reason occurred."""
     counts = {status: sum(r["status"] == status for r in rows) for status in _STATUSES}
     good = [row for row in rows if row["status"] == "ok"]
     metrics: dict[str, Any] = {"counts": counts, "scans": len(rows), "over_ok_scans": {}}
-    for name in _MEASURES:
+    for name in MEASURES:
         values = [float(row[name]) for row in good if row[name] is not None]
         if values:
             metrics["over_ok_scans"][name] = {
@@ -419,146 +322,6 @@ def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 _HIGHER = ("coverage", "score")  # the better, the higher
 _STATUSES = ("ok", "rejected", "failed")
-_MEASURES = (
-    "residual_median_mm",
-    "residual_q95_mm",
-    "template_median_mm",
-    "template_q95_mm",
-    "landmark_rms_mm",
-    "coverage",
-    "flipped_faces",
-    "prior_energy",
-    "score",
-)
-
-
-def register_scan_files(
-    scan: Path,
-    landmarks: Path | None,
-    embedding: Path | None,
-    model: Path,
-    out: Path,
-    *,
-    preset: str | None = None,
-    landmark_model: Path | None = None,
-) -> dict[str, Any]:
-    """Register one scan file; writes mesh.obj, parameters.npz, residuals.npy, metrics.json, qa.png.
-
-    Args:
-        scan: OBJ or PLY.
-        landmarks: See :func:`stages.landmark_files.read_scan_landmarks`; None finds them in
-            pictures of the scan, or places it by its shape.
-        embedding: The edition of FLAME's landmark embedding that the points follow; None takes
-            the one in a converted model's folder.
-        model: Converted folder, ``.npz`` or the owner's pickle.
-        out: Replaced when all is done.
-        preset: Entry of the parameters' presets.
-        landmark_model: Folder of the trained predictor, where there are no landmarks; None
-            places the scan by its shape alone.
-
-    Returns:
-        What ``metrics.json`` holds: status, reason, figures, flags.
-
-    Raises:
-        FileNotFoundError: A file is missing.
-        ValueError: A file cannot be read, or no embedding is given.
-    """
-    from threadpoolctl import threadpool_limits
-
-    from stages.datasets.flame_files import load_flame, read_masks, read_static_embedding
-    from stages.datasets.meshes import read_mesh, write_obj
-
-    if not scan.is_file():
-        raise FileNotFoundError(f"expected a scan in {scan}, got no such file")
-    if embedding is None:
-        embedding = model / "embeddings.npz"
-        if not embedding.is_file():
-            raise ValueError(
-                f"expected a landmark embedding (--embedding) or a converted folder with one, got "
-                f"{model}; editions differ by up to 13 mm, so none is assumed"
-            )
-    loaded = _parameters()
-    section = loaded.registration
-    mesh = read_mesh(scan, allow_point_cloud=True)
-    points = None if landmarks is None else read_scan_landmarks(landmarks, mesh.vertices)
-    landmarker = None
-    if points is None and landmark_model is not None:
-        landmarker = landmarker_of(
-            landmark_model, loaded.landmarks.model_dump_json(), section.views.model_dump_json()
-        )
-    masks: dict[str, np.ndarray] = {}
-    if model.is_dir() and (model / "masks.npz").is_file():
-        with np.load(model / "masks.npz") as arrays:
-            masks = {name: arrays[name] for name in arrays.files}
-    elif (model.parent / "FLAME_masks.pkl").is_file():
-        masks = read_masks(model.parent / "FLAME_masks.pkl")
-    prepared_model = RegistrationModel.build(
-        load_flame(model), *read_static_embedding(embedding), masks
-    )
-    the_scan = Scan(mesh.vertices, mesh.faces)
-    if points is None:
-        the_scan = replace(the_scan, unit=guessed_unit(the_scan))
-    cleaned = cleaned_scan(the_scan, section)
-    try:
-        with threadpool_limits(limits=1):
-            result, source = _placed(
-                the_scan,
-                cleaned,
-                points,
-                mesh.colors,
-                section,
-                model=prepared_model,
-                landmarker=landmarker,
-                preset=preset,
-            )
-    except RegistrationError as error:
-        metrics: dict[str, Any] = {
-            "status": "failed",
-            "reason": str(error),
-            "scan": scan.name,
-            "cleaning": cleaned.report,
-        }
-        with atomic_directory(out) as scratch:
-            write_json(metrics, scratch / "metrics.json")
-        return metrics
-    columns = result_columns(result)
-    metrics = {name: columns[name] for name in ("status", "reason", *_MEASURES)}
-    metrics = {
-        **metrics,
-        "flags": list(result.flags),
-        "landmark_source": source,
-        "cleaning": cleaned.report,
-        "scan": scan.name,
-        "scan_vertices": len(mesh.vertices),
-        "face_vertices": int(np.isfinite(result.residuals_mm).sum()),
-        "metres_per_scan_unit": result.scale,
-        "preset": preset or section.preset,
-    }
-    shown = {**columns, "residuals_mm": result.residuals_mm}
-    picture = qa_picture(_mended(the_scan, cleaned), shown, prepared_model, section)
-    with atomic_directory(out) as scratch:
-        write_obj(scratch / "mesh.obj", result.vertices, prepared_model.arrays.faces)
-        arrays = {
-            "beta": result.beta,
-            "psi": result.psi,
-            "theta": result.theta,
-            "scale": np.float64(result.scale),
-            "rotation": result.rotation,
-            "translation": result.translation,
-            "vertices_neutral": result.vertices_neutral,
-        }
-        np.savez(scratch / "parameters.npz", allow_pickle=False, **arrays)
-        residuals = _of_input(result, cleaned, len(mesh.vertices))
-        np.save(scratch / "residuals.npy", residuals.astype(np.float32))
-        write_json(metrics, scratch / "metrics.json")
-        write_bytes(scratch / "qa.png", picture)
-    return metrics
-
-
-def _parameters() -> params.Params:
-    """The parameters of the working directory, or else of this checkout."""
-    here = Path("params.yaml")
-    return params.load(here if here.is_file() else Path(__file__).parents[1] / "params.yaml")
 
 
 def _values(scalar: Any) -> np.ndarray:  # noqa: ANN401 - an Arrow list scalar
@@ -568,18 +331,25 @@ def _values(scalar: Any) -> np.ndarray:  # noqa: ANN401 - an Arrow list scalar
     return np.asarray(scalar.values.to_numpy(zero_copy_only=False))
 
 
-def _packed_landmarks(row: Mapping[str, Any]) -> Float[np.ndarray, "l 3"] | None:
+def _packed_landmarks(row: Mapping[str, Any], order: str) -> Float[np.ndarray, "l 3"] | None:
     """The landmarks of a packed scan; None where it has none.
 
     Raises:
-        RegistrationError: There is another number of them than we know.
+        RegistrationError: They are in another order than declared, or not as many as it has.
     """
     values = _values(row["landmarks"])
     if values.size == 0:
         return None
-    if values.size % 3 or values.size // 3 not in COUNTS:
+    packed = row["landmark_order"].as_py() or "no"
+    if packed != order:
         raise RegistrationError(
-            f"expected 68, 51 or 7 landmarks of three coordinates, got {values.size} numbers"
+            f"expected landmarks in the order that register.landmarks declares, {order}, got "
+            f"{packed} order; correct the parameter or the reader"
+        )
+    if values.size != 3 * LANDMARKS_IN[order]:
+        raise RegistrationError(
+            f"expected {LANDMARKS_IN[order]} landmarks of three coordinates ({order}), got "
+            f"{values.size} numbers"
         )
     return values.astype(np.float64).reshape(-1, 3)
 

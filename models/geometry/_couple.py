@@ -61,8 +61,8 @@ def right_side(
 ) -> None:
     """Add the data term's right-hand side for displacements ``wanted`` (K, 3), and its diagonal.
 
-    ``diagonal`` (N,) receives the mean over the three axes of the matrix's row sums: what the
-    scalar preconditioner uses.
+    ``diagonal`` (N,) receives the mean over the three axes of each row's weight on each vertex:
+    what the scalar preconditioner uses.
     """
     mean = (1.0 + 2.0 * tangential) / 3.0
     for k in range(corners.shape[0]):
@@ -78,7 +78,7 @@ def right_side(
             out[v, 0] += s * x
             out[v, 1] += s * y
             out[v, 2] += s * z
-            diagonal[v] += s * weights[k] * mean
+            diagonal[v] += abs(s) * weights[k] * mean
 
 
 @numba.njit(cache=True)

@@ -28,7 +28,7 @@ class DataRows:
 
     Attributes:
         corners: (K, 3) skin vertices.
-        bary: (K, 3) their weights.
+        bary: (K, 3) their weights; a row about a difference of two vertices has -1, 1 and 0.
         normals: (K, 3) directions that weigh fully.
         weights: (K,) in mm^2 of surface.
         wanted: (K, 3) displacement of the point from the parametric fit, mm.
@@ -69,6 +69,7 @@ def refine(
     trust = model.weight * np.where(model.scalp & (not bald), settings.scalp_weight, 1.0)
     skin_trust = np.ascontiguousarray(trust[model.skin_ids])
     moved = np.zeros_like(base)
+    lips = _lip_rows(model, base, settings)
     for smoothing, from_template, steps in zip(
         settings.smoothing_mm, settings.template_to_scan, settings.steps_per_level, strict=True
     ):
@@ -82,6 +83,7 @@ def refine(
                     model, base, moved, surface, samples, sample_areas, skin_trust, settings
                 )
                 rows = _both(pulling, pulled, settings.template_share)
+            rows = _both(rows, lips, 1.0)
             right, diagonal = _right_side(rows, len(base), settings)
             if system is None:
                 system = SmoothSystem(
@@ -223,6 +225,31 @@ def _template_rows(
             np.cos(np.radians(settings.gate_angle_deg)),
             robust,
         )
+    )
+
+
+def _lip_rows(model: RegistrationModel, base: np.ndarray, settings: FitSettings) -> DataRows:
+    """Lips that lie against each other in the mean head stay so, where the fit has them closed.
+
+    No scan shows the inside of a closed mouth, so nothing else keeps its lips from parting or from
+    passing through each other. Each row is about a difference: what the lower vertex moves more
+    than the upper one should make up for ``gap - rest`` along the upper one's normal, and counts
+    less the larger that is (Geman and McClure's weight). Where the median of ``gap - rest`` says
+    that the fit has the mouth open, there are no rows.
+    """
+    upper, lower = model.lips.T
+    normals = vertex_normals(base, model.skin_faces)[upper]
+    gap = np.einsum("pa,pa->p", base[lower] - base[upper], normals) - model.lip_rest
+    if len(gap) and np.median(gap) > settings.lip_gap_mm:
+        upper, lower, normals, gap = upper[:0], lower[:0], normals[:0], gap[:0]
+    loss = 1.0 + (gap / settings.lip_gap_mm) ** 2
+    mass = 0.5 * (model.mass[upper] + model.mass[lower])
+    return DataRows(
+        np.stack([upper, lower, lower], axis=1),
+        np.tile([-1.0, 1.0, 0.0], (len(upper), 1)),
+        normals,
+        settings.lip_weight * mass / loss**2,
+        -gap[:, None] * normals,
     )
 
 

@@ -18,6 +18,8 @@ from models.geometry.template import JAW, NECK, RegistrationModel
 RIGID, POSE = 6, 6
 LANDMARK_OUTLIER_MM = 15.0
 SMALL_RAD = 1e-4
+ALL_LANDMARKS, FEW_LANDMARKS = 51, 7
+"""The number that the schedule is meant for, and the one below which it changes no further."""
 
 
 @dataclass
@@ -267,8 +269,9 @@ def fit_parameters(
 
     Args:
         model: The prepared model.
-        landmarks: In the surface's frame, mm; NaN rows are missing. Without any, the surface
-            alone is fitted from where the model stands.
+        landmarks: In the surface's frame, mm; NaN rows are missing, and the fewer there are, the
+            more each counts at the end. Without any, the surface alone is fitted from where the
+            model stands.
         surface: The scan.
         settings: Schedule and weights.
         bald: Whether the scalp is bare or capped, so that it can be trusted.
@@ -284,10 +287,11 @@ def fit_parameters(
     share = len(ids) / settings.sample_vertices
     state = FitState(np.zeros(model.basis.shape[2])) if start is None else replace(start)
     early = settings.landmark_steps if len(present) else 0
-    for step in range(early + settings.icp_steps):
+    icp_steps, last_sigma = _schedule_of(len(present), settings)
+    for step in range(early + icp_steps):
         late = step - early
-        progress = np.clip(late / max(settings.icp_steps - 1, 1), 0.0, 1.0)
-        sigma = _between(settings.landmark_sigma_start_mm, settings.landmark_sigma_end_mm, progress)
+        progress = np.clip(late / max(icp_steps - 1, 1), 0.0, 1.0)
+        sigma = _between(settings.landmark_sigma_start_mm, last_sigma, progress)
         blocks = []
         if len(present):
             blocks.append(
@@ -299,6 +303,20 @@ def fit_parameters(
             blocks.append(_surface_rows(state, points, model, surface, robust, weight, settings))
         _step(state, blocks, settings)
     return state
+
+
+def _schedule_of(landmarks: int, settings: FitSettings) -> tuple[int, float]:
+    """Steps on the surface, and the landmarks' standard deviation at the last one, mm.
+
+    The hold of ``n`` landmarks on the face is ``n / sigma^2``. Fewer than all keep the hold of all,
+    by a smaller ``sigma``; because they also place the face less well, the surface gets more steps,
+    in proportion to the error of a mean and twice as many at most.
+    """
+    if landmarks == 0:
+        return settings.icp_steps, settings.landmark_sigma_end_mm
+    few = float(np.sqrt(np.clip(landmarks, FEW_LANDMARKS, ALL_LANDMARKS) / ALL_LANDMARKS))
+    start, end = settings.landmark_sigma_start_mm, settings.landmark_sigma_end_mm
+    return round(settings.icp_steps * min(1 / few, 2.0)), max(few * end, min(start, end))
 
 
 def _between(start: float, end: float, progress: float) -> float:

@@ -33,6 +33,9 @@ class FitSettings:
         tangential: Weight of the tangential part of a residual relative to the normal part.
         pull: Weight of the distance to the parametric fit relative to the data.
         scalp_weight: Data weight of the scalp on heads with hair (1 where the head is capped).
+        lip_gap_mm: A mouth whose lips are further apart in the parametric fit (median) is open;
+            in a closed one, the robust scale of each pair's distance.
+        lip_weight: Weight of facing lips staying together, relative to the data.
         solver_tolerance: Relative residual at which the conjugate gradients stop.
     """
 
@@ -57,6 +60,8 @@ class FitSettings:
     tangential: float
     pull: float
     scalp_weight: float
+    lip_gap_mm: float
+    lip_weight: float
     solver_tolerance: float
 
     def __post_init__(self) -> None:

@@ -24,6 +24,13 @@ OPENNESS_REACH_MM = 120.0
 LID_REACH = 1.25
 LOW_DATA_WEIGHT = 0.3
 NECK, JAW = 1, 2
+MOUTH = slice(31, 51)
+"""The mouth among the 51 inner landmarks."""
+LIP_REACH_MM = 6.0
+LIP_DEPTH_MM = 12.0
+LIP_OVERLAP_MM = 0.5
+LIP_OPPOSED = -0.3
+"""Largest cosine between the normals of two lip vertices that lie against each other."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,9 @@ class RegistrationModel:
         scalp: (V,) skin that hair covers.
         weight: (V,) data weight of each vertex, scalp counted as 1.
         eyeballs: Vertex ids of each eyeball and of the lid vertices that it follows.
+        lips: (P, 2) vertices of the skin, numbered within ``skin_ids``, of the upper and the lower
+            lip that lie against each other while the mouth is closed.
+        lip_rest: (P,) how far apart they are in the mean head, along the upper one's normal.
         skin_ids: (N,) ids of the skin vertices, in an order in which a factor of the bi-Laplacian
             fills little.
         skin_faces: (M, 3) triangles of the skin, numbered within ``skin_ids``.
@@ -71,6 +81,8 @@ class RegistrationModel:
     scalp: Bool[np.ndarray, " V"]
     weight: Float[np.ndarray, " V"]
     eyeballs: tuple[tuple[np.ndarray, np.ndarray], ...]
+    lips: Int[np.ndarray, "p 2"]
+    lip_rest: Float[np.ndarray, " p"]
     skin_ids: Int[np.ndarray, " N"]
     skin_faces: Int[np.ndarray, "M 3"]
     skin_face_ids: Int[np.ndarray, " M"]
@@ -144,6 +156,9 @@ class RegistrationModel:
         skin_faces = np.argsort(order)[skin_faces]
         bilaplacian = bilaplacian[order][:, order].tocsc()
         bilaplacian.sort_indices()
+        lips = _facing_lips(template, normals, skin, marks)
+        across = template[lips[:, 1]] - template[lips[:, 0]]
+        renumber[skin_ids] = np.arange(len(skin_ids))
         return cls(
             arrays=arrays,
             landmark_faces=landmark_faces,
@@ -160,6 +175,8 @@ class RegistrationModel:
             scalp=scalp,
             weight=np.where(face | scalp, 1.0, LOW_DATA_WEIGHT) * exposed,
             eyeballs=tuple((ball, _lids(template, skin_ids, ball)) for ball in eyes),
+            lips=renumber[lips],
+            lip_rest=np.einsum("pa,pa->p", across, normals[lips[:, 0]]),
             skin_ids=skin_ids,
             skin_faces=skin_faces,
             skin_face_ids=of_skin,
@@ -205,6 +222,35 @@ def _lids(
     reach = np.linalg.norm(template[skin_ids] - centre, axis=1)
     near = skin_ids[reach < LID_REACH * radius]
     return near if len(near) else skin_ids[np.argsort(reach, kind="stable")[:8]]
+
+
+def _facing_lips(
+    template: Float[np.ndarray, "V 3"],
+    normals: Float[np.ndarray, "V 3"],
+    skin: Bool[np.ndarray, " V"],
+    marks: Float[np.ndarray, "l 3"],
+) -> Int[np.ndarray, "p 2"]:
+    """Each vertex under the upper lip with the nearest of the lower lip that it faces.
+
+    None where the landmarks are not the 51, or where the model's mouth has no inside.
+    """
+    none = np.zeros((0, 2), dtype=np.int64)
+    if len(marks) != MOUTH.stop:
+        return none
+    low, high = marks[MOUTH].min(axis=0), marks[MOUTH].max(axis=0)
+    inside = (template > low - [0, 0, LIP_DEPTH_MM]) & (template < high)
+    near = np.flatnonzero(skin & inside.all(axis=1))
+    upper = near[normals[near, 1] < LIP_OPPOSED]
+    gap = template[near] - template[upper][:, None]
+    distance = np.linalg.norm(gap, axis=2)
+    faced = normals[upper] @ normals[near].T < LIP_OPPOSED
+    faced &= np.einsum("una,ua->un", gap, normals[upper]) > -LIP_OVERLAP_MM
+    faced &= distance < LIP_REACH_MM
+    distance[~faced] = np.inf
+    found = np.flatnonzero(faced.any(axis=1))
+    if len(found) == 0:
+        return none
+    return np.stack([upper[found], near[np.argmin(distance[found], axis=1)]], axis=1)
 
 
 def _regions(

@@ -29,6 +29,8 @@ MASK_NAME = "FLAME_masks.pkl"
 EMBEDDING_NAME = "landmark_embedding.npy"
 STATIC_NAME = "flame_static_embedding.pkl"
 DYNAMIC_NAME = "flame_dynamic_embedding.npy"
+FITTING_NAME = f"flame-fitting/{STATIC_NAME}"
+"""Another edition: its brows and nose ridge lie up to 13 mm from the other's."""
 _KEYS = ("v_template", "f", "shapedirs", "posedirs", "J_regressor", "weights", "kintree_table")
 _EXTENT_M = (0.1, 1.0)
 
@@ -193,7 +195,7 @@ def read_static_embedding(
 
     Args:
         path: ``flame_static_embedding.pkl`` (either edition), ``landmark_embedding.npy``, or a
-            converted ``embeddings.npz``.
+            converted ``embeddings.npz`` or ``embedding-<edition>.npz``.
 
     Returns:
         Triangle ids and barycentric weights.
@@ -202,8 +204,10 @@ def read_static_embedding(
         FlameFileError: The file holds no 51-point embedding.
     """
     if path.suffix == ".npz":
-        embedding = LandmarkEmbedding.load(path)
-        return embedding.static_faces, embedding.static_bary
+        names = ("static_faces", "static_bary")
+        with np.load(path, allow_pickle=False) as arrays:
+            stored = {name: arrays[name] for name in names if name in arrays.files}
+        return _embedding(stored, names, (51,), path)
     content: Any = read_npy(path) if path.suffix == ".npy" else read_pickle(path)
     if isinstance(content, dict) and "lmk_face_idx" in content:
         names = ("lmk_face_idx", "lmk_b_coords")
@@ -230,6 +234,26 @@ def _embedding(
     if not np.allclose(bary.sum(axis=-1), 1, atol=1e-3):
         raise FlameFileError(f"{path}: {names[1]} do not sum to one; the file is damaged")
     return faces.astype(np.int64).reshape(shape), bary
+
+
+def edition_path(model: Path, edition: str) -> Path:
+    """Where a converted model's folder has an edition of the 51 inner landmarks.
+
+    Args:
+        model: Folder that the convert stage wrote.
+        edition: ``mica``, which RingNet and DECA share, or ``flame-fitting``.
+
+    Raises:
+        FileNotFoundError: The folder lacks it; says which raw file makes it.
+    """
+    path = model / ("embeddings.npz" if edition == "mica" else f"embedding-{edition}.npz")
+    if not path.is_file():
+        source = EMBEDDING_NAME if edition == "mica" else FITTING_NAME
+        raise FileNotFoundError(
+            f"expected the {edition} edition of FLAME's landmark embedding in {path}, got no such "
+            f"file; run the stage convert@flame on a folder with {source}"
+        )
+    return path
 
 
 def read_embedding(root: Path) -> LandmarkEmbedding:

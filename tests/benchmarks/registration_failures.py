@@ -28,8 +28,8 @@ from registration_calibration import (
 from models.geometry.quality import Evidence, QualityModel, evidence_of
 from models.geometry.registration import Registration, Scan
 from stages import params
-from stages.register import cleaned_scan, register
 from stages.scan_landmarks import ScanLandmarker
+from stages.scan_registration import cleaned_scan, register
 
 FIRST_SEED = 0
 UNMARKED = "no landmarks"

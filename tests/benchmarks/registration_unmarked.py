@@ -23,8 +23,9 @@ from models.geometry.registration import Registration, RegistrationError
 from models.geometry.template import RegistrationModel
 from stages import params
 from stages.datasets.flame_files import load_flame, read_masks, read_static_embedding
-from stages.register import prepared, register
+from stages.register import prepared
 from stages.scan_landmarks import ScanLandmarker
+from stages.scan_registration import register
 from stages.unmarked import register_unmarked
 
 FACTOR = 1.2
@@ -102,7 +103,7 @@ def main() -> None:
             cases = real_cases(data / "real_scan", options.real)
             table("real", judged(cases, section, real_model, landmarker, options.same_mm))
         cases = synthetic_cases(options.synthetic, options.start)
-        rows = judged(cases, section, prepared(options.model), landmarker, options.same_mm)
+        rows = judged(cases, section, prepared(options.model, "mica"), landmarker, options.same_mm)
         table("synthetic", rows)
 
 

@@ -12,13 +12,14 @@ import scipy.io
 
 from models.flame import FlameArrays, LandmarkEmbedding
 from models.morphable import LinearModel
-from stages.artifacts import read_safetensors
+from stages.artifacts import read_safetensors, write_bytes
 from stages.convert import load_flame, run
 from stages.corpus import bfm2009, bfm2017, three_ddfa
-from stages.corpus.flame import Embeddings, FlameFiles, write_release
+from stages.corpus.flame import Embeddings, FlameFiles, static_pickle, write_release
 from stages.corpus.linear_files import LinearFiles
 from stages.datasets.flame_files import (
     FlameFileError,
+    edition_path,
     outward,
     read_embedding,
     read_static_embedding,
@@ -160,7 +161,7 @@ class TestFlame:
         for entry in meta["sources"]:
             content = (flame_root / entry["path"]).read_bytes()
             assert hashlib.sha256(content).hexdigest() == entry["sha256"]
-        assert len(meta["sources"]) == 3
+        assert len(meta["sources"]) == 4
 
     def test_conversion_is_byte_identical(self, flame_root: Path, tmp_path: Path) -> None:
         digests = []
@@ -182,6 +183,23 @@ class TestFlame:
         run(PARAMS, model="flame", raw=flame_root, out=tmp_path / "out")
         fourth = read_static_embedding(tmp_path / "out" / "embeddings.npz")
         np.testing.assert_array_equal(fourth[0], source.static_faces)
+        for edition, expected in (("mica", first), ("flame-fitting", second)):
+            found = read_static_embedding(edition_path(tmp_path / "out", edition))
+            np.testing.assert_array_equal(found[0], expected[0])
+            np.testing.assert_array_equal(found[1], expected[1])
+
+    def test_one_edition_is_enough_and_a_foreign_one_is_refused(
+        self, flame_root: Path, tmp_path: Path
+    ) -> None:
+        other = flame_root / "flame-fitting/flame_static_embedding.pkl"
+        faces, bary = read_static_embedding(other)
+        write_bytes(other, static_pickle(faces + 10**6, bary))
+        with pytest.raises(ValueError, match="refers beyond"):
+            run(PARAMS, model="flame", raw=flame_root, out=tmp_path / "bad")
+        other.unlink()
+        run(PARAMS, model="flame", raw=flame_root, out=tmp_path / "out")
+        with pytest.raises(FileNotFoundError, match="flame-fitting edition"):
+            edition_path(tmp_path / "out", "flame-fitting")
 
     def test_embedding_from_the_static_and_the_dynamic_file(self, flame_root: Path) -> None:
         whole = read_embedding(flame_root)

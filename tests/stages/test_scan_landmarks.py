@@ -31,6 +31,8 @@ from stages.scan_landmarks import (
 )
 from stages.unmarked import register_unmarked
 
+UNMARKED = params.ScanLandmarksParams(order="none", edition="mica")
+
 
 @pytest.fixture(scope="module")
 def loaded(repository) -> params.Params:
@@ -147,7 +149,7 @@ def test_landmarks_lie_near_the_truth_and_turn_with_the_scan(head, landmarker, m
 
 def test_a_packed_scan_is_registered_from_views(head, landmarker, model, loaded) -> None:
     scan, marks = turned(head, 905, 5)
-    row = register_row(packed(scan), model, loaded.registration, landmarker)
+    row = register_row(packed(scan), model, UNMARKED, loaded.registration, landmarker)
     assert row["status"] == "ok"
     assert row["landmark_source"] == "views"
     assert "landmarks_from_views" in json.loads(row["flags"])
@@ -156,7 +158,7 @@ def test_a_packed_scan_is_registered_from_views(head, landmarker, model, loaded)
     corners = mesh[model.arrays.faces[model.landmark_faces]]
     known = np.einsum("lk,lka->la", model.landmark_bary, corners)
     assert np.median(np.linalg.norm(placed - known, axis=1)) < 0.003
-    shape = register_row(packed(scan), model, loaded.registration)
+    shape = register_row(packed(scan), model, UNMARKED, loaded.registration)
     assert shape["landmark_source"] == "shape"
     assert "no_landmarks" in json.loads(shape["flags"])
 
@@ -170,7 +172,7 @@ def test_a_faceless_blob_is_not_accepted(landmarker, model, loaded) -> None:
     ids = np.stack([corner, corner + 80, corner + 81, corner + 1], axis=1)
     faces = np.concatenate([ids[:, [0, 1, 2]], ids[:, [0, 2, 3]]])
     blob = Scan(points.reshape(-1, 3), faces, unit="mm")
-    row = register_row(packed(blob), model, loaded.registration, landmarker)
+    row = register_row(packed(blob), model, UNMARKED, loaded.registration, landmarker)
     assert row["status"] in ("rejected", "failed")
     assert "face" in row["reason"]
 

@@ -51,6 +51,8 @@ def settings() -> FitSettings:
         tangential=0.02,
         pull=1e-3,
         scalp_weight=0.1,
+        lip_gap_mm=1.5,
+        lip_weight=1.0,
         solver_tolerance=1e-4,
     )
 

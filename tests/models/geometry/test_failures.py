@@ -15,7 +15,7 @@ import pytest
 
 from models.geometry.registration import Registration, Scan
 from stages import params
-from stages.register import register
+from stages.scan_registration import register
 
 SEED = 0
 
@@ -185,6 +185,31 @@ def test_an_open_mouth_is_found_by_shape_alone(cases, section) -> None:
     assert came.found.flags == ("no_landmarks",)
     assert came.right, (came.error_median_mm, came.error_q95_mm)
     assert came.found.theta[6] > 0.1  # rad about x: open
+
+
+def test_closed_lips_neither_part_nor_cross(cases, section) -> None:
+    """Distances across the mouth against the known head's; no scan shows the inside."""
+    heads = cases.ProceduralHeads.build()
+    model, specimen = heads.model, heads.specimen(3, expression="none")
+    pairs = model.skin_ids[model.lips]
+    assert len(pairs) > 20
+    assert (model.normals[pairs[:, 0]] * model.normals[pairs[:, 1]]).sum(axis=1).max() < 0
+    off = {}
+    for weight in (0.0, section.fit.lip_weight):
+        fit = section.fit.model_copy(update={"lip_weight": weight})
+        chosen = section.model_copy(update={"fit": fit})
+        found = register(
+            Scan(specimen.vertices, specimen.faces, "mm", bald=True), specimen.marks, chosen, model
+        )
+        assert specimen.head is not None
+        known = found.scale * specimen.head @ found.rotation.T + found.translation
+        gap = [
+            1e3 * ((head[pairs[:, 1]] - head[pairs[:, 0]]) * model.normals[pairs[:, 0]]).sum(axis=1)
+            for head in (found.vertices, known)
+        ]
+        off[weight] = np.abs(gap[0] - gap[1])
+    assert off[section.fit.lip_weight].mean() < 0.5 * off[0.0].mean()
+    assert off[section.fit.lip_weight].max() < 0.6
 
 
 def test_the_score_tells_good_from_bad_on_a_real_scan(section, shared_data) -> None:

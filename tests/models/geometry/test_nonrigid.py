@@ -9,7 +9,7 @@ from scipy.sparse.linalg import spsolve
 from scipy.spatial import cKDTree
 
 from models.geometry import _couple
-from models.geometry.mesh import normals_and_rim
+from models.geometry.mesh import normals_and_rim, vertex_normals
 from models.geometry.nonrigid import DataRows, SmoothSystem, _solve, refine
 from models.geometry.parametric import Surface
 
@@ -219,3 +219,63 @@ def test_eyeballs_follow_their_lids(toy_model, settings, toy) -> None:
         expected = (out[lids] - toy_model.template[lids]).mean(axis=0)
         np.testing.assert_allclose(motion[0], expected, atol=1e-9)
         assert motion[0][2] > 0.3
+
+
+def far_away(model) -> Surface:
+    """A surface that is out of reach of every vertex."""
+    return surface_of(model.template[model.skin_ids] + 1e4, model.skin_faces)
+
+
+@pytest.mark.parametrize("extra_mm", [0.8, -0.8, 0.0])
+def test_closed_lips_come_back_to_their_distance(toy_model, settings, extra_mm) -> None:
+    """Without stiffness, w (n.(u_j - u_i) + d)^2 + e m |u|^2 has a solution on paper."""
+    upper, lower = 700, 760
+    fitted = toy_model.template
+    skin = fitted[toy_model.skin_ids]
+    normal = vertex_normals(skin, toy_model.skin_faces)[upper]
+    gap = (skin[lower] - skin[upper]) @ normal
+    mass = np.full(len(toy_model.mass), 2.5)
+    model = replace(
+        toy_model,
+        lips=np.array([[upper, lower]]),
+        lip_rest=np.array([gap - extra_mm]),
+        mass=mass,
+    )
+    one_level = replace(
+        settings,
+        smoothing_mm=(1e-3,),
+        template_to_scan=(True,),
+        steps_per_level=(1,),
+        solver_tolerance=1e-10,
+        lip_gap_mm=1.5,
+        lip_weight=2.0,
+    )
+    none = np.zeros(0, dtype=np.int64)
+    out = refine(model, fitted, far_away(model), none, np.zeros(0), one_level, bald=True)
+    moved = (out - fitted)[model.skin_ids]
+    weight = 2.0 * 2.5 / (1 + (extra_mm / 1.5) ** 2) ** 2
+    each = extra_mm * weight / (2 * weight + settings.pull * 2.5)
+    np.testing.assert_allclose(moved[upper], each * normal, atol=1e-6)
+    np.testing.assert_allclose(moved[lower], -each * normal, atol=1e-6)
+    others = np.delete(moved, [upper, lower], axis=0)
+    assert np.abs(others).max() < 1e-6
+
+
+def test_an_open_mouth_is_left_open(toy_model, settings) -> None:
+    upper, lower = 700, 760
+    skin = toy_model.template[toy_model.skin_ids]
+    normal = vertex_normals(skin, toy_model.skin_faces)[upper]
+    gap = (skin[lower] - skin[upper]) @ normal
+    model = replace(toy_model, lips=np.array([[upper, lower]]), lip_rest=np.array([gap - 1.6]))
+    none = np.zeros(0, dtype=np.int64)
+    away = far_away(model)
+    out = refine(model, model.template, away, none, np.zeros(0), settings, bald=True)
+    np.testing.assert_array_equal(out, model.template)
+    closed = replace(model, lip_rest=np.array([gap - 1.4]))
+    out = refine(closed, model.template, away, none, np.zeros(0), settings, bald=True)
+    assert np.abs(out - model.template).max() > 0.05
+
+
+def test_a_head_without_a_mouth_has_no_lips(toy_model) -> None:
+    assert toy_model.lips.shape == (0, 2)
+    assert toy_model.lip_rest.shape == (0,)

@@ -14,6 +14,7 @@ from models.geometry.parametric import (
     FitState,
     Subset,
     Surface,
+    _schedule_of,
     fit_parameters,
     rotation_matrix,
     rotation_vector,
@@ -145,3 +146,17 @@ def test_rotations_agree_with_scipy(angle) -> None:
     np.testing.assert_allclose(
         rotation_vector(expected), angle * axis, atol=2e-15 * (1 + 9 * angle)
     )
+
+
+def test_fewer_landmarks_hold_the_face_as_firmly(settings) -> None:
+    """n / sigma^2 is the same from seven landmarks to all; the steps at most double."""
+    assert _schedule_of(51, settings) == (4, 16.0)
+    assert _schedule_of(0, settings) == (4, 16.0)
+    for count in (7, 12, 20, 40):
+        steps, sigma = _schedule_of(count, settings)
+        assert count / sigma**2 == pytest.approx(51 / 16.0**2)
+        assert 4 <= steps <= 8
+    assert _schedule_of(4, settings) == _schedule_of(7, settings)
+    assert _schedule_of(7, settings)[0] == 8
+    assert _schedule_of(7, replace(settings, landmark_sigma_end_mm=3.0))[1] == 1.5
+    assert _schedule_of(7, replace(settings, landmark_sigma_end_mm=1.0))[1] == 1.0

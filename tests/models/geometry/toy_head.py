@@ -6,7 +6,7 @@ expression modes, five joints, and 51 landmarks in iBUG order.
 
 import numpy as np
 
-from models.flame import FlameArrays
+from models.flame import FlameArrays, pose_vertices
 
 RINGS, SECTORS = 36, 56
 IDENTITY, EXPRESSION = 14, 6
@@ -162,3 +162,16 @@ def subdivide(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.n
         ]
     )
     return np.concatenate([vertices, vertices[unique].mean(axis=1)]), split
+
+
+def scan_of(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A head of the toy model in millimetres, turned, with its 51 landmarks."""
+    arrays, rng = toy_head(), np.random.default_rng(seed)
+    head = pose_vertices(arrays, rng.normal(size=14), 0.5 * rng.normal(size=6), np.zeros(15))
+    faces, bary = toy_landmarks(arrays)
+    marks = np.einsum("lk,lka->la", bary, head[arrays.faces[faces]])
+    skin = arrays.weights[:, 3:].sum(axis=1) == 0
+    kept = arrays.faces[skin[arrays.faces].all(axis=1)]
+    fine, triangles = subdivide(head[: skin.sum()], kept)
+    turn = np.array([[0, 0, 1.0], [0, 1, 0], [-1, 0, 0]])
+    return 1e3 * fine @ turn.T, triangles, 1e3 * marks @ turn.T

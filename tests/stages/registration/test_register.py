@@ -1,26 +1,21 @@
-"""The register stage on packed scans, and the one-scan command's function."""
+"""The register stage on packed scans."""
 
-import importlib.util
 import json
 import shutil
 from dataclasses import fields
 from pathlib import Path
-from types import ModuleType
 
 import cv2
 import numpy as np
 import pytest
 
-from models.flame import pose_vertices
 from models.geometry.settings import FitSettings, QualityLimits
 from stages import params
 from stages import register as register_module
-from stages.artifacts import read_json, read_table, write_json, write_safetensors, write_table
+from stages.artifacts import read_json, read_table, write_json, write_table
 from stages.contracts import table_of
-from stages.datasets.meshes import read_mesh, write_obj
-from stages.landmark_files import read_scan_landmarks
-from stages.register import register_scan_files, summarise
 from stages.register import run as run_stage
+from stages.register import summarise
 
 
 def run(section, compute, *, out: Path, work: Path | None = None, **inputs: Path) -> None:
@@ -28,64 +23,22 @@ def run(section, compute, *, out: Path, work: Path | None = None, **inputs: Path
     run_stage(section, compute, out=out, work=work or out.parent / f"work-{out.name}", **inputs)
 
 
-TOY = Path(__file__).parents[1] / "models/geometry/toy_head.py"
-
-
-@pytest.fixture(scope="module")
-def toy() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("toy_head", TOY)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def section(repository) -> params.RegisterParams:
     loaded = params.load(repository / "params.yaml").registration
     return loaded.model_copy(
-        update={"max_failed_fraction": 0.9, "qa_size_px": 64, "qa_cell_px": 128}
+        update={
+            "landmarks": {"toy": params.ScanLandmarksParams(order="ibug51", edition="mica")},
+            "max_failed_fraction": 0.9,
+            "qa_size_px": 64,
+            "qa_cell_px": 128,
+        }
     )
 
 
 @pytest.fixture
 def compute() -> params.ComputeParams:
     return params.ComputeParams(workers=1, ray_threshold_s=1e9, object_store_mb=80)
-
-
-@pytest.fixture(scope="module")
-def flame(toy, tmp_path_factory) -> Path:
-    """The toy head as a converted model."""
-    arrays, out = toy.toy_head(), tmp_path_factory.mktemp("flame")
-    names = ("v_template", "faces", "shapedirs", "exprdirs", "posedirs", "weights", "parents")
-    tensors = {name: getattr(arrays, name) for name in names}
-    write_safetensors({**tensors, "J_regressor": arrays.joint_regressor}, out / "model.safetensors")
-    faces, bary = toy.toy_landmarks(arrays)
-    np.savez(
-        out / "embeddings.npz",
-        static_faces=faces,
-        static_bary=bary,
-        dynamic_faces=np.zeros((79, 17), np.int64),
-        dynamic_bary=np.full((79, 17, 3), 1 / 3),
-        full_faces=np.zeros(68, np.int64),
-        full_bary=np.full((68, 3), 1 / 3),
-    )
-    write_json({"synthetic": True}, out / "meta.json")
-    return out
-
-
-def scan_of(toy, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A head of the toy model in millimetres, turned, with its 51 landmarks."""
-    arrays, rng = toy.toy_head(), np.random.default_rng(seed)
-    head = pose_vertices(arrays, rng.normal(size=14), 0.5 * rng.normal(size=6), np.zeros(15))
-    faces, bary = toy.toy_landmarks(arrays)
-    marks = np.einsum("lk,lka->la", bary, head[arrays.faces[faces]])
-    skin = arrays.weights[:, 3:].sum(axis=1) == 0
-    kept = arrays.faces[skin[arrays.faces].all(axis=1)]
-    fine, triangles = toy.subdivide(head[: skin.sum()], kept)
-    turn = np.array([[0, 0, 1.0], [0, 1, 0], [-1, 0, 0]])
-    return 1e3 * fine @ turn.T, triangles, 1e3 * marks @ turn.T
 
 
 def packed_row(item: str, vertices, faces, marks, **changes) -> dict:
@@ -113,10 +66,10 @@ def packed_row(item: str, vertices, faces, marks, **changes) -> dict:
 def packed(toy, tmp_path_factory) -> Path:
     """Two good scans and one of every kind of bad one, in two shards."""
     out = tmp_path_factory.mktemp("packed") / "toy"
-    vertices, faces, marks = scan_of(toy, 1)
+    vertices, faces, marks = toy.scan_of(1)
     broken = vertices.copy()
     broken[5] = np.nan
-    good = [packed_row(f"s{i}/a", *scan_of(toy, i)) for i in (1, 2)]
+    good = [packed_row(f"s{i}/a", *toy.scan_of(i)) for i in (1, 2)]
     bad = [
         packed_row("bad/unread", [], [], None, status="failed", reason="file is truncated"),
         packed_row("bad/no-landmarks", vertices, faces, None, landmark_order=""),
@@ -154,7 +107,7 @@ def test_every_input_is_a_row_with_its_reason(registered) -> None:
         "bad/unread": "truncated",
         "bad/empty": "no vertices",
         "bad/nan": "NaN",
-        "bad/sixty-seven": "68, 51 or 7",
+        "bad/sixty-seven": "expected 51 landmarks of three coordinates (ibug51), got 201 numbers",
         "bad/mirrored": "mirror",
     }
     for item, words in expected.items():
@@ -180,7 +133,7 @@ def test_a_point_cloud_is_meshed_and_says_so(registered) -> None:
 def test_placement_takes_the_scan_to_the_mesh(registered, toy) -> None:
     row = read_table(registered / "registrations.parquet").to_pylist()
     row = next(r for r in row if r["item_id"] == "s1/a")
-    vertices, _, _ = scan_of(toy, 1)
+    vertices, _, _ = toy.scan_of(1)
     rotation = np.reshape(row["rotation"], (3, 3))
     placed = row["scale"] * vertices @ rotation.T + row["translation"]
     mesh = np.reshape(row["vertices"], (-1, 3))
@@ -369,87 +322,6 @@ def test_summary_of_nothing_ok() -> None:
     assert metrics["over_ok_scans"] == {}
 
 
-def write_case(toy, folder: Path) -> tuple[Path, Path]:
-    vertices, faces, marks = scan_of(toy, 4)
-    write_obj(folder / "scan.obj", vertices, faces)
-    np.save(folder / "marks.npy", marks)
-    return folder / "scan.obj", folder / "marks.npy"
-
-
-def test_one_scan_from_files(toy, flame, tmp_path) -> None:
-    scan, marks = write_case(toy, tmp_path)
-    out = tmp_path / "out"
-    metrics = register_scan_files(scan, marks, None, flame, out, preset="fast")
-    assert metrics["status"] == "ok"
-    assert metrics == read_json(out / "metrics.json")
-    mesh = read_mesh(out / "mesh.obj")
-    assert len(mesh.vertices) == len(toy.toy_head().v_template)
-    residuals = np.load(out / "residuals.npy", allow_pickle=False)
-    assert np.nanmedian(residuals) == pytest.approx(metrics["residual_median_mm"], rel=1e-5)
-    with np.load(out / "parameters.npz", allow_pickle=False) as parameters:
-        assert parameters["theta"].shape == (15,)
-        assert parameters["beta"].shape == (14,)
-    assert (out / "qa.png").stat().st_size > 1000
-
-
-def test_a_dirty_file_is_cleaned_and_keeps_its_vertices(toy, flame, tmp_path) -> None:
-    scan, marks = write_case(toy, tmp_path)
-    clean = register_scan_files(scan, marks, None, flame, tmp_path / "clean", preset="fast")
-    assert clean["cleaning"] == {}
-    mesh = read_mesh(scan)
-    rng = np.random.default_rng(0)
-    far = np.array([900.0, 0, 0]) + rng.normal(size=(30, 3))
-    junk = np.arange(30).reshape(-1, 3) + len(mesh.vertices)
-    write_obj(
-        scan,
-        np.concatenate([mesh.vertices, far]),
-        np.concatenate([mesh.faces, junk, mesh.faces[:7]]),
-    )
-    dirty = register_scan_files(scan, marks, None, flame, tmp_path / "dirty", preset="fast")
-    assert dirty["cleaning"]["junk_faces"] == 10
-    assert dirty["cleaning"]["duplicate_faces"] == 7
-    assert dirty["score"] == pytest.approx(clean["score"], abs=0.01)
-    residuals = [np.load(tmp_path / f"{name}/residuals.npy") for name in ("clean", "dirty")]
-    assert len(residuals[1]) == len(mesh.vertices) + 30
-    assert np.isnan(residuals[1][-30:]).all()
-    both = np.isfinite(residuals[0]) & np.isfinite(residuals[1][:-30])
-    assert both.sum() > 0.98 * np.isfinite(residuals[0]).sum()
-    assert np.abs(residuals[0][both] - residuals[1][:-30][both]).max() < 0.3
-
-
-def test_one_bad_scan_leaves_its_reason(toy, flame, tmp_path) -> None:
-    scan, marks = write_case(toy, tmp_path)
-    np.save(marks, np.load(marks) * [1, 1, -1])
-    metrics = register_scan_files(scan, marks, None, flame, tmp_path / "out")
-    assert metrics["status"] == "failed"
-    assert "mirror" in metrics["reason"]
-    assert read_json(tmp_path / "out/metrics.json") == metrics
-
-
-def test_a_scan_of_one_triangle_is_refused_not_a_crash(toy, flame, tmp_path) -> None:
-    scan, marks = write_case(toy, tmp_path)
-    write_obj(scan, np.load(marks)[:3], np.array([[0, 1, 2]]))
-    metrics = register_scan_files(scan, marks, None, flame, tmp_path / "out")
-    assert metrics["status"] == "failed"
-    assert "scan vertices with surface" in metrics["reason"]
-
-
-def test_a_scan_that_is_no_face_has_no_residual(toy, flame, tmp_path) -> None:
-    scan, marks = write_case(toy, tmp_path)
-    rng = np.random.default_rng(0)
-    write_obj(scan, 80 * rng.normal(size=(3000, 3)), rng.integers(0, 3000, (5000, 3)))
-    metrics = register_scan_files(scan, marks, None, flame, tmp_path / "out")
-    assert metrics["status"] == "rejected"
-    assert metrics["residual_median_mm"] is None
-    assert metrics["face_vertices"] == 0
-    assert read_json(tmp_path / "out/metrics.json") == metrics
-
-
-def test_missing_scan_is_named(flame, tmp_path) -> None:
-    with pytest.raises(FileNotFoundError, match="expected a scan in .*none.obj"):
-        register_scan_files(tmp_path / "none.obj", tmp_path / "m.npy", None, flame, tmp_path / "o")
-
-
 def test_parameters_are_the_settings_and_no_more() -> None:
     given = {*params.ScanFitParams.model_fields, *params.FitPreset.model_fields}
     assert given == {field.name for field in fields(FitSettings)}
@@ -457,51 +329,80 @@ def test_parameters_are_the_settings_and_no_more() -> None:
     assert limits == {field.name for field in fields(QualityLimits)}
 
 
-def test_no_embedding_is_never_guessed(toy, flame, tmp_path) -> None:
-    scan, marks = write_case(toy, tmp_path)
-    model = flame / "model.safetensors"
-    with pytest.raises(ValueError, match="landmark embedding"):
-        register_scan_files(scan, marks, None, model, tmp_path / "out")
+def rows_of(out: Path) -> dict[str, dict]:
+    rows = read_table(out / "registrations.parquet").to_pylist()
+    return {row["item_id"]: row for row in rows}
 
 
-def test_unknown_preset(toy, flame, tmp_path) -> None:
-    scan, marks = write_case(toy, tmp_path)
-    with pytest.raises(ValueError, match="preset among"):
-        register_scan_files(scan, marks, None, flame, tmp_path / "out", preset="best")
+def few(packed: Path, folder: Path, *items: str) -> Path:
+    """A data set of the same name with some of the scans."""
+    out = folder / packed.name
+    for shard in sorted(packed.glob("*.parquet")):
+        table = read_table(shard)
+        kept = [item in items for item in table["item_id"].to_pylist()]
+        if any(kept):
+            write_table(table.filter(kept), out / shard.name)
+    return out
 
 
-POINTS = np.arange(21.0).reshape(7, 3)
+def declared(section, order: str, edition: str):
+    points = params.ScanLandmarksParams(order=order, edition=edition)
+    return section.model_copy(update={"landmarks": {"toy": points}, "max_failed_fraction": 1.0})
 
 
-def test_landmark_files_of_every_kind(tmp_path) -> None:
-    np.save(tmp_path / "a.npy", POINTS[None])
-    (tmp_path / "b.txt").write_text("\n".join(" ".join(map(str, p)) for p in POINTS))
-    (tmp_path / "c.lnd").write_text(
-        "\n".join(f"{i} {x},{y},{z}" for i, (x, y, z) in enumerate(POINTS))
+def test_every_data_set_of_the_graph_declares_its_landmarks(repository) -> None:
+    import yaml
+
+    graph = yaml.safe_load((repository / "dvc.yaml").read_text())["stages"]["register"]["foreach"]
+    section = params.load(repository / "params.yaml").registration
+    assert set(section.landmarks) == set(graph)
+
+
+def test_a_data_set_that_declares_nothing_is_refused(
+    section, compute, packed, flame, tmp_path
+) -> None:
+    silent = section.model_copy(update={"landmarks": {}})
+    with pytest.raises(ValueError, match=r"register\.landmarks .* of toy are, got nothing"):
+        run(silent, compute, packed=packed, model=flame, out=tmp_path / "out")
+
+
+@pytest.mark.parametrize("order", ["ibug68", "now7", "none"])
+def test_landmarks_in_another_order_than_declared_fail(
+    section, compute, packed, flame, tmp_path, order
+) -> None:
+    one = few(packed, tmp_path, "s2/a")
+    run(declared(section, order, "mica"), compute, packed=one, model=flame, out=tmp_path / "out")
+    row = rows_of(tmp_path / "out")["s2/a"]
+    assert row["status"] == "failed"
+    assert f"declares, {order}, got ibug51" in row["reason"]
+
+
+def test_the_edition_decides_where_the_landmarks_are(
+    section, compute, packed, flame, registered, tmp_path, counted
+) -> None:
+    """The other edition has the brows on the ridge of the nose."""
+    model = tmp_path / "flame"
+    shutil.copytree(flame, model)
+    with np.load(flame / "embeddings.npz") as arrays:
+        faces, bary = arrays["static_faces"].copy(), arrays["static_bary"]
+    faces[:10] = faces[10]
+    np.savez(model / "embedding-flame-fitting.npz", static_faces=faces, static_bary=bary)
+    one = few(packed, tmp_path, "s2/a")
+    work = tmp_path / "work"
+    own, other = declared(section, "ibug51", "mica"), declared(section, "ibug51", "flame-fitting")
+    run(own, compute, packed=one, model=model, out=tmp_path / "own", work=work)
+    run(other, compute, packed=one, model=model, out=tmp_path / "other", work=work)
+    assert counted == ["s2/a", "s2/a"]
+    was, own_row, other_row = (
+        rows_of(folder)["s2/a"] for folder in (registered, tmp_path / "own", tmp_path / "other")
     )
-    picked = "".join(f'<point x="{x}" y="{y}" z="{z}" name="n"/>\n' for x, y, z in POINTS)
-    (tmp_path / "d.pp").write_text(f"<PickedPoints>\n{picked}</PickedPoints>")
-    (tmp_path / "ldmks1.txt").write_text("\n".join(str(i) for i in range(1, 8)))
-    for name in ("a.npy", "b.txt", "c.lnd", "d.pp", "ldmks1.txt"):
-        np.testing.assert_array_equal(read_scan_landmarks(tmp_path / name, POINTS), POINTS)
+    assert own_row["vertices"] == was["vertices"]
+    assert other_row["landmark_rms_mm"] > own_row["landmark_rms_mm"] + 1.0
+    stated = read_json(tmp_path / "other" / "metrics.json")["landmarks"]
+    assert stated == {"order": "ibug51", "edition": "flame-fitting"}
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("1 2 3\n" * 67, r"got \(67, 3\)"),
-        ("1 2 3\n4 5\n", "rows of"),
-        ("one two three\n", "rows of numbers"),
-        ("0\n" * 68, "1-based"),
-        ("9\n" * 68, "up to 7"),
-    ],
-)
-def test_bad_landmark_files(tmp_path, text: str, message: str) -> None:
-    (tmp_path / "x.txt").write_text(text)
-    with pytest.raises(ValueError, match=message):
-        read_scan_landmarks(tmp_path / "x.txt", POINTS)
-
-
-def test_missing_landmark_file(tmp_path) -> None:
-    with pytest.raises(FileNotFoundError, match="no such file"):
-        read_scan_landmarks(tmp_path / "none.npy", POINTS)
+def test_a_missing_edition_says_what_makes_it(section, compute, packed, flame, tmp_path) -> None:
+    other = declared(section, "ibug51", "flame-fitting")
+    with pytest.raises(FileNotFoundError, match=r"convert@flame on a folder with flame-fitting/"):
+        run(other, compute, packed=packed, model=flame, out=tmp_path / "out")
