@@ -15,7 +15,7 @@ from pathlib import Path
 from stages.artifacts import write_bytes
 from stages.fingerprint import PACKAGES, module_closure
 
-METHODS = ("mica", "pix2face")
+METHODS = ("mica", "pix2face", "ringnet")
 DISPATCHERS = ("stages.train",)
 logger = logging.getLogger(__name__)
 
