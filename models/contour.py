@@ -1,13 +1,13 @@
 """The jaw contour of a turned head, found on a head model itself.
 
 The procedure is that of Sanyal et al. (CVPR 2019, section 3.4): turn the mean head from -20 to 40
-degrees, draw it, find the contour landmarks in the picture, carry them back to the surface, and give
-the trajectories of one side to the other by reflection. Past 20 degrees toward the viewer a side
-keeps its place.
+degrees, draw it, find the contour landmarks in the picture, carry them back to the surface, and
+give the trajectories of one side to the other by reflection. Past 20 degrees toward the viewer a
+side keeps its place.
 
-The publication asks a landmark detector where the contour is. ``outline`` answers instead by tracing
-the border of the drawn face, so that no detector is needed; any function of a ``View`` can take its
-place.
+The publication asks a landmark detector where the contour is. ``outline`` answers instead by
+tracing the border of the drawn face, so that no detector is needed; any function of a ``View`` can
+take its place.
 """
 
 from collections.abc import Callable
@@ -74,12 +74,12 @@ def outline(view: View) -> Float[np.ndarray, "9 2"]:
     inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
     seen = inside & (view.face_ids[row.clip(0, height - 1), column.clip(0, width - 1)] >= 0)
     last = seen.shape[1] - 1 - seen[:, ::-1].argmax(axis=1)
-    border = samples[np.arange(_RAYS), last]
+    border = np.where(seen.any(axis=1)[:, None], samples[np.arange(_RAYS), last], centre)
     below = border[:, 1] > nose[1]
     first = int(np.argmin(np.abs(border[:, 0] - chin[0]) + np.where(below, 0.0, np.inf)))
     top = float(view.inner_px[list(_EYE_CORNERS), 1].mean())
     above = np.flatnonzero(border[first:, 1] < top)
-    if not seen.any() or not below.any() or len(above) == 0:
+    if not below.any() or len(above) == 0:
         raise ValueError(
             f"outline: expected a face from chin to eyes at {view.yaw_deg:g} degrees, got "
             f"{int((view.face_ids >= 0).sum())} pixels; check the region of the contour"

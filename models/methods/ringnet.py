@@ -280,5 +280,9 @@ def crop_box(points_px: Float[np.ndarray, "68 2"]) -> tuple[Float[np.ndarray, "2
 
 
 def input_blob(crop: Float[np.ndarray, "s s 3"]) -> Float[np.ndarray, "3 s s"]:
-    """RGB in 0..255 to the network's input: CHW float32 in [-1, 1]."""
-    return (crop.astype(np.float32) / 127.5 - 1.0).transpose(2, 0, 1)
+    """RGB in 0..255 to the network's input: CHW float32 in [-1, 1].
+
+    The result is contiguous: stacked views would make a batch whose channels vary fastest, with
+    which torch 2.13's convolutions of very few channels wrote beyond their buffers on the CPU.
+    """
+    return np.ascontiguousarray((crop.astype(np.float32) / 127.5 - 1.0).transpose(2, 0, 1))
