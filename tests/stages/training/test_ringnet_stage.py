@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from models.encoders.resnet import ResNet, ResNetConfig
 from models.train_loop import state_arrays
@@ -63,7 +64,6 @@ def photographs(
 def data(flame_folder: Path) -> Path:
     root = flame_folder.parents[1]
     rng = np.random.default_rng(3)
-    # frontal heads have outer eye corners, so the 68 of the toy model must span a box
     photographs(root, "vggface2", {"a": 4, "b": 3, "c": 2, "d": 5, "e": 3}, rng)
     photographs(root, "300w_lp", {"x": 1, "y": 2}, rng)
     return root
@@ -176,7 +176,8 @@ def test_batches_are_whole_rings_and_depend_on_nothing_else(
     for name, value in second.items():
         np.testing.assert_array_equal(both[name][4:], value)
     assert float(both["landmarks"].abs().max()) < 1.5
-    metrics = job.validate(job.model.eval())
+    with torch.no_grad():
+        metrics = job.validate(job.model.eval())
     assert set(metrics) == {"landmark_percent", "within", "between", "shape"}
 
 
@@ -234,8 +235,6 @@ def test_the_network_s_camera_lands_on_its_own_landmarks(
     data: Path, section: RingNetParams, compute: ComputeParams
 ) -> None:
     """The overlay's camera in image pixels is the network's in its crop."""
-    import torch
-
     from models.encoders.square_crop import crop_image, crop_matrix
     from models.flame import head_yaw_deg
     from models.flame_layer import FlameLandmarks
