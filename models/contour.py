@@ -27,6 +27,7 @@ SIDE = 9
 """Landmarks 8 (chin) to 16 (beside the subject's left eye)."""
 PX_PER_M = 1000.0
 _MARGIN_PX = 4
+_MIDDLE_M = 0.006
 _RAYS = 721
 _EYE_CORNERS, _NOSE_BASE = (19, 28), 16
 """Rows of the 51 inner landmarks: 36 and 45, 33."""
@@ -115,7 +116,8 @@ def draw_view(
     x, y = _MARGIN_PX - low[0] * PX_PER_M, _MARGIN_PX + high[1] * PX_PER_M
     clip = orthographic_clip(turned[None], PX_PER_M, x, y, height, width)
     ids, bary, _ = rasterize_numba(clip, faces[region], height, width)
-    middle = used[np.abs(vertices[used, 0]) < 0.006]
+    aside = np.abs(vertices[used, 0])
+    middle = used[aside <= max(_MIDDLE_M, 1.01 * float(aside.min()))]
     chin = turned[middle[np.argmin(vertices[middle, 1])]]
 
     def pixels(points: Float[np.ndarray, "*n 3"]) -> Float[np.ndarray, "*n 2"]:
