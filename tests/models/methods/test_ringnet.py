@@ -29,7 +29,8 @@ TRUNK = ResNetConfig("v2", (1, 1, 1, 1), 2)
 @pytest.fixture(autouse=True)
 def _restore_torch() -> Iterator[None]:
     yield
-    torch.use_deterministic_algorithms(False)
+    torch.set_deterministic_debug_mode("default")
+    torch.utils.deterministic.fill_uninitialized_memory = True
 
 
 def flame() -> tuple[FlameArrays, LandmarkEmbedding]:
