@@ -128,7 +128,7 @@ def build_parser() -> argparse.ArgumentParser:
     verify.set_defaults(command=_lineage_verify)
 
     preset = commands.add_parser("preset", help="write a size preset into params.yaml")
-    preset.add_argument("name", help="tiny, demo or bench")
+    preset.add_argument("name", help="tiny, demo, bench or paper")
     preset.set_defaults(command=_preset)
 
     clean = commands.add_parser("clean-cache", help="remove rows kept from runs of long ago")
