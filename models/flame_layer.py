@@ -1,13 +1,13 @@
-"""FLAME as a torch layer; the equations, symbols and units are those of ``models.flame``."""
+"""FLAME and its landmarks as torch layers; symbols and units are those of ``models.flame``."""
 
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from models.flame import FlameArrays
+from models.flame import CONTOUR_LIMIT_DEG, CONTOUR_ROWS, FlameArrays, LandmarkEmbedding
 
 
 def rotation_matrices(axis_angle: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3 3"]:
@@ -26,31 +26,50 @@ def rotation_matrices(axis_angle: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*
 
 
 class Flame(nn.Module):
-    """FLAME as a differentiable layer. All arrays are buffers that no checkpoint stores."""
+    """FLAME as a differentiable layer. All arrays are buffers that no checkpoint stores.
+
+    Joints are linear in the coefficients, so their template and directions are regressed once; a
+    layer of some vertices then needs none of the others.
+    """
 
     v_template: Tensor
-    faces: Tensor
     shapedirs: Tensor
     exprdirs: Tensor
     posedirs: Tensor
-    joint_regressor: Tensor
     weights: Tensor
+    joint_template: Tensor
+    joint_shapedirs: Tensor
+    joint_exprdirs: Tensor
 
-    def __init__(self, arrays: FlameArrays, dtype: torch.dtype = torch.float32) -> None:
-        """Copy ``arrays`` into buffers of type ``dtype``."""
+    def __init__(
+        self,
+        arrays: FlameArrays,
+        dtype: torch.dtype = torch.float32,
+        vertices: Int[np.ndarray, " n"] | None = None,
+    ) -> None:
+        """Copy ``arrays`` into buffers of type ``dtype``.
+
+        Args:
+            arrays: The model.
+            dtype: Of every result.
+            vertices: Ids of the vertices to compute, in the order of the results; None means all.
+        """
         super().__init__()
-        for name in (
-            "v_template",
-            "shapedirs",
-            "exprdirs",
-            "posedirs",
-            "joint_regressor",
-            "weights",
-        ):
-            value = torch.as_tensor(np.array(getattr(arrays, name)), dtype=dtype)
-            self.register_buffer(name, value, persistent=False)
-        faces = torch.as_tensor(np.array(arrays.faces), dtype=torch.int64)
-        self.register_buffer("faces", faces, persistent=False)
+        picked = slice(None) if vertices is None else vertices
+        regressor = arrays.joint_regressor.astype(np.float64)
+        content = {
+            "v_template": arrays.v_template[picked],
+            "shapedirs": arrays.shapedirs[picked],
+            "exprdirs": arrays.exprdirs[picked],
+            "posedirs": arrays.posedirs[picked],
+            "weights": arrays.weights[picked],
+            "joint_template": regressor @ arrays.v_template,
+            "joint_shapedirs": np.tensordot(regressor, arrays.shapedirs, 1),
+            "joint_exprdirs": np.tensordot(regressor, arrays.exprdirs, 1),
+        }
+        for name, value in content.items():
+            tensor = torch.as_tensor(np.array(value), dtype=dtype)
+            self.register_buffer(name, tensor, persistent=False)
         self.parents: list[int] = arrays.parents.tolist()
 
     @classmethod
@@ -68,6 +87,15 @@ class Flame(nn.Module):
         if psi is not None:
             out = out + torch.einsum("vce,be->bvc", self.exprdirs[..., : psi.shape[1]], psi)
         return out
+
+    def joints(
+        self, beta: Float[Tensor, "B s"], psi: Float[Tensor, "B e"]
+    ) -> Float[Tensor, "B J 3"]:
+        """Joints of the head at rest, metres."""
+        S, E = beta.shape[1], psi.shape[1]
+        moved = torch.einsum("jcs,bs->bjc", self.joint_shapedirs[..., :S], beta)
+        moved = moved + torch.einsum("jce,be->bjc", self.joint_exprdirs[..., :E], psi)
+        return self.joint_template + moved
 
     def forward(
         self,
@@ -92,7 +120,7 @@ class Flame(nn.Module):
                 f"got {tuple(theta.shape)}"
             )
         shaped = self.shaped(beta, psi)
-        joints = torch.einsum("jv,bvc->bjc", self.joint_regressor, shaped)
+        joints = self.joints(beta, psi)
         R = rotation_matrices(theta.reshape(B, J, 3))
         eye = torch.eye(3, dtype=R.dtype, device=R.device)
         feature = (R[:, 1:] - eye).reshape(B, -1)
@@ -114,3 +142,73 @@ class Flame(nn.Module):
         blended_R = torch.einsum("vj,bjac->bvac", self.weights, A)
         blended_t = torch.einsum("vj,bja->bva", self.weights, b)
         return torch.einsum("bvac,bvc->bva", blended_R, posed) + blended_t
+
+
+def head_yaws_deg(theta: Float[Tensor, "B t"]) -> Float[Tensor, " B"]:
+    """Torch twin of ``models.flame.head_yaw_deg``: yaw of the chain root-neck, degrees."""
+    R = rotation_matrices(theta[:, :6].reshape(-1, 2, 3))
+    chain = R[:, 0] @ R[:, 1]
+    across = torch.hypot(chain[:, 0, 0], chain[:, 1, 0])
+    return torch.rad2deg(torch.atan2(-chain[:, 2, 0], across))
+
+
+def contour_rows(yaw_deg: Float[Tensor, " B"]) -> Int[Tensor, " B"]:
+    """Torch twin of ``models.flame.contour_row``; rounding has no gradient."""
+    a = yaw_deg.detach().clamp(-CONTOUR_LIMIT_DEG, CONTOUR_LIMIT_DEG).round().long()
+    return torch.where(a >= 0, a, CONTOUR_LIMIT_DEG - a)
+
+
+class FlameLandmarks(nn.Module):
+    """The 68 iBUG landmarks of a posed head, contour first, without the rest of its surface.
+
+    The contour (0..16) follows the head's yaw row by row of the embedding's table, or stays at the
+    embedding's full set. Which row is taken carries no gradient; the points do.
+    """
+
+    corners: Tensor
+    bary: Tensor
+
+    def __init__(
+        self,
+        arrays: FlameArrays,
+        embedding: LandmarkEmbedding,
+        dtype: torch.dtype = torch.float32,
+        *,
+        dynamic: bool = True,
+    ) -> None:
+        """Gather the vertices that any landmark needs.
+
+        Args:
+            arrays: The model.
+            embedding: Its landmarks.
+            dtype: Of the results.
+            dynamic: False keeps the contour of a frontal head.
+        """
+        super().__init__()
+        if dynamic:
+            static_faces = np.tile(embedding.static_faces, (CONTOUR_ROWS, 1))
+            static_bary = np.tile(embedding.static_bary, (CONTOUR_ROWS, 1, 1))
+            faces = np.concatenate([embedding.dynamic_faces, static_faces], axis=1)
+            bary = np.concatenate([embedding.dynamic_bary, static_bary], axis=1)
+        else:
+            faces, bary = embedding.full_faces[None], embedding.full_bary[None]
+        used, corners = np.unique(arrays.faces[faces], return_inverse=True)
+        self.dynamic = dynamic
+        self.flame = Flame(arrays, dtype, used)
+        corners = corners.reshape(*faces.shape, 3)
+        self.register_buffer("corners", torch.as_tensor(corners), persistent=False)
+        self.register_buffer("bary", torch.as_tensor(bary, dtype=dtype), persistent=False)
+
+    def forward(
+        self,
+        beta: Float[Tensor, "B s"],
+        psi: Float[Tensor, "B e"],
+        theta: Float[Tensor, "B t"],
+    ) -> Float[Tensor, "B 68 3"]:
+        """Landmarks in metres; the arguments are those of ``Flame``."""
+        vertices = self.flame(beta, psi, theta)
+        rows = torch.zeros(len(theta), dtype=torch.int64, device=theta.device)
+        if self.dynamic:
+            rows = contour_rows(head_yaws_deg(theta))
+        batch = torch.arange(len(theta), device=theta.device)[:, None, None]
+        return (self.bary[rows][..., None] * vertices[batch, self.corners[rows]]).sum(2)

@@ -69,3 +69,42 @@ def masked_l1(
     one = torch.ones_like(error)
     weight = torch.where(mask, one, background_weight * one)
     return (error * weight).sum() / weight.sum().clamp_min(1.0)
+
+
+def ring_loss(beta: Float[Tensor, "B R s"], margin: float) -> Float[Tensor, ""]:
+    """Shape consistency of rings (Sanyal et al. 2019, eqs. 5 and 6, as printed).
+
+    The sum over rings i and j, k < R of ``max(0, |b_ij - b_ik|^2 - |b_ij - b_iR|^2 + margin)``,
+    divided by the number of rings times R. The terms j = k are part of the printed sum: a hinge on
+    the distance to the other person alone.
+
+    Args:
+        beta: Coefficients of each ring's photographs, the last of another person.
+        margin: By how much the other person must be further away, squared distance.
+
+    Raises:
+        ValueError: A ring has fewer than three photographs.
+    """
+    B, R, _ = beta.shape
+    if R < 3:
+        raise ValueError(f"ring_loss needs >= 3 photographs per ring (2 + 1), got {R}")
+    same, other = beta[:, :-1], beta[:, -1:]
+    matched = (same[:, :, None] - same[:, None]).square().sum(-1)
+    unmatched = (same - other).square().sum(-1)
+    return (matched - unmatched[..., None] + margin).clamp_min(0.0).sum() / (B * R)
+
+
+def gated_l1(
+    predicted: Float[Tensor, "B n 2"],
+    target: Float[Tensor, "B n 2"],
+    confidence: Float[Tensor, "B n"],
+    gate: float,
+) -> Float[Tensor, ""]:
+    """Mean absolute coordinate difference of the points whose confidence exceeds ``gate``.
+
+    ``sum w |d|_1 / (2 sum w)`` over the batch with w = 1 above the gate and 0 elsewhere (Sanyal et
+    al. 2019, eq. 7, with the normalisation of Kanazawa et al. 2018); 0 where no point counts.
+    """
+    weight = (confidence > gate).to(predicted.dtype)
+    error = ((predicted - target).abs().sum(-1) * weight).sum()
+    return error / (2.0 * weight.sum()).clamp_min(1.0)

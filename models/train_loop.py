@@ -191,6 +191,7 @@ def fit(
         objective = wrap(objective)
 
     for step in range(start, settings.steps):
+        torch.manual_seed(_torch_seed(settings.seed, step, rank))
         model.train()
         rate = settings.rate(step)
         for group in optimizer.param_groups:
@@ -247,6 +248,11 @@ def fit(
     if settings.keep == "best" and best:
         return FitResult(best, best_step, history)
     return FitResult(state_arrays(model), settings.steps, history)
+
+
+def _torch_seed(seed: int, step: int, rank: int) -> int:
+    """Seed of what a model itself draws in a step (dropout), whatever ran before."""
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1)
 
 
 def state_arrays(model: nn.Module) -> dict[str, np.ndarray]:

@@ -124,7 +124,7 @@ def build_parser() -> argparse.ArgumentParser:
     ablate.set_defaults(command=_ablate)
 
     preset = commands.add_parser("preset", help="write a size preset into params.yaml")
-    preset.add_argument("name", help="tiny, demo or bench")
+    preset.add_argument("name", help="tiny, demo, bench or paper")
     preset.set_defaults(command=_preset)
 
     clean = commands.add_parser(

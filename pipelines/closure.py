@@ -23,7 +23,7 @@ from pathlib import Path
 from stages.artifacts import write_bytes
 from stages.fingerprint import PACKAGES, module_closure
 
-METHODS = ("mica", "pix2face")
+METHODS = ("mica", "pix2face", "ringnet")
 DISPATCHERS = ("stages.train",)
 MOST = 0.6  # of a folder's modules
 logger = logging.getLogger(__name__)

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Int
 
-from models.flame import FlameArrays
+from models.flame import FlameArrays, LandmarkEmbedding, surface_points
 from stages.artifacts import (
     atomic_directory,
     sha256_file,
@@ -84,10 +85,59 @@ def npz_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
     return stream.getvalue()
 
 
+def traced_embedding(
+    model: FlameArrays,
+    static_faces: Int[np.ndarray, "51"],
+    static_bary: Float[np.ndarray, "51 3"],
+    face: Int[np.ndarray, " n"],
+) -> LandmarkEmbedding:
+    """The whole embedding where the owner gave the inner landmarks alone.
+
+    Args:
+        model: The head.
+        static_faces: Triangles of the 51 inner landmarks.
+        static_bary: Their weights.
+        face: Vertex ids of the mask ``face``, on whose triangles the contour is traced.
+
+    Raises:
+        ValueError: The contour cannot be traced on that mask.
+    """
+    from models.contour import dynamic_contour
+
+    vertices = model.v_template.astype(np.float64)
+    region = np.flatnonzero(np.isin(model.faces, face).all(axis=1))
+    inner = surface_points(vertices, model.faces, static_faces, static_bary)
+    ids, bary = dynamic_contour(vertices, model.faces, region, inner)
+    return LandmarkEmbedding(
+        static_faces=static_faces,
+        static_bary=static_bary,
+        dynamic_faces=ids,
+        dynamic_bary=bary,
+        full_faces=np.concatenate([ids[0], static_faces]),
+        full_bary=np.concatenate([bary[0], static_bary]),
+    )
+
+
 def _convert_flame(raw: Path, out: Path) -> list[Path]:
     source = model_file(raw)
     model = load_flame(source)
-    embedding, vertices, faces = read_embedding(raw), len(model.v_template), len(model.faces)
+    masks = read_masks(raw / MASK_NAME)
+    if contour_source(raw) == "owner":
+        whole = (raw / EMBEDDING_NAME).is_file()
+        names = (EMBEDDING_NAME,) if whole else (STATIC_NAME, DYNAMIC_NAME)
+        sources = [source, *(raw / name for name in names)]
+        embedding = read_embedding(raw)
+    else:
+        sources = [source, raw / STATIC_NAME]
+        logger.warning("%s has no contour of a turned head; it is traced on the template", raw)
+        static = read_static_embedding(raw / STATIC_NAME)
+        if "face" not in masks:
+            raise ValueError(
+                f"{raw / MASK_NAME}: expected a mask 'face' to trace the contour on, got "
+                f"{sorted(masks)}; or add {DYNAMIC_NAME}"
+            )
+        embedding = traced_embedding(model, *static, masks["face"])
+    vertices, faces = len(model.v_template), len(model.faces)
     for name in ("static_faces", "dynamic_faces", "full_faces"):
         ids = getattr(embedding, name)
         if ids.min() < 0 or ids.max() >= faces:
@@ -95,10 +145,6 @@ def _convert_flame(raw: Path, out: Path) -> list[Path]:
     write_safetensors(flame_tensors(model), out / "model.safetensors")
     named = {name: getattr(embedding, name) for name in embedding.__dataclass_fields__}
     write_bytes(out / "embeddings.npz", npz_bytes(named))
-    if (raw / EMBEDDING_NAME).is_file():
-        sources = [source, raw / EMBEDDING_NAME]
-    else:
-        sources = [source, raw / STATIC_NAME, raw / DYNAMIC_NAME]
     other = raw / FITTING_NAME
     if other.is_file():
         ids, weights = read_static_embedding(other)
@@ -107,12 +153,17 @@ def _convert_flame(raw: Path, out: Path) -> list[Path]:
         edition = {"static_faces": ids, "static_bary": weights}
         write_bytes(out / "embedding-flame-fitting.npz", npz_bytes(edition))
         sources.append(other)
-    masks = read_masks(raw / MASK_NAME)
     for name, ids in masks.items():
         if len(ids) and (ids.min() < 0 or ids.max() >= vertices):
             raise ValueError(f"{raw / MASK_NAME}: mask {name!r} refers beyond {vertices} vertices")
     write_bytes(out / "masks.npz", npz_bytes(masks))
     return [*sources, raw / MASK_NAME]
+
+
+def contour_source(raw: Path) -> str:
+    """``owner`` where the folder has the contour of a turned head, else ``traced``."""
+    given = (raw / EMBEDDING_NAME).is_file() or (raw / DYNAMIC_NAME).is_file()
+    return "owner" if given else "traced"
 
 
 def _convert_morphable(kind: str, raw: Path, out: Path, p: ConvertParams) -> list[Path]:
@@ -163,6 +214,7 @@ def convert(kind: str, raw: Path, out: Path, p: ConvertParams) -> None:
             "synthetic": is_synthetic(raw),
             "licence": source.licence,
             "homepage": source.homepage,
+            **({"contour": contour_source(raw)} if flame else {}),
             "sources": [
                 {"path": file.relative_to(raw).as_posix(), "sha256": sha256_file(file)}
                 for file in files

@@ -434,11 +434,64 @@ class Pix2FaceParams(Section):
     fit: LoopParams
 
 
+class TrunkParams(Section):
+    """Size of a ResNet with bottlenecks; ResNet-50 has 3, 4, 6, 3 units and width 64."""
+
+    kind: Literal["v2", "v1.5"]
+    layers: tuple[int, int, int, int]
+    width: int = Field(ge=1, description="channels of the stem")
+
+
+class RingParams(Section):
+    """The ring of RingNet."""
+
+    size: int = Field(ge=3, description="R: photographs per ring, R - 1 of one person")
+    weight: float = Field(ge=0, description="of the shape consistency; 0 switches it off")
+    margin: float = Field(ge=0, description="eta, in squared sigma")
+    pseudo_share: float = Field(
+        ge=0, lt=1, description="rings of crops of one unlabelled photograph"
+    )
+
+
+class IterativeParams(Section):
+    """RingNet's error feedback."""
+
+    n_iter: int = Field(ge=1, description="corrections of the estimate")
+    init_estimate: Literal["zeros", "mean"] = Field(description="mean: the average camera")
+
+
+class RingNetParams(Section):
+    """RingNet."""
+
+    size_px: int = Field(ge=32, description="side of the crop the network sees")
+    trunk: TrunkParams
+    weights: Path | None = Field(description="your own torch ResNet-50 (v1.5) to start from")
+    n_shape: int = Field(ge=1, description="identity coefficients; the paper's 100")
+    n_expression: int = Field(ge=1, description="expression coefficients; the paper's 50")
+    hidden: int = Field(ge=1, description="width of the regressor")
+    dropout: float = Field(ge=0, lt=1)
+    ring: RingParams
+    ief: IterativeParams
+    contour: Literal["dynamic", "static"]
+    landmark_weight: float = Field(ge=0)
+    shape_penalty: float = Field(ge=0, description="weight of the mean squared norm of beta")
+    expression_penalty: float = Field(ge=0, description="likewise of psi")
+    confidence_gate: float = Field(ge=0, le=1, description="landmarks count above it")
+    box_scale: tuple[float, float] = Field(description="range of the crop's side over the box's")
+    box_shift: float = Field(ge=0, description="largest shift, fraction of the box")
+    holdout: float = Field(
+        gt=0, lt=1, description="fraction of identities for validation where the set has none"
+    )
+    augment: AugmentParams
+    fit: LoopParams
+
+
 class TrainParams(Section):
     """The methods that are trained."""
 
     mica: MicaParams
     pix2face: Pix2FaceParams
+    ringnet: RingNetParams
 
 
 class BenchmarkSizes(Section):

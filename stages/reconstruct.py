@@ -36,8 +36,8 @@ from stages.row_cache import WORK, Row, RowCache, cached_each, key_of_values
 
 logger = logging.getLogger(__name__)
 
-METHODS = ("mean", "mica", "pix2face")
-SECONDS_PER_IMAGE = {"mean": 0.05, "mica": 0.1, "pix2face": 0.6}
+METHODS = ("mean", "mica", "pix2face", "ringnet")
+SECONDS_PER_IMAGE = {"mean": 0.05, "mica": 0.1, "pix2face": 0.6, "ringnet": 0.1}
 UNDECIDING = {"max_failed_fraction", "detector_min_score", "detector_max_side_px", "photographs"}
 """Parameters that change no mesh of a packed photograph."""
 
@@ -73,6 +73,10 @@ def load_method(
         from stages.inference.pix2face import Pix2FaceReconstructor
 
         return Pix2FaceReconstructor(weights, data / "models" / "3ddfa", section)
+    if method == "ringnet":
+        from stages.inference.ringnet import RingNetReconstructor
+
+        return RingNetReconstructor(weights, data / "models" / "flame")
     raise ValueError(f"expected a method among {', '.join(METHODS)}, got {method!r}")
 
 

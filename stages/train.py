@@ -16,7 +16,7 @@ from stages import params
 from stages.artifacts import atomic_directory, read_facts, write_json, write_safetensors
 from stages.photos import is_synthetic
 from stages.process import begin
-from stages.training import mica, pix2face
+from stages.training import mica, pix2face, ringnet
 from stages.training.assembly import parameter_count, weights_label
 from stages.training.run import WORK, forget, train
 
@@ -76,11 +76,32 @@ def pix2face_recipe(section: params.Pix2FaceParams, seed: int, data: Path) -> Re
     )
 
 
-RECIPES: dict[str, Callable[..., Recipe]] = {"mica": mica_recipe, "pix2face": pix2face_recipe}
+def ringnet_recipe(section: params.RingNetParams, seed: int, data: Path) -> Recipe:
+    """RingNet: VGGFace2 by identity, 300W-LP as unlabelled photographs, their landmarks, FLAME."""
+    plain = section.model_dump(mode="json", exclude={"fit"})
+    inputs = {
+        "packed": data / "packed" / "vggface2",
+        "landmarks": data / "landmarks" / "vggface2",
+        "unlabelled": data / "packed" / "300w_lp",
+        "unlabelled_landmarks": data / "landmarks" / "300w_lp",
+        "model": data / "models" / "flame",
+    }
+    prepare = partial(ringnet.prepare, **inputs, section=plain, seed=seed)
+    if section.weights is not None:
+        inputs["weights"] = section.weights
+    labelled = (inputs["packed"], inputs["unlabelled"], inputs["model"])
+    return Recipe(inputs, plain, prepare, ringnet.build, section.fit, labelled)
+
+
+RECIPES: dict[str, Callable[..., Recipe]] = {
+    "mica": mica_recipe,
+    "pix2face": pix2face_recipe,
+    "ringnet": ringnet_recipe,
+}
 
 
 def run(
-    section: params.MicaParams | params.Pix2FaceParams,
+    section: params.MicaParams | params.Pix2FaceParams | params.RingNetParams,
     compute: params.ComputeParams,
     *,
     method: str,

@@ -85,7 +85,7 @@ def test_broken_inputs_are_rows_and_the_rest_is_unharmed(clone: Path) -> None:
 
 
 def test_scores_say_what_they_ran_on(clone: Path) -> None:
-    for method in ("mean", "mica", "pix2face"):
+    for method in ("mean", "mica", "pix2face", "ringnet"):
         metrics = read_json(clone / "data/evaluation" / method / "metrics.json")
         assert metrics["synthetic"] is True
         assert set(metrics["protocols"]) == {"now", "now-metric"}

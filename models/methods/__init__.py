@@ -2,5 +2,6 @@
 
 from models.methods.mica import Mica
 from models.methods.pix2face import Pix2Face
+from models.methods.ringnet import RingNet
 
-METHODS = {"mica": Mica, "pix2face": Pix2Face}
+METHODS = {"mica": Mica, "pix2face": Pix2Face, "ringnet": RingNet}

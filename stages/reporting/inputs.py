@@ -13,6 +13,7 @@ METHOD_TITLES: Final[Mapping[str, str]] = {
     "mean": "Average head",
     "mica": "MICA",
     "pix2face": "pix2face",
+    "ringnet": "RingNet",
 }
 PROTOCOL_TITLES: Final[Mapping[str, str]] = {
     "now": "NoW",

@@ -3,12 +3,20 @@
 import math
 
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as nnf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.losses import angular_margin_logits, angular_margin_loss, masked_l1, weighted_l1
+from models.losses import (
+    angular_margin_logits,
+    angular_margin_loss,
+    gated_l1,
+    masked_l1,
+    ring_loss,
+    weighted_l1,
+)
 
 
 def test_weighted_l1_of_one_millimetre_everywhere_is_the_mean_weight() -> None:
@@ -73,3 +81,56 @@ def test_masked_l1_weighs_background() -> None:
     assert float(masked_l1(predicted, target)) == 1.0
     assert float(masked_l1(predicted, target, mask, 0.0)) == 0.5
     assert abs(float(masked_l1(predicted, target, mask, 0.5)) - (1 + 1.5) / 3) < 1e-6
+
+
+def test_ring_of_equal_shapes_costs_the_margin_per_pair() -> None:
+    beta = torch.randn(1, 1, 7).expand(4, 6, 7)
+    # every one of the 5 x 5 ordered pairs, j = k included, costs eta; divided by R
+    assert float(ring_loss(beta, 0.5)) == pytest.approx(25 * 0.5 / 6)
+
+
+def test_ring_of_a_distant_stranger_costs_nothing() -> None:
+    beta = torch.zeros(2, 5, 3)
+    beta[:, -1, 0] = 10.0
+    assert float(ring_loss(beta, 0.5)) == 0.0
+
+
+def test_ring_terms_of_a_photograph_with_itself_count() -> None:
+    """A stranger at squared distance 0.3: four pairs j, k of equal shapes, two of them j = k."""
+    beta = torch.zeros(1, 3, 2, dtype=torch.float64)
+    beta[0, 2, 1] = math.sqrt(0.3)
+    assert float(ring_loss(beta, 0.5)) == pytest.approx(4 * 0.2 / 3)
+
+
+def test_ring_loss_equals_the_printed_sum() -> None:
+    rng = np.random.default_rng(5)
+    nb, R = 3, 5
+    beta = rng.normal(size=(nb, R, 4)) * 0.5
+    total = 0.0
+    for i in range(nb):
+        for j in range(R - 1):
+            for k in range(R - 1):
+                same = ((beta[i, j] - beta[i, k]) ** 2).sum()
+                other = ((beta[i, j] - beta[i, R - 1]) ** 2).sum()
+                total += max(0.0, same - other + 0.5)
+    assert float(ring_loss(torch.as_tensor(beta), 0.5)) == pytest.approx(total / (nb * R))
+    with pytest.raises(ValueError, match=">= 3 photographs per ring"):
+        ring_loss(torch.zeros(1, 2, 4), 0.5)
+
+
+def test_ring_loss_has_the_right_gradient() -> None:
+    torch.manual_seed(0)
+    beta = (torch.randn(2, 4, 3, dtype=torch.float64) * 0.3).requires_grad_()
+    assert torch.autograd.gradcheck(lambda b: ring_loss(b, 0.5), [beta])
+
+
+def test_gated_l1_is_the_mean_over_coordinates_of_trusted_points() -> None:
+    target = torch.zeros(2, 3, 2)
+    predicted = target + torch.tensor([0.3, -0.1])
+    confidence = torch.tensor([[0.9, 0.41, 0.5], [0.0, 0.4, 0.2]])
+    assert float(gated_l1(predicted, target, confidence, 0.41)) == pytest.approx(0.2)
+    moved = predicted.clone()
+    moved[confidence <= 0.41] = 99.0  # no influence
+    assert float(gated_l1(moved, target, confidence, 0.41)) == pytest.approx(0.2)
+    nothing = gated_l1(predicted, target, torch.zeros(2, 3), 0.41)
+    assert float(nothing) == 0.0

@@ -69,11 +69,13 @@ def test_presets_change_values_and_keep_comments(repository: Path, tmp_path: Pat
     assert presets.apply("tiny", tmp_path)
     assert "# Raw data sets." in (tmp_path / "params.yaml").read_text()
     params.load(tmp_path / "params.yaml")
+    presets.apply("paper", tmp_path)
     assert presets.apply("demo", tmp_path)
     restored = params.load(tmp_path / "params.yaml")
     assert restored == params.load(repository / "params.yaml")
-    presets.apply("bench", tmp_path)
-    params.load(tmp_path / "params.yaml")
+    for name in ("bench", "paper"):
+        presets.apply(name, tmp_path)
+        params.load(tmp_path / "params.yaml")
     with pytest.raises(FileNotFoundError, match="expected one of the presets"):
         presets.apply("huge", tmp_path)
     (tmp_path / "presets" / "odd.yaml").write_text("sede: 3\n")

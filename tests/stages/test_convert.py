@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,14 @@ from models.morphable import LinearModel
 from stages.artifacts import read_safetensors, write_bytes
 from stages.convert import load_flame, run
 from stages.corpus import bfm2009, bfm2017, three_ddfa
-from stages.corpus.flame import Embeddings, FlameFiles, static_pickle, write_release
+from stages.corpus.files import write
+from stages.corpus.flame import (
+    Embeddings,
+    FlameFiles,
+    masks_pickle,
+    static_pickle,
+    write_release,
+)
 from stages.corpus.linear_files import LinearFiles
 from stages.datasets.flame_files import (
     FlameFileError,
@@ -211,6 +219,41 @@ class TestFlame:
         (flame_root / "flame_dynamic_embedding.npy").unlink()
         with pytest.raises(FileNotFoundError, match=r"landmark_embedding\.npy, or"):
             read_embedding(flame_root)
+
+    def test_a_contour_that_nobody_gave_is_traced(self, tmp_path: Path) -> None:
+        """A sheet with eyes, nose and an outline: its border from the middle below to the eyes."""
+        model = flame_files()
+        centres = model.v_template[model.faces].mean(axis=1)[:, :2]
+
+        def triangle(x: float, y: float) -> int:
+            return int(np.argmin(np.linalg.norm(centres - [x, y], axis=1)))
+
+        static = np.full(51, triangle(0.0, 0.0))
+        static[[19, 28]] = triangle(-0.03, 0.05), triangle(0.03, 0.05)
+        given = replace(
+            embeddings(len(model.faces)), static_faces=static, static_bary=np.full((51, 3), 1 / 3)
+        )
+        root, out = tmp_path / "FLAME", tmp_path / "out"
+        masks = {"face": np.arange(len(model.v_template))}
+        write_release(root, model, model, masks, given, np.random.default_rng(0))
+        (root / "landmark_embedding.npy").unlink()
+        (root / "flame_dynamic_embedding.npy").unlink()
+        run(PARAMS, model="flame", raw=root, out=out)
+        meta = json.loads((out / "meta.json").read_text())
+        assert meta["contour"] == "traced"
+        marks = LandmarkEmbedding.load(out)
+        np.testing.assert_array_equal(marks.static_faces, static)
+        np.testing.assert_array_equal(marks.full_faces[:17], marks.dynamic_faces[0])
+        points = marks.contour(model.v_template, model.faces, 0.0)
+        low, high = model.v_template.min(axis=0), model.v_template.max(axis=0)
+        on_border = np.minimum(
+            np.abs(points[:, 1] - low[1]), np.abs(np.abs(points[:, 0]) - high[0])
+        )
+        assert on_border.max() < 0.003
+        assert abs(points[0, 1] - 0.05) < 0.02
+        write(root / "FLAME_masks.pkl", masks_pickle({"nose": np.arange(3)}))
+        with pytest.raises(ValueError, match="a mask 'face' to trace the contour on"):
+            run(PARAMS, model="flame", raw=root, out=out)
 
     def test_npz_of_a_small_basis(self, shared_data: Path) -> None:
         model = load_flame(shared_data / "open_head" / "flame_like.npz")
