@@ -75,12 +75,12 @@ def _each_image(work: Callable[[range], None], count: int, workers: int) -> None
 def _nearest(clip: np.ndarray, faces: np.ndarray, cull: bool, ids: np.ndarray) -> np.ndarray:
     """Fill ``ids`` (H, W) of one image; return its depths, float64, in this thread's scratch."""
     height, width = ids.shape
-    place = _scratch("place", clip.shape[0], 2)
+    place = _scratch("place", clip.shape[0], 3)
     depth = _scratch("depth", height, width)
     ids.fill(-1)
     depth.fill(1.0)
-    flat = kernels.screen(clip, height, width, place)
-    kernels.visible(clip, place, flat, faces, cull, ids, depth)
+    kernels.screen(clip, height, width, place)
+    kernels.visible(place, clip, faces, cull, -1.0, 0, 0, ids, depth)
     return depth
 
 
