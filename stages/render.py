@@ -3,11 +3,14 @@
 For every photograph with coefficients: where on the mean face each pixel looks (PNCC) and
 how far this face is from the mean there (offset), as compact records in shards by subject,
 an index with one row per photograph, failures included, and a few pictures to look at.
+Labels are held against each other: where the inner landmarks lie far from the posed model's,
+one of the two is wrong, and the row is flagged; its maps are those of the coefficients.
 With ``render.on_the_fly`` no maps are stored: the index says which photographs can be
 drawn, and training draws them at the crop it needs.
 """
 
 import argparse
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from models.morphable import LinearModel
-from models.rendering.pncc import PLANES, PnccRenderer, Sample, target_box_mm
+from models.rendering.pncc import PLANES, PnccRenderer, Sample
 from models.rendering.pncc_codec import MAGIC, OFFSET_ORIGIN_MM, STEP_MM, encode_crop, origin_of
 from stages.artifacts import (
     atomic_directory,
@@ -50,7 +53,12 @@ COLUMNS = (
     "shape_para",
     "exp_para",
     "pose_para",
+    "landmarks_px",
+    "landmark_order",
 )
+INNER = slice(17, 68)
+"""Landmarks that do not depend on where the contour is taken."""
+FAR_OFF = "landmarks far from the posed model's"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +116,43 @@ def _index_row(row: dict[str, Any], reason: str = "") -> dict[str, Any]:
         "crop": None,
         "height_px": row["height_px"],
         "width_px": row["width_px"],
+        "landmark_error": None,
+        "flags": "[]",
     }
 
 
-def _write_shard(task: ShardTask, *, model: Path, out: Path) -> list[dict[str, Any]]:
+def landmark_error(renderer: PnccRenderer, sample: Sample, landmarks_px: Sequence[float]) -> float:
+    """Mean distance of the inner landmarks from the posed model's, over the extent of these.
+
+    Args:
+        renderer: Of the model that the sample was fitted with.
+        sample: Coefficients and pose.
+        landmarks_px: x0 y0 x1 y1 ... of the 68 landmarks, iBUG order.
+    """
+    posed = renderer.keypoints_px(sample)[INNER]
+    found = np.asarray(landmarks_px, dtype=np.float64).reshape(68, 2)[INNER]
+    extent = float(np.ptp(posed, axis=0).max())
+    return float(np.linalg.norm(found - posed, axis=1).mean()) / extent
+
+
+def _judged(
+    renderer: PnccRenderer, packed: dict[str, Any], row: dict[str, Any], limit: float
+) -> Sample:
+    """The sample of a packed row that the model can draw; notes in ``row`` how its labels agree.
+
+    Raises:
+        ValueError: The row has no usable coefficients.
+    """
+    sample = renderer.checked(sample_of(packed))
+    if packed["landmark_order"] == "ibug68" and packed["landmarks_px"] is not None:
+        error = landmark_error(renderer, sample, packed["landmarks_px"])
+        row["landmark_error"] = error
+        if not error <= limit:
+            row["flags"] = json.dumps([FAR_OFF])
+    return sample
+
+
+def _write_shard(task: ShardTask, *, model: Path, out: Path, limit: float) -> list[dict[str, Any]]:
     """Draw and encode the photographs of one shard; returns its index rows."""
     renderer = _renderer(model)
     origin = origin_of(renderer.mean_mm)
@@ -121,7 +162,7 @@ def _write_shard(task: ShardTask, *, model: Path, out: Path) -> list[dict[str, A
         row = _index_row(packed)
         rows.append(row)
         try:
-            drawable.append((row, renderer.checked(sample_of(packed))))
+            drawable.append((row, _judged(renderer, packed, row, limit)))
         except ValueError as error:
             row.update(status="failed", reason=str(error))
     records = []
@@ -144,16 +185,17 @@ def _write_shard(task: ShardTask, *, model: Path, out: Path) -> list[dict[str, A
     return rows
 
 
-def _checked_only(task: ShardTask, *, model: Path) -> list[dict[str, Any]]:
+def _checked_only(task: ShardTask, *, model: Path, limit: float) -> list[dict[str, Any]]:
     """Index rows of a shard whose maps are left to be drawn on the fly."""
     renderer = _renderer(model)
     rows = []
     for packed in task.rows:
+        row = _index_row(packed)
+        rows.append(row)
         try:
-            renderer.checked(sample_of(packed))
-            rows.append(_index_row(packed))
+            _judged(renderer, packed, row, limit)
         except ValueError as error:
-            rows.append(_index_row(packed, str(error)))
+            row.update(status="failed", reason=str(error))
     return rows
 
 
@@ -230,9 +272,9 @@ def run(p: RenderParams, compute: ComputeParams, *, packed: Path, model: Path, o
     renderer = _renderer(model)
     with atomic_directory(out) as scratch:
         if p.on_the_fly:
-            work: Any = partial(_checked_only, model=model)
+            work: Any = partial(_checked_only, model=model, limit=p.max_landmark_error)
         else:
-            work = partial(_write_shard, model=model, out=scratch)
+            work = partial(_write_shard, model=model, out=scratch, limit=p.max_landmark_error)
         seconds = p.seconds_per_item * len(rows) / max(len(tasks), 1)
         for part in map_ordered(
             work, tasks, compute=compute, seconds_per_item=seconds, label="PNCC shards"
@@ -246,13 +288,14 @@ def run(p: RenderParams, compute: ComputeParams, *, packed: Path, model: Path, o
                 f"{p.max_failed_fraction:.0%}; the first: {failed[0]['item_id']}: "
                 f"{failed[0]['reason']}"
             )
+        flagged = sum(row["flags"] != "[]" for row in index)
         write_table(table_of(index, "rendered"), scratch / "index.parquet")
         facts = read_json(model / "meta.json")
-        low, high = target_box_mm(renderer.mean_mm)
         write_json(
             {
                 "items": len(index),
                 "failed": len(failed),
+                "flagged": flagged,
                 "on_the_fly": p.on_the_fly,
                 "model": facts["kind"],
                 "model_sha256": sha256_file(model / "model.safetensors"),
@@ -264,8 +307,6 @@ def run(p: RenderParams, compute: ComputeParams, *, packed: Path, model: Path, o
                 "step_mm": STEP_MM,
                 "origin_mm": [float(length) for length in origin_of(renderer.mean_mm)],
                 "offset_reach_mm": -OFFSET_ORIGIN_MM,
-                "pncc_low_mm": [float(length) for length in low],
-                "pncc_high_mm": [float(length) for length in high],
             },
             scratch / "meta.json",
         )
@@ -274,7 +315,12 @@ def run(p: RenderParams, compute: ComputeParams, *, packed: Path, model: Path, o
         _write_previews(
             [shown[at] for at in picked], packed, model, scratch / "preview", p.preview_px
         )
-    logger.info("rendered %d of %d photographs", len(index) - len(failed), len(index))
+    logger.info(
+        "rendered %d of %d photographs, %d with labels that disagree",
+        len(index) - len(failed),
+        len(index),
+        flagged,
+    )
 
 
 def main() -> None:

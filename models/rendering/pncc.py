@@ -21,7 +21,6 @@ from models.rendering.orthographic import Projection, Surface
 
 BATCH = 64
 PLANES = 6
-BOX_STEP_MM = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,15 +116,6 @@ def pncc_code(mean_shape: Float[np.ndarray, "V 3"]) -> Float[np.ndarray, "V 3"]:
     return (mean_shape - low) / (high - low)
 
 
-def target_box_mm(
-    mean_mm: Float[np.ndarray, "V 3"],
-) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3"]]:
-    """Bounds of the mean face rounded outward to 5 mm: the scaling of PNCC as a training target."""
-    low = np.floor(mean_mm.min(axis=0) / BOX_STEP_MM) * BOX_STEP_MM
-    high = np.ceil(mean_mm.max(axis=0) / BOX_STEP_MM) * BOX_STEP_MM
-    return low, high
-
-
 @dataclass(frozen=True, slots=True)
 class Crop:
     """The rectangle of a picture that the face lies in.
@@ -171,6 +161,9 @@ class PnccRenderer:
         ]
         self._directions = np.ascontiguousarray(np.concatenate(bases, axis=1).T)
         self._directions *= np.float32(self.to_mm)
+        places = (3 * model.keypoints[:, None] + np.arange(3)).ravel()
+        self._keypoints_mm = self.mean_mm.ravel()[places]
+        self._keypoint_directions = np.ascontiguousarray(self._directions[:, places])
         # Products not in use: fresh memory would cost a seventh of the multiplication.
         self._spare: deque[np.ndarray] = deque()
 
@@ -197,6 +190,18 @@ class PnccRenderer:
         if not np.isfinite(self._coefficients(sample)).all():
             raise ValueError("the sample has coefficients that are not finite")
         return sample
+
+    def keypoints_px(self, sample: Sample) -> Float[np.ndarray, "68 2"]:
+        """The model's 68 keypoints in the sample's photograph, hidden ones too.
+
+        Their contour lies on the head; points annotated in a photograph follow the visible
+        silhouette instead, so that only points 17-67 can be compared with these.
+
+        Raises:
+            ValueError: The sample has more coefficients than the model directions.
+        """
+        moved = self._keypoints_mm + self._coefficients(sample) @ self._keypoint_directions
+        return project_300w_lp(moved.reshape(-1, 3) / self.to_mm, sample.pose, sample.height)
 
     def offsets_mm(self, samples: list[Sample]) -> Float[np.ndarray, "b V 3"]:
         """Displacements from the mean face, float32.

@@ -311,7 +311,8 @@ class _Interpolate(torch.autograd.Function):
         *gradients: Tensor,
     ) -> tuple[Tensor, None, None, Tensor, None]:
         if isinstance(ctx.engine, CudaKernels):
-            found = ctx.engine.interpolate_backward(*ctx.saved_tensors, gradients[0])
+            attributes, faces, ids, bary = ctx.saved_tensors
+            found = ctx.engine.interpolate_backward(attributes, faces, ids, bary, gradients[0])
             return found[0], None, None, found[1], None
         parts = (part.detach().numpy() for part in (*ctx.saved_tensors, gradients[0]))
         to_attributes, to_bary = interpolate_numba_backward(*parts, workers=torch.get_num_threads())
