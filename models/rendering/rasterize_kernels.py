@@ -502,6 +502,28 @@ def resolve(
             blend(attributes, corners, weights, out, row, column)
 
 
+@part
+@no_type_check
+def unblend(
+    attributes: np.ndarray,
+    gradient: np.ndarray,
+    row: int,
+    column: int,
+    channel: int,
+    corners: tuple[int, int, int],
+    weights: tuple[float, float, float],
+    to_attributes: np.ndarray,
+) -> tuple[float, float, float]:
+    """Pass one channel's gradient to its corners' values; its products with these."""
+    i0, i1, i2 = corners
+    q0, q1, q2 = weights
+    g = gradient[row, column, channel]
+    to_attributes[i0, channel] += g * q0
+    to_attributes[i1, channel] += g * q1
+    to_attributes[i2, channel] += g * q2
+    return g * attributes[i0, channel], g * attributes[i1, channel], g * attributes[i2, channel]
+
+
 @kernel
 @no_type_check
 def interpolate_backward(
@@ -515,29 +537,42 @@ def interpolate_backward(
 ) -> None:
     """Add the gradients of one image to ``to_attributes`` (V, C) and set ``to_bary`` (H, W, 3)."""
     height, width = ids.shape
-    channels = attributes.shape[1]
-    for row in range(height):
-        for column in range(width):
-            face = ids[row, column]
-            if face < 0:
+    channels = np.uint32(attributes.shape[1])
+    triples = np.uint32(channels - channels % np.uint32(3))
+    for row in range(np.uint32(height)):
+        for column in range(np.uint32(width)):
+            if ids[row, column] < 0:
                 continue
-            i0 = np.uint32(faces[face, 0])
-            i1 = np.uint32(faces[face, 1])
-            i2 = np.uint32(faces[face, 2])
-            q0 = bary[row, column, 0]
-            q1 = bary[row, column, 1]
-            q2 = bary[row, column, 2]
-            s0 = 0.0
-            s1 = 0.0
-            s2 = 0.0
-            for channel in range(channels):
-                g = gradient[row, column, channel]
-                s0 += g * attributes[i0, channel]
-                s1 += g * attributes[i1, channel]
-                s2 += g * attributes[i2, channel]
-                to_attributes[i0, channel] += g * q0
-                to_attributes[i1, channel] += g * q1
-                to_attributes[i2, channel] += g * q2
+            face = np.uint32(ids[row, column])
+            corners = (
+                np.uint32(faces[face, 0]),
+                np.uint32(faces[face, 1]),
+                np.uint32(faces[face, 2]),
+            )
+            weights = bary[row, column, 0], bary[row, column, 1], bary[row, column, 2]
+            s0, s1, s2 = 0.0, 0.0, 0.0
+            for c in range(np.uint32(0), triples, np.uint32(3)):
+                a0, a1, a2 = unblend(
+                    attributes, gradient, row, column, c, corners, weights, to_attributes
+                )
+                d = np.uint32(c + np.uint32(1))
+                b0, b1, b2 = unblend(
+                    attributes, gradient, row, column, d, corners, weights, to_attributes
+                )
+                e = np.uint32(c + np.uint32(2))
+                c0, c1, c2 = unblend(
+                    attributes, gradient, row, column, e, corners, weights, to_attributes
+                )
+                s0 += a0 + b0 + c0
+                s1 += a1 + b1 + c1
+                s2 += a2 + b2 + c2
+            for c in range(triples, channels):
+                a0, a1, a2 = unblend(
+                    attributes, gradient, row, column, c, corners, weights, to_attributes
+                )
+                s0 += a0
+                s1 += a1
+                s2 += a2
             to_bary[row, column, 0] = s0
             to_bary[row, column, 1] = s1
             to_bary[row, column, 2] = s2

@@ -241,23 +241,20 @@ def interpolate_numba_backward(
     attributes = np.ascontiguousarray(attributes)
     indices = np.ascontiguousarray(faces, dtype=np.int32)
     gradient = np.ascontiguousarray(gradient)
-    to_attributes = np.empty_like(attributes)
+    to_attributes = np.zeros_like(attributes)
     to_bary = np.zeros_like(bary)
 
     def gather(images: range) -> None:
-        total = _scratch("total", *attributes.shape[1:])
         for image in images:
-            total.fill(0.0)
             kernels.interpolate_backward(
                 attributes[image],
                 indices,
                 ids[image],
                 bary[image],
                 gradient[image],
-                total,
+                to_attributes[image],
                 to_bary[image],
             )
-            to_attributes[image] = total
 
     _each_image(gather, ids.shape[0], workers)
     return to_attributes, to_bary
