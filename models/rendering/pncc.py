@@ -121,7 +121,7 @@ class Crop:
     """The rectangle of a picture that the face lies in.
 
     Attributes:
-        lengths_mm: PNCC and offset, zero where no face is seen.
+        lengths_mm: PNCC and offset, undefined where no face is seen.
         mask: Where the face is seen.
         top: First row of the rectangle.
         left: First column.
@@ -270,7 +270,7 @@ class PnccRenderer:
         """
         for surface, offset, height, width in self._surfaces(samples, windows):
             top, left, rows, columns = surface.rectangle
-            lengths = np.zeros((rows, columns, PLANES), dtype=np.float32)
+            lengths = np.empty((rows, columns, PLANES), dtype=np.float32)
             surface.interpolate(self.mean_mm, offset, lengths)
             yield Crop(lengths, surface.ids >= 0, top, left, height, width)
 
