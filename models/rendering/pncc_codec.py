@@ -125,6 +125,12 @@ def _decode(
 ) -> None:
     """Undo ``_encode`` into zeroed lengths and mask."""
     rows, columns = mask.shape
+    # All at once, which vectorises; in the loop below it would not.
+    differences = np.empty((PLANES, low.shape[1]), dtype=np.int16)
+    for plane in range(PLANES):
+        for pixel in range(np.uint32(low.shape[1])):
+            folded = np.int32(low[plane, pixel]) | (np.int32(high[plane, pixel]) << 8)
+            differences[plane, pixel] = (folded >> 1) ^ -(folded & 1)
     above = np.zeros((columns + 1, PLANES), dtype=np.int32)
     here = np.zeros((columns + 1, PLANES), dtype=np.int32)
     last = np.zeros(PLANES, dtype=np.int32)
@@ -138,10 +144,8 @@ def _decode(
                 mask[row, column] = True
                 planar = left and up and up_left
                 for plane in range(PLANES):
-                    folded = np.int32(low[plane, pixel]) | (np.int32(high[plane, pixel]) << 8)
-                    difference = (folded >> 1) ^ -(folded & 1)
                     expected = _expected(here, above, last, column, plane, up, planar)
-                    value = np.int32(np.uint16(expected + difference))
+                    value = np.int32(np.uint16(expected + differences[plane, pixel]))
                     here[np.uint32(column + 1), plane] = value
                     last[plane] = value
                     lengths[row, column, plane] = value * STEP_MM + origin[plane]
