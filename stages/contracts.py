@@ -131,6 +131,8 @@ def schema(name: str) -> Any:  # noqa: ANN401 - pyarrow.Schema, imported late
             _field("crop", pa.list_(i32), order="top left height width", unit="px"),
             _field("height_px", i32, unit="px"),
             _field("width_px", i32, unit="px"),
+            _field("landmark_error", f32, of="extent of the model's inner landmarks"),
+            _field("flags", text, format="json"),
         ],
         "predictions": [
             *item,

@@ -426,7 +426,10 @@ class Pix2FaceParams(Section):
     width: int = Field(ge=1, description="channels of the first convolution")
     depth: int = Field(ge=3, description="halvings")
     background_weight: float = Field(ge=0, le=1)
-    largest_offset_mm: float = Field(gt=0, description="range of the offset planes")
+    target_box: Literal["fitted", "published"] = Field(
+        description="mm that [-1, 1] stands for: fitted to the mean face, or the paper's numbers"
+    )
+    largest_offset_mm: float = Field(gt=0, description="range of the offset planes, if fitted")
     box_scale: tuple[float, float] = Field(description="range of the crop's side over the box's")
     box_shift: float = Field(ge=0, description="largest shift, fraction of the box")
     holdout: float = Field(gt=0, lt=1, description="fraction of subjects kept for validation")
@@ -525,6 +528,11 @@ class RenderParams(Section):
     shards: int = Field(ge=1, description="fixed buckets: sha256(subject) mod shards")
     on_the_fly: bool = Field(description="store no maps; training draws them at its crops")
     max_failed_fraction: float = Field(ge=0, le=1, description="more failures stop the stage")
+    max_landmark_error: float = Field(
+        gt=0,
+        description="mean distance of the 51 inner landmarks from the posed model's, as a fraction "
+        "of their extent; labels farther off are flagged",
+    )
     seconds_per_item: float = Field(gt=0, description="rough cost, decides whether Ray starts")
     previews: int = Field(ge=0, description="photographs shown with their maps")
     preview_px: int = Field(ge=64, le=1024, description="side of one shown picture, px")

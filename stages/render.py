@@ -3,14 +3,17 @@
 For every photograph with coefficients: where on the mean face each pixel looks (PNCC) and
 how far this face is from the mean there (offset), as compact records in shards by subject,
 an index with one row per photograph, failures included, and a few pictures to look at.
+Labels are held against each other: where the inner landmarks lie far from the posed model's,
+one of the two is wrong, and the row is flagged; its maps are those of the coefficients.
 With ``render.on_the_fly`` no maps are stored: the index says which photographs can be
 drawn, and training draws them at the crop it needs. What the same code and model drew before is not
 drawn again.
 """
 
 import argparse
+import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -19,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from models.morphable import LinearModel
-from models.rendering.pncc import PLANES, PnccRenderer, Sample, target_box_mm
+from models.rendering.pncc import PLANES, PnccRenderer, Sample
 from models.rendering.pncc_codec import MAGIC, OFFSET_ORIGIN_MM, STEP_MM, encode_crop, origin_of
 from stages.artifacts import (
     atomic_directory,
@@ -52,7 +55,12 @@ COLUMNS = (
     "shape_para",
     "exp_para",
     "pose_para",
+    "landmarks_px",
+    "landmark_order",
 )
+INNER = slice(17, 68)
+"""Landmarks that do not depend on where the contour is taken."""
+FAR_OFF = "landmarks far from the posed model's"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +118,46 @@ def _index_row(row: dict[str, Any], reason: str = "") -> dict[str, Any]:
         "crop": None,
         "height_px": row["height_px"],
         "width_px": row["width_px"],
+        "landmark_error": None,
+        "flags": "[]",
     }
 
 
+def landmark_error(renderer: PnccRenderer, sample: Sample, landmarks_px: Sequence[float]) -> float:
+    """Mean distance of the inner landmarks from the posed model's, over the extent of these.
+
+    Args:
+        renderer: Of the model that the sample was fitted with.
+        sample: Coefficients and pose.
+        landmarks_px: x0 y0 x1 y1 ... of the 68 landmarks, iBUG order.
+    """
+    posed = renderer.keypoints_px(sample)[INNER]
+    found = np.asarray(landmarks_px, dtype=np.float64).reshape(68, 2)[INNER]
+    extent = float(np.ptp(posed, axis=0).max())
+    return float(np.linalg.norm(found - posed, axis=1).mean()) / extent
+
+
+def _judged(renderer: PnccRenderer, packed: Mapping[str, Any]) -> tuple[Sample, float | None]:
+    """The sample of a packed row that the model can draw, and how far its labels disagree.
+
+    Raises:
+        ValueError: The row has no usable coefficients.
+    """
+    sample = renderer.checked(sample_of(dict(packed)))
+    if packed["landmark_order"] != "ibug68" or packed["landmarks_px"] is None:
+        return sample, None
+    return sample, landmark_error(renderer, sample, packed["landmarks_px"])
+
+
+def _noted(row: dict[str, Any], error: float | None, limit: float) -> dict[str, Any]:
+    """The index row with its landmark error, flagged where it is above the limit."""
+    if error is not None and not error <= limit:
+        row["flags"] = json.dumps([FAR_OFF])
+    return row | {"landmark_error": error}
+
+
 def _write_shard(
-    task: ShardTask, *, model: Path, out: Path, cache: RowCache
+    task: ShardTask, *, model: Path, out: Path, cache: RowCache, limit: float
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Draw and encode the photographs of one shard, but those that are kept from before.
 
@@ -133,7 +176,9 @@ def _write_shard(
     position = 0
     for key, packed in zip(keys, task.rows, strict=True):
         drawn = kept[key]
+        error = drawn["landmark_error"]
         row = _index_row(packed, drawn["reason"])
+        row = _noted(row, None if error is None else float(error), limit)
         if not drawn["reason"]:
             size = len(drawn["record"])
             row.update(shard=task.name, offset=position, length=size, crop=drawn["box"].tolist())
@@ -163,12 +208,15 @@ def _draw(packed: Sequence[dict[str, Any]], model: Path) -> list[Row]:
     out: list[Row] = []
     drawable: list[tuple[Row, Sample]] = []
     for row in packed:
-        drawn: Row = {"reason": "", "record": b"", "box": None}
+        drawn: Row = {"reason": "", "record": b"", "box": None, "landmark_error": None}
         out.append(drawn)
         try:
-            drawable.append((drawn, renderer.checked(sample_of(row))))
-        except ValueError as error:
-            drawn["reason"] = str(error)
+            sample, error = _judged(renderer, row)
+        except ValueError as failure:
+            drawn["reason"] = str(failure)
+            continue
+        drawn["landmark_error"] = None if error is None else np.asarray(error)
+        drawable.append((drawn, sample))
     crops = renderer.crops([sample for _, sample in drawable])
     for (drawn, _), crop in zip(drawable, crops, strict=True):
         try:
@@ -183,16 +231,18 @@ def _draw(packed: Sequence[dict[str, Any]], model: Path) -> list[Row]:
     return out
 
 
-def _checked_only(task: ShardTask, *, model: Path) -> tuple[list[dict[str, Any]], list[str]]:
+def _checked_only(
+    task: ShardTask, *, model: Path, limit: float
+) -> tuple[list[dict[str, Any]], list[str]]:
     """Index rows of a shard whose maps are left to be drawn on the fly; nothing is kept."""
     renderer = _renderer(model)
     rows = []
     for packed in task.rows:
         try:
-            renderer.checked(sample_of(packed))
-            rows.append(_index_row(packed))
-        except ValueError as error:
-            rows.append(_index_row(packed, str(error)))
+            _, error = _judged(renderer, packed)
+            rows.append(_noted(_index_row(packed), error, limit))
+        except ValueError as failure:
+            rows.append(_index_row(packed, str(failure)))
     return rows, []
 
 
@@ -282,9 +332,11 @@ def run(
         deciding = {"dataset": packed.name, "model": model_sha256, "unit_m": facts["unit_m"]}
         known = RowCache.of("render", section=deciding, inputs={}, work=work)
         if p.on_the_fly:
-            step: Any = partial(_checked_only, model=model)
+            step: Any = partial(_checked_only, model=model, limit=p.max_landmark_error)
         else:
-            step = partial(_write_shard, model=model, out=scratch, cache=known)
+            step = partial(
+                _write_shard, model=model, out=scratch, cache=known, limit=p.max_landmark_error
+            )
         seconds = p.seconds_per_item * len(rows) / max(len(tasks), 1)
         for part, keys in map_ordered(
             step, tasks, compute=compute, seconds_per_item=seconds, label="PNCC shards"
@@ -300,12 +352,13 @@ def run(
                 f"{p.max_failed_fraction:.0%}; the first: {failed[0]['item_id']}: "
                 f"{failed[0]['reason']}"
             )
+        flagged = sum(row["flags"] != "[]" for row in index)
         write_table(table_of(index, "rendered"), scratch / "index.parquet")
-        low, high = target_box_mm(renderer.mean_mm)
         write_json(
             {
                 "items": len(index),
                 "failed": len(failed),
+                "flagged": flagged,
                 "on_the_fly": p.on_the_fly,
                 "model": facts["kind"],
                 "model_sha256": model_sha256,
@@ -317,8 +370,6 @@ def run(
                 "step_mm": STEP_MM,
                 "origin_mm": [float(length) for length in origin_of(renderer.mean_mm)],
                 "offset_reach_mm": -OFFSET_ORIGIN_MM,
-                "pncc_low_mm": [float(length) for length in low],
-                "pncc_high_mm": [float(length) for length in high],
             },
             scratch / "meta.json",
         )
@@ -327,7 +378,12 @@ def run(
         _write_previews(
             [shown[at] for at in picked], packed, model, scratch / "preview", p.preview_px
         )
-    logger.info("rendered %d of %d photographs", len(index) - len(failed), len(index))
+    logger.info(
+        "rendered %d of %d photographs, %d with labels that disagree",
+        len(index) - len(failed),
+        len(index),
+        flagged,
+    )
 
 
 def main() -> None:

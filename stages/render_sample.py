@@ -216,9 +216,19 @@ def png_bytes(picture: UInt8[np.ndarray, "h w 3"] | UInt16[np.ndarray, "h w 3"])
 def deep_picture(
     lengths_mm: Float[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h w"], origin_mm: np.ndarray
 ) -> UInt16[np.ndarray, "h w 3"]:
-    """Lengths as 16-bit colours: 1 + (mm - origin) / 0.004, zero is background."""
-    codes = 1.0 + np.rint((lengths_mm - origin_mm) / STEP_MM)
-    picture: np.ndarray = np.where(mask[..., None], np.clip(codes, 1, 65535), 0).astype(np.uint16)
+    """Lengths as 16-bit colours: 1 + 256 (mm - origin), zero is background.
+
+    Raises:
+        ValueError: A seen length has no such colour.
+    """
+    codes = 1.0 + np.rint((lengths_mm.astype(np.float64) - origin_mm) / STEP_MM)
+    codes = np.where(mask[..., None], codes, 0)
+    if not (np.isfinite(codes).all() and codes.min() >= 0 and codes.max() <= 0xFFFF):
+        raise ValueError(
+            f"16-bit colours hold lengths within {0xFFFE * STEP_MM:.0f} mm above {origin_mm}, got "
+            f"{lengths_mm[mask].min():.1f}..{lengths_mm[mask].max():.1f} mm"
+        )
+    picture: np.ndarray = codes.astype(np.uint16)
     return picture
 
 
@@ -276,7 +286,7 @@ def render_sample_files(sample_mat: Path, model_dir: Path, out: Path) -> dict[st
     landmarks = project_300w_lp(
         loaded.landmarks(sample.shape, sample.expression), sample.pose, sample.height
     )
-    origin = np.array(origin_of(renderer.mean_mm), dtype=np.float32)
+    origin = np.array(origin_of(renderer.mean_mm))
     pictures = {
         "pncc.png": np.rint(255.0 * colours).astype(np.uint8),
         "offset.png": offset_picture(maps),

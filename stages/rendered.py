@@ -4,8 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from models.rendering.pncc import PnccMaps
 from models.rendering.pncc_codec import decode
 from stages.artifacts import read_json, read_table
@@ -21,7 +19,7 @@ class RenderedSet:
     Attributes:
         folder: Where the shards lie.
         rows: Index rows by item id, failures included.
-        meta: ``meta.json``: boxes (mm), quantisation, provenance.
+        meta: ``meta.json``: quantisation, provenance.
     """
 
     folder: Path
@@ -50,10 +48,6 @@ class RenderedSet:
     def on_the_fly(self) -> bool:
         """Whether the maps were left to be drawn by their readers."""
         return bool(self.meta["on_the_fly"])
-
-    def box_mm(self) -> tuple[np.ndarray, np.ndarray]:
-        """Lower and upper corner of the mean face's box, mm."""
-        return np.array(self.meta["pncc_low_mm"]), np.array(self.meta["pncc_high_mm"])
 
     def maps(self, item_id: str) -> PnccMaps:
         """Maps of one photograph at its full size.

@@ -31,7 +31,7 @@ ORIGIN_RADIUS_MM = 10.0
 
 @dataclass(frozen=True)
 class Boxes:
-    """Ranges in mm that [-1, 1] stands for.
+    """Ranges in mm that [-1, 1] stands for; the published ones, unless others are given.
 
     Attributes:
         pncc_low_mm: Lower corner of the mean face's box.
@@ -60,6 +60,22 @@ class Boxes:
         """[-1, 1] to millimetres."""
         low, high = self.ranges()
         return (planes + 1.0) / 2.0 * (high - low) + low
+
+
+def published_boxes(mean_mm: Float[np.ndarray, "V 3"]) -> Boxes:
+    """The published boxes, for a face model that they hold.
+
+    Raises:
+        ValueError: The mean face leaves them, so that its targets would be clipped.
+    """
+    boxes = Boxes()
+    low, high = mean_mm.min(axis=0), mean_mm.max(axis=0)
+    if (low < boxes.pncc_low_mm).any() or (high > boxes.pncc_high_mm).any():
+        raise ValueError(
+            f"the published box {boxes.pncc_low_mm}..{boxes.pncc_high_mm} mm does not hold a mean "
+            f"face of {low.round(1).tolist()}..{high.round(1).tolist()} mm; set target_box: fitted"
+        )
+    return boxes
 
 
 def fit_boxes(

@@ -12,7 +12,15 @@ def kernel(function: Kernel) -> Kernel:
     """Compile ``function`` with numba.
 
     Fast-math stays off: shared edges are watertight only while products are
-    neither reordered nor contracted. Mark kernels ``@no_type_check`` as well, so
-    that run-time type checkers leave them alone.
+    neither reordered nor contracted. Division by zero gives inf or NaN, as in NumPy.
+    Mark kernels ``@no_type_check`` as well, so that run-time type checkers leave
+    them alone.
     """
-    return cast("Kernel", numba.njit(nogil=True, cache=True)(function))
+    compiled = numba.njit(nogil=True, cache=True, error_model="numpy")(function)
+    return cast("Kernel", compiled)
+
+
+def part(function: Kernel) -> Kernel:
+    """A step of pixel loops: its lines are put in place of each call, which costs nothing then."""
+    compiled = numba.njit(nogil=True, inline="always", error_model="numpy")(function)
+    return cast("Kernel", compiled)

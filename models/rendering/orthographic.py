@@ -1,11 +1,9 @@
 """Surfaces seen along z, drawn in the rectangle that holds them.
 
-The special case of ``rasterize_numba`` for bulk work on dense meshes, whose triangles
-are mostly smaller than a pixel: without perspective an edge function is a plane, no
-triangle needs a set-up, and all buffers are as large as the surface's box, not as the picture.
-Edges are relative to the pixel, so two triangles get exactly opposite numbers on the edge
-they share. Both sides of a triangle are drawn, the nearer one wins, and of equally near ones
-the later triangle.
+The special case of ``rasterize_numba`` for bulk work: points are placed and displaced in one
+pass, in float32, and all buffers are as large as the surface's box, not as the picture. The
+visibility loop is the same. Both sides of a triangle are drawn, the nearer one wins, and of
+equally near ones the later triangle.
 """
 
 from typing import NamedTuple, no_type_check
@@ -14,6 +12,9 @@ import numpy as np
 from jaxtyping import Float, Int32
 
 from models.rendering.jit import kernel
+from models.rendering.rasterize_kernels import visible
+
+_NOTHING_PASSES_THE_CAMERA = np.empty((0, 4), dtype=np.float32)
 
 
 class Projection(NamedTuple):
@@ -53,7 +54,10 @@ def _place(
     shift: np.ndarray,
     place: np.ndarray,
 ) -> tuple[float, float, float, float]:
-    """Project base + offset to ``place`` (pixel centres at integers); bounds of x and of y."""
+    """Bounds of x and y of base + offset projected to ``place``.
+
+    Pixel centres are at integers; the third number is depth, larger is farther.
+    """
     m00, m01, m02 = matrix[0, 0], matrix[0, 1], matrix[0, 2]
     m10, m11, m12 = matrix[1, 0], matrix[1, 1], matrix[1, 2]
     m20, m21, m22 = matrix[2, 0], matrix[2, 1], matrix[2, 2]
@@ -68,73 +72,12 @@ def _place(
         row = np.float32(m10 * x + m11 * y + m12 * z + t1)
         place[vertex, 0] = column
         place[vertex, 1] = row
-        place[vertex, 2] = np.float32(m20 * x + m21 * y + m22 * z + t2)
+        place[vertex, 2] = np.float32(-(m20 * x + m21 * y + m22 * z + t2))
         low_x = column if column < low_x else low_x
         high_x = column if column > high_x else high_x
         low_y = row if row < low_y else low_y
         high_y = row if row > high_y else high_y
     return low_x, high_x, low_y, high_y
-
-
-@kernel
-@no_type_check
-def _nearest(
-    place: np.ndarray,
-    faces: np.ndarray,
-    top: int,
-    left: int,
-    ids: np.ndarray,
-    nearness: np.ndarray,
-) -> None:
-    """Fill ``ids`` and ``nearness`` of a rectangle that begins at (top, left)."""
-    rows, columns = ids.shape
-    first_x, last_x = np.float32(left), np.float32(left + columns - 1)
-    first_y, last_y = np.float32(top), np.float32(top + rows - 1)
-    for face in range(np.uint32(faces.shape[0])):
-        i0 = np.uint32(faces[face, 0])
-        i1 = np.uint32(faces[face, 1])
-        i2 = np.uint32(faces[face, 2])
-        x0 = place[i0, 0]
-        x1 = place[i1, 0]
-        x2 = place[i2, 0]
-        from_x = max(np.ceil(min(x0, x1, x2)), first_x)
-        to_x = min(np.floor(max(x0, x1, x2)), last_x)
-        y0 = place[i0, 1]
-        y1 = place[i1, 1]
-        y2 = place[i2, 1]
-        from_y = max(np.ceil(min(y0, y1, y2)), first_y)
-        to_y = min(np.floor(max(y0, y1, y2)), last_y)
-        if not ((from_x <= to_x) & (from_y <= to_y)):
-            continue
-        z0 = np.float64(place[i0, 2])
-        z1 = np.float64(place[i1, 2])
-        z2 = np.float64(place[i2, 2])
-        row = np.uint32(from_y - first_y)
-        y = np.float64(from_y)
-        while y <= to_y:
-            b0 = y0 - y
-            b1 = y1 - y
-            b2 = y2 - y
-            column = np.uint32(from_x - first_x)
-            x = np.float64(from_x)
-            while x <= to_x:
-                a0 = x0 - x
-                a1 = x1 - x
-                a2 = x2 - x
-                e0 = a1 * b2 - a2 * b1
-                e1 = a2 * b0 - a0 * b2
-                e2 = a0 * b1 - a1 * b0
-                if (min(e0, e1, e2) >= 0.0) | (max(e0, e1, e2) <= 0.0):
-                    total = e0 + e1 + e2
-                    if total != 0.0:
-                        near = (e0 * z0 + e1 * z1 + e2 * z2) / total
-                        if near >= nearness[row, column]:
-                            nearness[row, column] = near
-                            ids[row, column] = face
-                x += 1.0
-                column += np.uint32(1)
-            y += 1.0
-            row += np.uint32(1)
 
 
 @kernel
@@ -229,8 +172,18 @@ class Surface:
             top = left = rows = columns = 0
         self.rectangle = Rectangle(top, left, rows, columns)
         self.ids: Int32[np.ndarray, "h w"] = np.full((rows, columns), -1, dtype=np.int32)
-        nearness = np.full((rows, columns), -np.inf, dtype=np.float64)
-        _nearest(self._place, faces, top, left, self.ids, nearness)
+        depth = np.full((rows, columns), np.inf, dtype=np.float32)
+        visible(
+            self._place,
+            _NOTHING_PASSES_THE_CAMERA,
+            faces,
+            False,
+            -np.inf,
+            top,
+            left,
+            self.ids,
+            depth,
+        )
 
     def interpolate(
         self,

@@ -8,6 +8,7 @@ R = Rx(pitch) Ry(yaw) Rz(roll) in transposed signs, orthographic, y up, in MATLA
 1-based pixels; in our pixels x = P_x - 0.5 and y = H + 0.5 - P_y.
 """
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -20,7 +21,6 @@ from models.rendering.orthographic import Projection, Surface
 
 BATCH = 64
 PLANES = 6
-BOX_STEP_MM = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,21 +116,12 @@ def pncc_code(mean_shape: Float[np.ndarray, "V 3"]) -> Float[np.ndarray, "V 3"]:
     return (mean_shape - low) / (high - low)
 
 
-def target_box_mm(
-    mean_mm: Float[np.ndarray, "V 3"],
-) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3"]]:
-    """Bounds of the mean face rounded outward to 5 mm: the scaling of PNCC as a training target."""
-    low = np.floor(mean_mm.min(axis=0) / BOX_STEP_MM) * BOX_STEP_MM
-    high = np.ceil(mean_mm.max(axis=0) / BOX_STEP_MM) * BOX_STEP_MM
-    return low, high
-
-
 @dataclass(frozen=True, slots=True)
 class Crop:
     """The rectangle of a picture that the face lies in.
 
     Attributes:
-        lengths_mm: PNCC and offset, zero where no face is seen.
+        lengths_mm: PNCC and offset, undefined where no face is seen.
         mask: Where the face is seen.
         top: First row of the rectangle.
         left: First column.
@@ -170,6 +161,11 @@ class PnccRenderer:
         ]
         self._directions = np.ascontiguousarray(np.concatenate(bases, axis=1).T)
         self._directions *= np.float32(self.to_mm)
+        places = (3 * model.keypoints[:, None] + np.arange(3)).ravel()
+        self._keypoints_mm = self.mean_mm.ravel()[places]
+        self._keypoint_directions = np.ascontiguousarray(self._directions[:, places])
+        # Products not in use: fresh memory would cost a seventh of the multiplication.
+        self._spare: deque[np.ndarray] = deque()
 
     def _coefficients(self, sample: Sample) -> Float[np.ndarray, " n"]:
         row = np.zeros(sum(self.sizes), dtype=np.float32)
@@ -195,6 +191,18 @@ class PnccRenderer:
             raise ValueError("the sample has coefficients that are not finite")
         return sample
 
+    def keypoints_px(self, sample: Sample) -> Float[np.ndarray, "68 2"]:
+        """The model's 68 keypoints in the sample's photograph, hidden ones too.
+
+        Their contour lies on the head; points annotated in a photograph follow the visible
+        silhouette instead, so that only points 17-67 can be compared with these.
+
+        Raises:
+            ValueError: The sample has more coefficients than the model directions.
+        """
+        moved = self._keypoints_mm + self._coefficients(sample) @ self._keypoint_directions
+        return project_300w_lp(moved.reshape(-1, 3) / self.to_mm, sample.pose, sample.height)
+
     def offsets_mm(self, samples: list[Sample]) -> Float[np.ndarray, "b V 3"]:
         """Displacements from the mean face, float32.
 
@@ -204,20 +212,27 @@ class PnccRenderer:
         Raises:
             ValueError: A sample has more coefficients than the model directions.
         """
-        parts = [offsets for _, offsets in self._products(samples)]
+        parts = [offsets.copy() for _, offsets in self._products(samples)]
         if not parts:
             return np.empty((0, *self.mean_mm.shape), dtype=np.float32)
         return np.concatenate(parts)
 
     def _products(self, samples: list[Sample]) -> Iterator[tuple[int, Float[np.ndarray, "b V 3"]]]:
-        """Number of the first sample and offsets of each batch."""
-        for start in range(0, len(samples), self.batch):
-            part = samples[start : start + self.batch]
-            rows = np.zeros((self.batch, sum(self.sizes)), dtype=np.float32)
-            for index, sample in enumerate(part):
-                rows[index] = self._coefficients(sample)
-            product = rows @ self._directions
-            yield start, product.reshape(self.batch, *self.mean_mm.shape)[: len(part)]
+        """Number of the first sample and offsets of each batch, valid until the next."""
+        try:
+            product = self._spare.pop()
+        except IndexError:
+            product = np.empty((self.batch, self._directions.shape[1]), dtype=np.float32)
+        try:
+            for start in range(0, len(samples), self.batch):
+                part = samples[start : start + self.batch]
+                rows = np.zeros((self.batch, sum(self.sizes)), dtype=np.float32)
+                for index, sample in enumerate(part):
+                    rows[index] = self._coefficients(sample)
+                np.matmul(rows, self._directions, out=product)
+                yield start, product.reshape(self.batch, *self.mean_mm.shape)[: len(part)]
+        finally:
+            self._spare.append(product)
 
     def _surfaces(
         self, samples: list[Sample], windows: list[Window] | None
@@ -255,7 +270,7 @@ class PnccRenderer:
         """
         for surface, offset, height, width in self._surfaces(samples, windows):
             top, left, rows, columns = surface.rectangle
-            lengths = np.zeros((rows, columns, PLANES), dtype=np.float32)
+            lengths = np.empty((rows, columns, PLANES), dtype=np.float32)
             surface.interpolate(self.mean_mm, offset, lengths)
             yield Crop(lengths, surface.ids >= 0, top, left, height, width)
 
@@ -288,12 +303,12 @@ class PnccRenderer:
     ) -> tuple[Float[np.ndarray, "h w 3"], Bool[np.ndarray, "h w"]]:
         """The PNCC code picture in [0, 1] of one sample, and where it is."""
         windows = None if window is None else [window]
-        [(surface, offset, height, width)] = self._surfaces([sample], windows)
+        surface, _, height, width = next(self._surfaces([sample], windows))
         values = np.zeros((height, width, PLANES), dtype=np.float32)
         mask = np.zeros((height, width), dtype=bool)
         top, left, rows, columns = surface.rectangle
         box = np.s_[top : top + rows, left : left + columns]
-        surface.interpolate(self.code, offset, values[box])
+        surface.interpolate(self.code, self.code, values[box])
         mask[box] = surface.ids >= 0
         return values[..., :3], mask
 

@@ -14,7 +14,7 @@ import numpy as np
 
 Array = TypeVar("Array")
 
-BACKENDS = ("auto", "numba", "torch")
+BACKENDS = ("auto", "numba", "torch", "cuda")
 
 
 def _check(clip: Any, faces: Any, height: int, width: int) -> None:  # noqa: ANN401
@@ -29,6 +29,11 @@ def _check(clip: Any, faces: Any, height: int, width: int) -> None:  # noqa: ANN
             f"rasterize expects vertex indices in 0..{clip.shape[1] - 1}, got "
             f"{int(faces.min())}..{int(faces.max())}; are the faces 1-based?"
         )
+
+
+def _check_backend(backend: str) -> None:
+    if backend not in BACKENDS:
+        raise ValueError(f"rasterize expects a backend of {BACKENDS}, got {backend!r}")
 
 
 def rasterize(
@@ -48,8 +53,9 @@ def rasterize(
         height: Rows.
         width: Columns.
         cull: Draw only triangles that are counter-clockwise on the screen.
-        backend: ``numba`` (CPU), ``torch`` (any device) or ``auto``: numba on the
-            CPU, torch elsewhere. NumPy input is always drawn by numba.
+        backend: ``numba`` (CPU), ``torch`` (any device), ``cuda`` (kernels compiled at run
+            time, or torch where that fails) or ``auto``: numba on the CPU, torch elsewhere.
+            NumPy input is always drawn by numba.
 
     Returns:
         ids (B, H, W) int32 with -1 for background; bary (B, H, W, 3)
@@ -60,8 +66,7 @@ def rasterize(
         ValueError: A shape, index or backend is wrong.
     """
     _check(clip, faces, height, width)
-    if backend not in BACKENDS:
-        raise ValueError(f"rasterize expects a backend of {BACKENDS}, got {backend!r}")
+    _check_backend(backend)
     if isinstance(clip, np.ndarray):
         from models.rendering.rasterize_numba import rasterize_numba
 
@@ -77,7 +82,9 @@ def rasterize(
     )
 
 
-def interpolate(attributes: Array, faces: Array, ids: Array, bary: Array) -> Array:
+def interpolate(
+    attributes: Array, faces: Array, ids: Array, bary: Array, *, backend: str = "auto"
+) -> Array:
     """Interpolate vertex attributes at the visible pixels.
 
     Args:
@@ -85,11 +92,16 @@ def interpolate(attributes: Array, faces: Array, ids: Array, bary: Array) -> Arr
         faces: (F, 3).
         ids: (B, H, W) from :func:`rasterize`.
         bary: (B, H, W, 3) from :func:`rasterize`.
+        backend: As there.
 
     Returns:
         (B, H, W, C), zero on background; differentiable in attributes and bary
         when they are torch tensors.
+
+    Raises:
+        ValueError: The backend is unknown, or does not draw on the tensors' device.
     """
+    _check_backend(backend)
     if isinstance(attributes, np.ndarray):
         from models.rendering.rasterize_numba import interpolate_numba
 
@@ -109,5 +121,8 @@ def interpolate(attributes: Array, faces: Array, ids: Array, bary: Array) -> Arr
     from models.rendering.rasterize_torch import interpolate_torch
 
     return cast(
-        "Array", interpolate_torch(*(cast("Any", part) for part in (attributes, faces, ids, bary)))
+        "Array",
+        interpolate_torch(
+            *(cast("Any", part) for part in (attributes, faces, ids, bary)), backend=backend
+        ),
     )

@@ -75,12 +75,12 @@ def _each_image(work: Callable[[range], None], count: int, workers: int) -> None
 def _nearest(clip: np.ndarray, faces: np.ndarray, cull: bool, ids: np.ndarray) -> np.ndarray:
     """Fill ``ids`` (H, W) of one image; return its depths, float64, in this thread's scratch."""
     height, width = ids.shape
-    place = _scratch("place", clip.shape[0], 2)
+    place = _scratch("place", clip.shape[0], 3)
     depth = _scratch("depth", height, width)
     ids.fill(-1)
     depth.fill(1.0)
-    flat = kernels.screen(clip, height, width, place)
-    kernels.visible(clip, place, flat, faces, cull, ids, depth)
+    kernels.screen(clip, height, width, place)
+    kernels.visible(place, clip, faces, cull, -1.0, 0, 0, ids, depth)
     return depth
 
 
@@ -241,23 +241,20 @@ def interpolate_numba_backward(
     attributes = np.ascontiguousarray(attributes)
     indices = np.ascontiguousarray(faces, dtype=np.int32)
     gradient = np.ascontiguousarray(gradient)
-    to_attributes = np.empty_like(attributes)
+    to_attributes = np.zeros_like(attributes)
     to_bary = np.zeros_like(bary)
 
     def gather(images: range) -> None:
-        total = _scratch("total", *attributes.shape[1:])
         for image in images:
-            total.fill(0.0)
             kernels.interpolate_backward(
                 attributes[image],
                 indices,
                 ids[image],
                 bary[image],
                 gradient[image],
-                total,
+                to_attributes[image],
                 to_bary[image],
             )
-            to_attributes[image] = total
 
     _each_image(gather, ids.shape[0], workers)
     return to_attributes, to_bary

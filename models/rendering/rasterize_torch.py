@@ -1,18 +1,19 @@
 """Torch entry of the rasteriser: visibility by any backend, gradients by one formula.
 
-Visibility comes from the numba kernels (CPU) or from plain tensor operations (any
-device): every (triangle, pixel of its bounding box) pair is enumerated, tested,
-and the nearest is found with one integer ``scatter_reduce_(amin)`` on the packed key
-``depth << 32 | triangle``. An integer minimum does not depend on the order of the
+Visibility comes from the numba kernels (CPU), from CUDA kernels compiled at run time, or from
+plain tensor operations (any device): every (triangle, pixel of its bounding box) pair is
+enumerated, tested, and the nearest is found with one integer ``scatter_reduce_(amin)`` on the
+packed key ``depth << 32 | triangle``. An integer minimum does not depend on the order of the
 updates, so the result is the same in every run.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
+from models.rendering.rasterize_cuda import CudaKernels, cuda_kernels
 from models.rendering.rasterize_numba import (
     MINIMUM_AREA_PX2,
     interpolate_numba,
@@ -208,6 +209,21 @@ def _backward(clip: Tensor, faces: Tensor, ids: Tensor, bary: Tensor, gradient: 
     return out.view(clip.shape).to(clip.dtype)
 
 
+Engine = CudaKernels | Literal["numba", "torch"]
+
+
+def _engine(backend: str, tensor: Tensor) -> Engine:
+    """What draws ``tensor``: a backend's name, or its compiled kernels."""
+    on_cpu = tensor.device.type == "cpu"
+    if backend == "cuda":
+        return cuda_kernels(tensor) or "torch"
+    if backend == "numba" and not on_cpu:
+        raise ValueError(
+            f"the numba backend draws CPU tensors, got {tensor.device}; use backend='torch'"
+        )
+    return "numba" if backend == "numba" or (backend == "auto" and on_cpu) else "torch"
+
+
 class _Rasterize(torch.autograd.Function):
     """ids, bary, depth; only bary carries a gradient."""
 
@@ -219,9 +235,11 @@ class _Rasterize(torch.autograd.Function):
         height: int,
         width: int,
         cull: bool,
-        use_numba: bool,
+        engine: Engine,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        if use_numba:
+        if isinstance(engine, CudaKernels):
+            ids, bary, depth = engine.rasterize(clip, faces, height, width, cull=cull)
+        elif engine == "numba":
             found = rasterize_numba(
                 clip.detach().numpy(),
                 faces.numpy(),
@@ -235,7 +253,7 @@ class _Rasterize(torch.autograd.Function):
             ids = visible_torch(clip, faces, height, width, cull=cull)
             bary, depth = _barycentrics(clip, faces, ids)
         ctx.save_for_backward(clip, faces, ids, bary)
-        ctx.use_numba = use_numba
+        ctx.engine = engine
         ctx.mark_non_differentiable(ids, depth)
         return ids, bary, depth
 
@@ -247,7 +265,11 @@ class _Rasterize(torch.autograd.Function):
     ) -> tuple[Tensor, None, None, None, None, None]:
         clip, faces, ids, bary = ctx.saved_tensors
         gradient = gradients[1]
-        if ctx.use_numba:
+        if isinstance(ctx.engine, CudaKernels):
+            to_clip = ctx.engine.rasterize_backward(
+                clip, faces, ids, bary, gradient, MINIMUM_AREA_PX2
+            )
+        elif ctx.engine == "numba":
             to_clip = torch.from_numpy(
                 rasterize_numba_backward(
                     clip.detach().numpy(),
@@ -264,7 +286,7 @@ class _Rasterize(torch.autograd.Function):
 
 
 class _Interpolate(torch.autograd.Function):
-    """The fused CPU interpolation with its analytic gradient."""
+    """The fused interpolation of compiled backends with its analytic gradient."""
 
     @staticmethod
     def forward(
@@ -273,8 +295,12 @@ class _Interpolate(torch.autograd.Function):
         faces: Tensor,
         ids: Tensor,
         bary: Tensor,
+        engine: Engine,
     ) -> Tensor:
         ctx.save_for_backward(attributes, faces, ids, bary)
+        ctx.engine = engine
+        if isinstance(engine, CudaKernels):
+            return engine.interpolate(attributes, faces, ids, bary)
         parts = (part.detach().numpy() for part in (attributes, faces, ids, bary))
         return torch.from_numpy(interpolate_numba(*parts, workers=torch.get_num_threads()))
 
@@ -283,10 +309,14 @@ class _Interpolate(torch.autograd.Function):
     def backward(
         ctx: Any,  # noqa: ANN401
         *gradients: Tensor,
-    ) -> tuple[Tensor, None, None, Tensor]:
+    ) -> tuple[Tensor, None, None, Tensor, None]:
+        if isinstance(ctx.engine, CudaKernels):
+            attributes, faces, ids, bary = ctx.saved_tensors
+            found = ctx.engine.interpolate_backward(attributes, faces, ids, bary, gradients[0])
+            return found[0], None, None, found[1], None
         parts = (part.detach().numpy() for part in (*ctx.saved_tensors, gradients[0]))
         to_attributes, to_bary = interpolate_numba_backward(*parts, workers=torch.get_num_threads())
-        return torch.from_numpy(to_attributes), None, None, torch.from_numpy(to_bary)
+        return torch.from_numpy(to_attributes), None, None, torch.from_numpy(to_bary), None
 
 
 def rasterize_torch(
@@ -301,16 +331,10 @@ def rasterize_torch(
     """Rasterise tensors; see ``models.rendering.rasterize.rasterize``.
 
     Raises:
-        ValueError: The numba backend is asked for tensors that are not on the CPU.
+        ValueError: A backend is asked for tensors on a device that it does not draw on.
     """
-    on_cpu = clip.device.type == "cpu"
-    if backend == "numba" and not on_cpu:
-        raise ValueError(
-            f"the numba backend draws CPU tensors, got {clip.device}; use backend='torch'"
-        )
-    use_numba = backend == "numba" or (backend == "auto" and on_cpu)
     outputs: tuple[Tensor, Tensor, Tensor] = _Rasterize.apply(
-        clip, faces, height, width, cull, use_numba
+        clip, faces, height, width, cull, _engine(backend, clip)
     )  # type: ignore[no-untyped-call]
     return outputs
 
@@ -320,13 +344,16 @@ def interpolate_torch(
     faces: Integer[Tensor, "f 3"],
     ids: Int[Tensor, "b h w"],
     bary: Float[Tensor, "b h w 3"],
+    *,
+    backend: str = "auto",
 ) -> Float[Tensor, "b h w c"]:
     """Interpolate vertex attributes; differentiable in ``attributes`` and ``bary``."""
     count = ids.shape[0]
     if attributes.ndim == 2:
         attributes = attributes.expand(count, *attributes.shape)
-    if attributes.device.type == "cpu":
-        values: Tensor = _Interpolate.apply(attributes, faces, ids, bary)  # type: ignore[no-untyped-call]
+    engine = _engine(backend, attributes)
+    if engine != "torch":
+        values: Tensor = _Interpolate.apply(attributes, faces, ids, bary, engine)  # type: ignore[no-untyped-call]
         return values
     flat = ids.reshape(-1)
     pixels = (flat >= 0).nonzero()[:, 0]

@@ -41,16 +41,21 @@ def prepare(
 
     Raises:
         FileNotFoundError: An input is missing.
-        ValueError: Fewer than two photographs are left for training.
+        ValueError: Fewer than two photographs are left for training, or the published box does
+            not hold the mean face.
     """
-    from models.methods.pix2face import fit_boxes
+    from models.methods.pix2face import fit_boxes, published_boxes
 
     low, high = section["box_scale"]
     wide = high * (1 + 2 * section["box_shift"])
     base_px = round(section["size_px"] * wide / low)
     linear = LinearModel.load(model)
     unit_m = float(read_json(model / "meta.json")["unit_m"])
-    boxes = fit_boxes(1000.0 * unit_m * linear.mean, section["largest_offset_mm"])
+    mean_mm = 1000.0 * unit_m * linear.mean
+    if section["target_box"] == "published":
+        boxes = published_boxes(mean_mm)
+    else:
+        boxes = fit_boxes(mean_mm, section["largest_offset_mm"])
     opened = RenderedSet.open(rendered)
     drawn = set(opened.item_ids)
     images, planes, masks, subjects, skipped = [], [], [], [], 0

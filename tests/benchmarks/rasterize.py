@@ -192,8 +192,8 @@ class Step:
         self.gradient = torch.randn((BATCH, SIDE, SIDE, 9), generator=generator)
 
     def __call__(self, backend: str, dtype: torch.dtype = torch.float32) -> tuple:
-        clip = self.clip.to(dtype, copy=True).requires_grad_()
-        attributes = self.attributes.to(dtype, copy=True).requires_grad_()
+        clip = self.clip.detach().to(dtype).requires_grad_()
+        attributes = self.attributes.detach().to(dtype).requires_grad_()
         ids, bary, _ = rasterize(clip, self.faces, SIDE, SIDE, backend=backend)
         values = interpolate(attributes, self.faces, ids, bary)
         values.backward(self.gradient.to(dtype))

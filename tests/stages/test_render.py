@@ -1,5 +1,7 @@
 """Stage render: records, index, failures, determinism; one sample's pictures."""
 
+import json
+
 import cv2
 import numpy as np
 import pytest
@@ -9,8 +11,8 @@ from safetensors.numpy import save_file
 from models.morphable import LinearModel
 from models.rendering.pncc import PnccRenderer, Sample, project_300w_lp
 from models.rendering.pncc_codec import STEP_MM
-from stages import render, row_cache
-from stages.artifacts import write_json, write_table
+from stages import export_png16, render, row_cache
+from stages.artifacts import read_json, write_json, write_table
 from stages.contracts import schema, table_of
 from stages.params import ComputeParams, RenderParams
 from stages.render import run as run_stage
@@ -23,6 +25,7 @@ PARAMS = RenderParams(
     shards=3,
     on_the_fly=False,
     max_failed_fraction=0.6,
+    max_landmark_error=0.1,
     seconds_per_item=0.01,
     previews=2,
     preview_px=64,
@@ -143,9 +146,8 @@ def test_index_meta_and_previews(rendered, rows):
     with (rendered / row["shard"]).open("rb") as file:
         file.seek(row["offset"])
         assert file.read(4).decode() == stored.meta["encoding"]
-    low, high = stored.box_mm()
-    assert (low <= [-80, -100, 0]).all()
-    assert (high >= [80, 100, 90]).all()
+    assert stored.meta["flagged"] == 0
+    assert row["landmark_error"] is None  # these photographs have no landmarks
     previews = sorted((rendered / "preview").glob("*.png"))
     assert [path.stem for path in previews] == ["AFW_face_00", "AFW_face_06"]
     assert cv2.imread(str(previews[0])).shape == (64, 192, 3)
@@ -341,3 +343,61 @@ def test_four_workers_write_the_bytes_of_one(rendered, tmp_path, model, rows):
     packed = pack(tmp_path / "packed", rows)
     run(PARAMS, several, packed=packed, model=model, out=tmp_path / "four")
     assert contents(tmp_path / "four") == contents(rendered)
+
+
+@pytest.mark.parametrize("on_the_fly", [False, True])
+def test_labels_that_disagree_are_flagged(tmp_path, model, rows, on_the_fly):
+    """The contour may follow the silhouette; the inner points may not lie elsewhere."""
+    renderer = PnccRenderer(LinearModel.load(model), 1e-6)
+    moves = [np.zeros(2), np.array([15.0, -10.0]), np.full(2, np.nan)]
+    labelled = []
+    for row, move in zip(rows[:3], moves, strict=True):
+        sample = Sample(row["shape_para"], row["exp_para"], np.array(row["pose_para"]), SIZE, SIZE)
+        points = renderer.keypoints_px(sample) + move
+        own = LinearModel.load(model).shape(sample.shape, sample.expression)[:340:5]
+        expected = project_300w_lp(own, sample.pose, SIZE)
+        np.testing.assert_allclose(points - move, expected + 0 * move, atol=2e-4)
+        points[:17] += 9.0
+        labelled.append({**row, "landmark_order": "ibug68", "landmarks_px": points.ravel()})
+    packed = pack(tmp_path / "packed", [*labelled, rows[3]])
+    params = PARAMS.model_copy(update={"on_the_fly": on_the_fly})
+    run(params, COMPUTE, packed=packed, model=model, out=tmp_path / "out")
+    stored = RenderedSet.open(tmp_path / "out")
+    found = [stored.rows[row["item_id"]] for row in rows[:4]]
+    assert [row["status"] for row in found] == ["ok"] * 4
+    flag = json.dumps(["landmarks far from the posed model's"])
+    assert [row["flags"] for row in found] == ["[]", flag, flag, "[]"]
+    assert stored.meta["flagged"] == 2
+    assert found[0]["landmark_error"] < 1e-4
+    posed = project_300w_lp(
+        LinearModel.load(model).shape(rows[1]["shape_para"], rows[1]["exp_para"])[85:340:5],
+        np.array(rows[1]["pose_para"]),
+        SIZE,
+    )
+    extent = np.ptp(posed, axis=0).max()
+    assert found[1]["landmark_error"] == pytest.approx(np.hypot(15, 10) / extent, rel=1e-4)
+    assert found[3]["landmark_error"] is None
+
+
+def test_png16_holds_every_length_of_the_records(rendered, tmp_path, rows):
+    stored = RenderedSet.open(rendered)
+    assert export_png16.run(rendered=rendered, out=tmp_path / "all") == len(rows)
+    told = read_json(tmp_path / "all/encoding.json")
+    assert told["items"] == stored.item_ids
+    for item in told["items"]:
+        maps = stored.maps(item)
+        for name in ("pncc", "offset"):
+            path = tmp_path / "all" / f"{item}_{name}.png"
+            values = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)[..., ::-1]
+            assert values.dtype == np.uint16
+            np.testing.assert_array_equal((values > 0).all(axis=2), maps.mask)
+            lengths = told[f"{name}_origin_mm"] + (values - 1.0) * told["step_mm"]
+            expected = getattr(maps, f"{name}_mm")
+            np.testing.assert_array_equal(lengths[maps.mask], expected[maps.mask])
+    shard = stored.rows[rows[0]["item_id"]]["shard"]
+    some = export_png16.run(rendered=rendered, out=tmp_path / "one", shard=shard)
+    assert 0 < some < len(rows)
+    one = tmp_path / "one" / f"{rows[0]['item_id']}_pncc.png"
+    assert one.read_bytes() == (tmp_path / "all" / f"{rows[0]['item_id']}_pncc.png").read_bytes()
+    with pytest.raises(ValueError, match="found none; it has"):
+        export_png16.run(rendered=rendered, out=tmp_path / "none", shard="maps-99.pncc")

@@ -11,6 +11,7 @@ from models.methods.pix2face import (
     face_pixels,
     fit_boxes,
     input_blob,
+    published_boxes,
     target_planes,
 )
 
@@ -51,6 +52,14 @@ def test_boxes_round_trip_and_clip() -> None:
     planes = rng.uniform(low, high, (5, 4, 6))
     np.testing.assert_allclose(boxes.decode(boxes.encode(planes)), planes, atol=1e-9)
     assert boxes.encode(np.full(6, 1e4)).max() == 1.0
+
+
+def test_published_box_is_taken_for_faces_that_it_holds():
+    face = np.array([[-90.0, -120, -20], [90, 95, 140]])
+    assert published_boxes(face) == Boxes()
+    for outside in ([0.0, 0, -25.1], [0.0, 100.1, 0]):
+        with pytest.raises(ValueError, match="does not hold a mean face"):
+            published_boxes(np.vstack([face, outside]))
 
 
 def test_fitted_boxes_hold_the_mean_and_keep_it_from_the_origin() -> None:

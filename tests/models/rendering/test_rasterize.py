@@ -303,6 +303,35 @@ def test_a_floor_that_passes_under_the_camera_is_cut_at_the_near_and_far_planes(
     np.testing.assert_allclose(depth[0, seen], np.repeat(nearness[:, None], 17, 1), atol=1e-12)
 
 
+@pytest.mark.parametrize("backend", ["numba", "torch"])
+def test_no_pinhole_between_triangles_that_pass_the_camera_and_their_neighbours(backend):
+    """A floor y = -1 whose near strip reaches behind the camera; it ends at w = 7.5."""
+    columns, strips = 9, 3
+    corner = (np.arange(strips - 1)[:, None] * columns + np.arange(columns - 1)).reshape(-1)
+    faces = np.concatenate(
+        [
+            np.stack([corner, corner + 1, corner + columns], 1),
+            np.stack([corner + columns, corner + 1, corner + columns + 1], 1),
+        ]
+    )
+    batch = []
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        x = np.tile(np.linspace(-60, 60, columns), (strips, 1))
+        x[:, 1:-1] += rng.uniform(-3, 3, (strips, columns - 2))
+        w = np.repeat([[-1.0], [2.0], [7.5]], columns, axis=1)
+        w[1] = rng.choice([1.25, 2.0, 2.5, 4.0], columns)  # their rows are those of centres
+        batch.append(np.stack([x, 0 * x - 1, 0 * x, w], -1).reshape(-1, 4))
+    ids, _, _ = rasterize(
+        torch.from_numpy(np.stack(batch)), torch.from_numpy(faces), 40, 33, backend=backend
+    )
+    floor = 1 - 2 * (np.arange(40) + 0.5) / 40 < -1 / 7.5
+    assert ((ids >= 0).numpy() == floor[None, :, None]).all()
+    passing = (torch.from_numpy(np.stack(batch))[0, faces, 3] <= 0).any(-1).nonzero()[:, 0]
+    share = torch.isin(ids[ids >= 0], passing).double().mean()
+    assert 0.2 < share < 0.9
+
+
 def test_corners_that_are_not_numbers_or_infinite_leave_other_triangles_alone():
     good = [[-1.0, -1, 0.2, 1], [1, -1, 0.2, 1], [0.0, 1, 0.2, 1]]
     bad = [[np.nan, 0, 0, 1], [np.inf, 0, 0, 1], [0, -np.inf, 0, 1], [0, np.nan, 0, 1]]

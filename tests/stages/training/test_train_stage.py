@@ -54,7 +54,8 @@ def mica(loop: LoopParams) -> MicaParams:
 @pytest.fixture
 def pix2face(loop: LoopParams) -> Pix2FaceParams:
     return Pix2FaceParams(
-        size_px=16, width=4, depth=3, background_weight=0.3, largest_offset_mm=25,
+        size_px=16, width=4, depth=3, background_weight=0.3, target_box="fitted",
+        largest_offset_mm=25,
         box_scale=(1.0, 1.5), box_shift=0.1, holdout=0.3,
         augment=AugmentParams(**AUGMENT, flip=False), fit=loop,
     )  # fmt: skip
