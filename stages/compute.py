@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from stages.params import ComputeParams
-from stages.process import ONE_THREAD
+from stages.process import GPUS_VARIABLE, ONE_THREAD
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +112,14 @@ def _ray(compute: ComputeParams) -> Iterator[Any]:
         yield ray
         return
     if "RAY_ADDRESS" in os.environ:
-        ray.init(**quiet)
+        try:
+            ray.init(**quiet)
+        except (ConnectionError, RuntimeError) as error:
+            raise RuntimeError(
+                f"expected a Ray head at RAY_ADDRESS={os.environ['RAY_ADDRESS']}, got {error}; "
+                "start one with `faceline up`, or unset RAY_ADDRESS; a head with tokens also "
+                "needs RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH"
+            ) from error
     else:
         ray.init(
             num_cpus=compute.workers,
@@ -197,7 +204,9 @@ def run_training(
                 "resume_dir": str(resume_dir),
             },
             scaling_config=ScalingConfig(
-                num_workers=num_workers, use_gpu=use_gpu, resources_per_worker={"CPU": 1}
+                num_workers=num_workers,
+                use_gpu=use_gpu,
+                resources_per_worker=worker_resources(use_gpu=use_gpu),
             ),
             run_config=RunConfig(
                 name=fingerprint,
@@ -211,6 +220,13 @@ def run_training(
         raise RuntimeError(f"training {fingerprint} failed: {result.error}") from result.error
     shutil.rmtree(storage / fingerprint, ignore_errors=True)
     return resume_dir
+
+
+def worker_resources(*, use_gpu: bool) -> dict[str, float]:
+    """Return what one training worker asks of Ray: a core, and its share of the GPUs if any."""
+    if not use_gpu:
+        return {"CPU": 1}
+    return {"CPU": 1, "GPU": float(os.environ.get(GPUS_VARIABLE, "1"))}
 
 
 def _train_worker(loop: dict[str, Any]) -> None:

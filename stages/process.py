@@ -22,6 +22,8 @@ ONE_THREAD = {
         "NUMBA_NUM_THREADS",
     )
 }
+GPUS_VARIABLE = "FACELINE_GPUS"
+"""GPUs of one training worker, from the stage's ``meta.run``; decides no byte, only placement."""
 _PR_SET_PDEATHSIG = 1
 
 
