@@ -12,8 +12,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from stages.process import go_offline
-
 logger = logging.getLogger("faceline")
 
 TREE_WIDTH = 200
@@ -30,7 +28,6 @@ RequestError = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status."""
-    go_offline()
     parser = build_parser()
     options = parser.parse_args(arguments)
     level = logging.DEBUG if options.verbose else logging.INFO

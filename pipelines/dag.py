@@ -8,8 +8,6 @@ from typing import Any
 
 import networkx as nx
 
-from stages.process import go_offline
-
 
 @dataclass(frozen=True, slots=True)
 class StageNode:
@@ -44,7 +42,6 @@ def read_graph(root: Path = Path()) -> nx.DiGraph:
     Raises:
         ValueError: The folder holds no readable dvc.yaml.
     """
-    go_offline()
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 

@@ -26,7 +26,7 @@ from typing import Any, Self
 import networkx as nx
 
 from pipelines.dag import StageNode
-from pipelines.lockfile import LockKeeper
+from pipelines.lockfile import LockKeeper, discard_rotten
 from pipelines.servers import ray_environment
 from stages.process import GPUS_VARIABLE, OFFLINE
 
@@ -104,13 +104,16 @@ class Runner:
             if state is not State.FAILED or self._stopped or BUSY not in words:
                 break
             time.sleep(BUSY_WAIT_S)  # a DVC outside this run has the paths: no failure of the stage
+        if state is State.RESTORED and (rotten := discard_rotten(self.root, stage.name)):
+            logger.warning("%s: the cache of %s was damaged", stage.name, ", ".join(rotten))
+            state, _ = self._attempt(stage, log, "--force")
         if state is State.FAILED:
             self.keeper.repair()
         elif state is not State.UNCHANGED:
             self.keeper.keep()
         return Outcome(stage.name, state, time.monotonic() - start, log)
 
-    def _attempt(self, stage: StageNode, log: Path) -> tuple[State, str]:
+    def _attempt(self, stage: StageNode, log: Path, *more: str) -> tuple[State, str]:
         """Run one stage once and return what DVC said; a stopped runner starts nothing more."""
         leash = [sys.executable, "-m", "pipelines.leashed", str(os.getpid())]
         options = ["--pull", "--allow-missing"] if self.pull else []
@@ -121,7 +124,15 @@ class Runner:
                 if self._stopped:
                     return State.FAILED, "stopped"
                 process = subprocess.Popen(
-                    [*leash, "--wait-for-lock", "repro", "--single-item", *options, stage.name],
+                    [
+                        *leash,
+                        "--wait-for-lock",
+                        "repro",
+                        "--single-item",
+                        *options,
+                        *more,
+                        stage.name,
+                    ],
                     cwd=self.root,
                     stdout=output,
                     stderr=subprocess.STDOUT,
@@ -140,6 +151,8 @@ class Runner:
             finally:
                 with self._lock:
                     self._groups.discard(process.pid)
+            if code != 0:
+                end_group(process.pid)  # the leash itself may have been killed
         words = log.read_bytes()[before:].decode(errors="replace")
         return (State.FAILED if code != 0 else read_state(words)), words
 

@@ -6,11 +6,14 @@ never trusted blindly: DVC compares its command, parameters and hashes with the 
 calls the stage up to date.
 """
 
+import hashlib
 import json
 import logging
 import os
+import shutil
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +145,63 @@ def _whole_file(file: Any) -> bool:  # noqa: ANN401 - what YAML gave
     if "md5" in file:
         return len(str(file["md5"]).removesuffix(".dir")) == HASH_DIGITS and "size" in file
     return bool({"etag", "checksum", "version_id"} & set(file))
+
+
+def discard_rotten(root: Path, stage: str) -> list[str]:
+    """Remove outputs of a stage that are not the bytes ``dvc.lock`` names, in the cache as well.
+
+    DVC restores a remembered run without hashing: it trusts a cache file for being read-only. What
+    rotted there, or was cut by a full disk, would come back as if it were the result.
+
+    Args:
+        root: The checkout.
+        stage: Name of the stage; every file of its outputs is read.
+
+    Returns:
+        Paths of the removed outputs, as ``dvc.lock`` names them; the stage has to run again.
+    """
+    from dvc.repo import Repo
+
+    outs = (_entries(_read(root / "dvc.lock")).get(stage) or {}).get("outs") or []
+    with Repo(os.fspath(root)) as repository:
+        cache = Path(repository.cache.local.path)
+    removed = []
+    for out in outs:
+        if "md5" not in out:
+            continue  # kept in a bucket, whose owner hashes it
+        files, rotten = _files_of(root / out["path"], str(out["md5"]), cache)
+        wrong = [md5 for file, md5 in files if not file.is_file() or _md5(file) != md5]
+        for md5 in {*wrong, *rotten}:
+            held = cache / md5[:2] / md5[2:]
+            if held.is_file() and _md5(held) != md5.removesuffix(".dir"):
+                held.unlink()
+        if wrong or rotten:
+            _remove(root / out["path"])
+            removed.append(str(out["path"]))
+    return removed
+
+
+def _files_of(path: Path, md5: str, cache: Path) -> tuple[list[tuple[Path, str]], list[str]]:
+    """Files of an output with their recorded hashes; hashes of unreadable lists of folders."""
+    if not md5.endswith(".dir"):
+        return [(path, md5)], []
+    listing = cache / md5[:2] / md5[2:]
+    if not listing.is_file() or _md5(listing) != md5.removesuffix(".dir"):
+        return [], [md5]
+    rows = json.loads(listing.read_bytes())
+    return [(path / row["relpath"], str(row["md5"])) for row in rows], []
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, partial(hashlib.md5, usedforsecurity=False)).hexdigest()
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def sweep_path_locks(root: Path) -> list[str]:
