@@ -110,8 +110,16 @@ def fetch(root: Path) -> None:
     """Fetch the outputs and remembered runs that the remote has; what it lacks is computed.
 
     Raises:
-        RuntimeError: There is no remote, or it cannot be read.
+        ValueError: No remote is configured.
+        RuntimeError: It cannot be read.
     """
+    from dvc.repo import Repo
+
+    with Repo(os.fspath(root)) as repository:
+        if not repository.config["remote"]:
+            raise ValueError(
+                "expected a DVC remote, got none; add one (docs/remotes.md) or leave out --pull"
+            )
     result = subprocess.run(
         [*dvc_command(), "--wait-for-lock", "pull", "--run-cache", "--allow-missing"],
         cwd=root,

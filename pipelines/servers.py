@@ -25,7 +25,7 @@ from pathlib import Path
 
 from stages.artifacts import read_json, write_json
 from stages.params import ServersParams
-from stages.process import OFFLINE
+from stages.process import NO_CLOUD_PROBE, OFFLINE
 
 logger = logging.getLogger(__name__)
 
@@ -202,7 +202,7 @@ def _start_ray(folder: Path, section: ServersParams) -> Server:
             "--disable-usage-stats",
         ],
         folder,
-        {name: value for name, value in client.items() if name != "RAY_ADDRESS"},
+        {**{name: v for name, v in client.items() if name != "RAY_ADDRESS"}, **NO_CLOUD_PROBE},
         address=address,
         cwd=folder,
         environment=client,

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from stages.params import ComputeParams
-from stages.process import GPUS_VARIABLE, ONE_THREAD
+from stages.process import GPUS_VARIABLE, NO_CLOUD_PROBE, ONE_THREAD
 
 logger = logging.getLogger(__name__)
 
@@ -121,16 +121,32 @@ def _ray(compute: ComputeParams) -> Iterator[Any]:
                 "needs RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH"
             ) from error
     else:
-        ray.init(
-            num_cpus=compute.workers,
-            object_store_memory=compute.object_store_mb * 2**20,
-            include_dashboard=False,
-            **quiet,
-        )
+        with _variables(NO_CLOUD_PROBE):
+            ray.init(
+                num_cpus=compute.workers,
+                object_store_memory=compute.object_store_mb * 2**20,
+                include_dashboard=False,
+                **quiet,
+            )
     try:
         yield ray
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _variables(changed: dict[str, str]) -> Iterator[None]:
+    """Set environment variables for what is started inside."""
+    before = {name: os.environ.get(name) for name in changed}
+    os.environ.update(changed)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 @dataclass(frozen=True, slots=True)

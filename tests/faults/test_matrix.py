@@ -1,4 +1,4 @@
-"""The fault matrix: after every fault nothing is left running, and a rerun gives the same hashes."""
+"""The fault matrix: after every fault nothing is left, and a rerun gives the same hashes."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Ray under fault: the same bytes for any number of workers, after a killed worker and a killed run."""
+"""Ray under fault: the same bytes for any number of workers and after a killed one."""
 
 import os
 import signal

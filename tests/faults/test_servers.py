@@ -1,4 +1,4 @@
-"""Real servers: up, deploy as shipped, run, fail, retry, cancel, kill, down; nothing left running."""
+"""Real servers: up, deploy as shipped, run, fail, retry, cancel, kill, down; nothing is left."""
 
 import base64
 import json
@@ -172,10 +172,8 @@ def test_a_killed_flow_is_marked_by_the_next(api: Api, bench: Bench) -> None:
     bench.held()
     flow.kill()
     flow.wait()
-    left = {
-        row["id"]
-        for row in api("/flow_runs/filter", {"flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}}})
-    }  # fmt: skip
+    running = {"flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}}}
+    left = {row["id"] for row in api("/flow_runs/filter", running)}
     assert len(left) == 1, "nobody told the server"
     bench.release()
     second = bench.start("--engine", "prefect")

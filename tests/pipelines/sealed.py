@@ -1,6 +1,6 @@
-"""Runs a command where no packet can leave, and counts those that tried (Linux, root).
+"""Runs a command where no packet can leave, and lists those that tried (Linux, root).
 
-The command gets a network namespace whose only way out is a cable that ends nowhere. Its counter
+The command gets a network namespace whose only way out is a cable with a listener at its end. It
 sees every attempt, from Python or not; name servers are out there as well.
 """
 
@@ -21,23 +21,40 @@ ip link set out up
 ip addr add 192.0.2.1/24 dev out
 ip neigh add 192.0.2.2 lladdr 02:00:00:00:00:02 dev out nud permanent
 ip route add default via 192.0.2.2
+"$SEALED_PYTHON" -c "$SEALED_WATCH" > "$SEALED_SEEN" &
+watch=$!
+while ! grep -q watching "$SEALED_SEEN"; do sleep 0.05; done
 set +e
 "$@"
 code=$?
-cat /sys/class/net/out/statistics/tx_packets > "$SEALED_COUNT" 2>/dev/null ||
-    sed -n 's/^ *out: *//p' /proc/net/dev | awk '{print $10}' > "$SEALED_COUNT"
+sleep 0.2
+kill $watch
 exit $code
+"""
+
+WATCH = """
+import socket
+from struct import unpack
+cable = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+cable.bind(("end", 0))
+print("watching", flush=True)
+while True:
+    frame = cable.recv(2048)
+    ports = frame[14 + 4 * (frame[14] & 15) :]
+    port = unpack("!H", ports[2:4])[0] if frame[23] in (6, 17) else 0
+    where = f"{socket.inet_ntoa(frame[30:34])}:{port} {ports[8:72] if port == 53 else b''}"
+    print(where if frame[12:14] == b"\\x08\\0" else frame[12:14].hex(), flush=True)
 """
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a sealed command said, and how many packets wanted out."""
+    """What a sealed command said, and where its packets wanted to go."""
 
     stdout: str
     stderr: str
     code: int
-    packets: int
+    packets: list[str]
 
 
 def available() -> bool:
@@ -55,15 +72,22 @@ def available() -> bool:
 
 def run(command: list[str], folder: Path, *, cwd: Path, env: dict[str, str]) -> Result:
     """Run a command sealed; ``folder`` takes two small files."""
-    resolv, count = folder / "resolv.conf", folder / "packets"
+    resolv, seen = folder / "resolv.conf", folder / "packets"
     resolv.write_text("nameserver 198.51.100.53\noptions timeout:1 attempts:1\n")
     result = subprocess.run(
         ["unshare", "-n", "-m", "sh", "-c", SCRIPT, "sealed", *command],
         cwd=cwd,
-        env={**env, "SEALED_RESOLV": str(resolv), "SEALED_COUNT": str(count)},
+        env={
+            **env,
+            "SEALED_RESOLV": str(resolv),
+            "SEALED_SEEN": str(seen),
+            "SEALED_PYTHON": sys.executable,
+            "SEALED_WATCH": WATCH,
+        },
         capture_output=True,
         text=True,
         timeout=400,
         check=False,
     )
-    return Result(result.stdout, result.stderr, result.returncode, int(count.read_text()))
+    packets = seen.read_text().splitlines()[1:]
+    return Result(result.stdout, result.stderr, result.returncode, packets)

@@ -8,9 +8,9 @@ from typing import Any
 
 import jsonschema
 import kubernetes_validate
+import prefect.server.api
 import pytest
 import yaml
-from prefect.server.api.collections_data import __file__ as collections_folder
 from prefect.utilities.templating import apply_values, find_placeholders
 
 KUBERNETES = "1.34"
@@ -32,7 +32,8 @@ def test_the_work_pool_gives_a_job_that_kubernetes_accepts(repository: Path) -> 
 
 
 def test_the_work_pool_has_what_prefects_own_kubernetes_worker_reads(repository: Path) -> None:
-    published = Path(collections_folder).parent / "views" / "aggregate-worker-metadata.json"
+    folder = Path(prefect.server.api.__file__).parent / "collections_data" / "views"
+    published = folder / "aggregate-worker-metadata.json"
     worker = json.loads(published.read_text())["prefect-kubernetes"]["kubernetes"]
     expected = worker["default_base_job_configuration"]["job_configuration"]
     pool = json.loads((repository / "deploy/kubernetes/work-pool.json").read_text())

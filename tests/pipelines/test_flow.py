@@ -2,13 +2,11 @@
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from pipelines.flow import mermaid
 from tests.pipelines import sealed
 
 SCRIPT = """
@@ -55,7 +53,7 @@ def test_flow_fails_only_what_has_to_and_nothing_calls_home(
         "join@b": "Ran",
     }
     assert "RAY [1, 2, 3]" in result.stdout, result.stderr[-3000:]
-    assert result.packets == 0, "something wanted out"
+    assert result.packets == [], "something wanted out"
 
 
 def test_the_seal_counts_what_wants_out(tmp_path: Path) -> None:
@@ -69,6 +67,6 @@ def test_the_seal_counts_what_wants_out(tmp_path: Path) -> None:
             [sys.executable, "-c", attempt], tmp_path, cwd=tmp_path, env=dict(os.environ)
         )
         assert result.code == 1
-        assert result.packets > 0, attempt
+        assert any("198.51.100." in packet for packet in result.packets), attempt
     quiet = sealed.run(["true"], tmp_path, cwd=tmp_path, env=dict(os.environ))
-    assert (quiet.code, quiet.packets) == (0, 0)
+    assert (quiet.code, quiet.packets) == (0, [])

@@ -73,7 +73,9 @@ def test_a_fresh_checkout_pulls_what_another_pushed(
     fresh = tmp_path_factory.mktemp("fresh")
     for name in ("dvc.yaml", "dvc.lock", "step.py", "params.yaml", "source.txt"):
         shutil.copy(workspace / name, fresh / name)
-    shutil.copytree(workspace / ".dvc", fresh / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp"))
+    shutil.copytree(
+        workspace / ".dvc", fresh / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp")
+    )
     monkeypatch.chdir(fresh)
     capsys.readouterr()
     assert main(["run", "--pull", "--json"]) == 0
@@ -83,6 +85,6 @@ def test_a_fresh_checkout_pulls_what_another_pushed(
 
 
 def test_without_a_remote_pull_says_what_to_do(workspace: Path) -> None:
-    with pytest.raises(RuntimeError, match=r"expected a DVC remote .*docs/remotes.md"):
+    with pytest.raises(ValueError, match=r"expected a DVC remote, .*docs/remotes.md"):
         fetch(workspace)
     assert not os.path.lexists(workspace / "left.txt")

@@ -50,6 +50,7 @@ def test_ray_gives_the_same_results_in_order_and_trains_on_two_workers(tmp_path:
     )
     assert sorted(path.name for path in folder.iterdir()) == ["rank0of2", "rank1of2"]
 
+
 def test_gpus_are_asked_for_as_meta_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(GPUS_VARIABLE, "0.5")
     assert worker_resources(use_gpu=True) == {"CPU": 1, "GPU": 0.5}
