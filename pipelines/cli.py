@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logger.error("faceline: %s", text)  # noqa: TRY400 - the request was wrong, no traceback
         logger.debug("where it was found", exc_info=True)
         return 2
-    except RuntimeError as error:
+    except (RuntimeError, OSError) as error:  # a full disk, say
         logger.error("faceline: %s", error)  # noqa: TRY400 - the message says what to do
         logger.debug("where it was found", exc_info=True)
         return 1

@@ -22,6 +22,7 @@ from stages.artifacts import write_bytes
 logger = logging.getLogger(__name__)
 
 HASH_DIGITS = 32
+DVC_COMMANDS = (b"dvc", b"pipelines", b"faceline")
 READS = 5
 READ_PAUSE_S = 0.1
 
@@ -81,7 +82,7 @@ class LockKeeper:
                     from dvc.utils.serialize import dumps_yaml
 
                     good = _entries(_read(self.copy))
-                    now = {name: e for name, e in _entries(_read(self.path)).items() if _whole(e)}
+                    now = {name: e for name, e in self._intact().items() if name not in lost}
                     stages = {name: now.get(name, entry) for name, entry in good.items()}
                     text = dumps_yaml({"schema": "2.0", "stages": {**stages, **now}})
                     write_bytes(self.path, text.encode())
@@ -92,9 +93,20 @@ class LockKeeper:
 
     def _lost(self) -> list[str]:
         """Names that the copy has whole and ``dvc.lock`` does not."""
-        now = _entries(_read(self.path))
-        good = _entries(_read(self.copy))
-        return [name for name in good if name not in now or not _whole(now[name])]
+        now = self._intact()
+        return [
+            name
+            for name, entry in _entries(_read(self.copy)).items()
+            if name not in now or _is_start_of(now[name], entry)
+        ]
+
+    def _intact(self) -> dict[str, Any]:
+        """Entries of ``dvc.lock`` that are whole by themselves."""
+        text = _read(self.path)
+        entries = _entries(text)
+        if entries and not text.endswith(b"\n"):
+            entries.popitem()  # the last number may lack digits
+        return {name: entry for name, entry in entries.items() if _whole(entry)}
 
 
 def _read(path: Path) -> bytes:
@@ -136,6 +148,22 @@ def _whole(entry: Any) -> bool:  # noqa: ANN401 - what YAML gave
     if not isinstance(entry, dict) or not entry.get("cmd"):
         return False
     return all(map(_whole_file, [*(entry.get("deps") or []), *(entry.get("outs") or [])]))
+
+
+def _is_start_of(entry: Any, whole: Any) -> bool:  # noqa: ANN401 - what YAML gave
+    """Whether an entry was cut between two lines: equal as far as it goes, and not to the end."""
+    if entry is None or entry == whole:
+        return entry != whole
+    if isinstance(entry, dict) and isinstance(whole, dict):
+        left, full = list(entry.items()), list(whole.items())
+    elif isinstance(entry, list) and isinstance(whole, list):
+        left, full = list(enumerate(entry)), list(enumerate(whole))
+    else:
+        return False
+    if left[:-1] != full[: len(left) - 1] or len(left) > len(full):
+        return False
+    (key, last), (same, other) = left[-1], full[len(left) - 1]
+    return key == same and (last == other or _is_start_of(last, other))
 
 
 def _whole_file(file: Any) -> bool:  # noqa: ANN401 - what YAML gave
@@ -243,8 +271,11 @@ def _is_dvc(entry: Any) -> bool:  # noqa: ANN401 - what JSON gave
     """Whether the process of an entry still lives and runs DVC."""
     if not isinstance(entry, dict) or "pid" not in entry:
         return False
+    folder = Path("/proc", str(entry["pid"]))
     try:
-        command = Path(f"/proc/{int(entry['pid'])}/cmdline").read_bytes()
-    except (OSError, ValueError):
+        command = (folder / "cmdline").read_bytes()
+        ended = (folder / "stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
         return not Path("/proc/self").exists()  # no /proc: leave the question to DVC
-    return b"dvc" in command or b"pipelines" in command or b"faceline" in command
+    just_started = command == b""
+    return not ended and (just_started or any(name in command for name in DVC_COMMANDS))
