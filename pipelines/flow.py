@@ -195,7 +195,7 @@ def _run_tasks(
             stage = graph.nodes[name]["stage"]
             needed = [futures[need] for need in graph.predecessors(name) if need in futures]
             labelled = run_stage.with_options(
-                name=name, tags=set(stage.tags), retries=stage.retries
+                name=name, task_run_name=name, tags=set(stage.tags), retries=stage.retries
             )
             futures[name] = labelled.submit(name, wait_for=needed)
         for future in futures.values():

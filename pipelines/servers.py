@@ -195,6 +195,8 @@ def _start_ray(folder: Path, section: ServersParams) -> Server:
         [
             *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
             *(f"--node-ip-address={host}", f"--port={port}"),
+            # else fixed ranges, which `port` or another head on this machine may collide with
+            *("--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0"),
             f"--num-cpus={section.ray_cpus}",
             f"--object-store-memory={section.ray_object_store_mb * 2**20}",
             f"--temp-dir={_short(folder / 'ray')}",

@@ -45,8 +45,8 @@ if hold.exists():
     pathlib.Path("held-" + name).write_text(str(os.getpid()))
     while hold.exists():
         time.sleep(0.05)
-text = name + ":" + pathlib.Path(source).read_text()
-pathlib.Path(name + ".txt").write_text(text * 200)
+text = name + ":" + pathlib.Path(source).read_text()[:40]
+pathlib.Path(name + ".txt").write_text(text * 20)
 """
 
 MARK = "FACELINE_FAULT_TEST"

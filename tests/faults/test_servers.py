@@ -68,8 +68,17 @@ class Api:
         return self.state(run)
 
     def tasks(self, run: str) -> dict[str, dict[str, Any]]:
-        rows = self("/task_runs/filter", {"flow_runs": {"id": {"any_": [run]}}})
-        return {row["name"]: row for row in rows}
+        """Task runs by name, once the server has heard how each of them ended."""
+        rows: dict[str, dict[str, Any]] = {}
+
+        def settled() -> bool:
+            found = self("/task_runs/filter", {"flow_runs": {"id": {"any_": [run]}}})
+            rows.update((row["name"], row) for row in found)
+            open_ = {"RUNNING", "SCHEDULED"}
+            return bool(rows) and not any(row["state"]["type"] in open_ for row in rows.values())
+
+        wait_for(settled, 30)
+        return rows
 
 
 @pytest.fixture(scope="module")
