@@ -3,13 +3,21 @@
 DVC does not follow imports, so a forgotten ``deps`` entry is a stale artefact that nobody notices.
 Run as ``python -m pipelines.closure`` to compare dvc.yaml with the closures, with ``--write`` to
 update it.
+
+DVC parses and writes the whole of dvc.lock after every stage, seconds for thousands of lines, so
+the list is kept short: a folder stands for its modules where a stage needs most of them, and the
+``__init__`` of a package counts only when it holds code. A stage may then run again for a module
+beside its own; it never misses a change.
 """
 
 import argparse
+import ast
 import io
 import logging
 import re
 import sys
+from collections.abc import Collection
+from functools import cache
 from pathlib import Path
 
 from stages.artifacts import write_bytes
@@ -17,26 +25,44 @@ from stages.fingerprint import PACKAGES, module_closure
 
 METHODS = ("mica", "pix2face")
 DISPATCHERS = ("stages.train",)
+MOST = 0.6  # of a folder's modules
 logger = logging.getLogger(__name__)
 
 
-def files_of(modules: set[str], root: Path = Path()) -> list[str]:
-    """Return the files of ``modules``, whole folders where every module of one is needed."""
-    files = set()
-    for module in modules:
-        path = Path(*module.split("."))
-        files.add(
-            path / "__init__.py"
-            if (root / path / "__init__.py").is_file()
-            else path.with_suffix(".py")
-        )
+def files_of(
+    modules: set[str], root: Path = Path(), apart: Collection[str] = frozenset()
+) -> list[str]:
+    """Return the files of ``modules``, a whole folder where most of its modules are needed.
+
+    Args:
+        modules: Dotted names.
+        root: The checkout.
+        apart: Modules that must not come in with a folder.
+    """
+    never = {_file_of(name, root) for name in apart}
+    files = {path for name in modules if not _is_bare(root / (path := _file_of(name, root)))}
     result: set[Path] = set(files)
-    folders = sorted({file.parent for file in files}, key=lambda folder: -len(folder.parts))
-    for folder in folders:
-        inside = {path.relative_to(root) for path in (root / folder).rglob("*.py")}
-        if len(folder.parts) > 1 and len(inside) > 2 and inside <= files:
+    for folder in sorted({file.parent for file in files}, key=lambda folder: -len(folder.parts)):
+        below = {path.relative_to(root) for path in (root / folder).rglob("*.py")}
+        inside = {path for path in below if not _is_bare(root / path)}
+        most = len(inside & files) >= MOST * len(inside)
+        if len(folder.parts) > 1 and len(inside) > 2 and most and not below & never:
             result = {path for path in result if folder not in path.parents} | {folder}
     return sorted(path.as_posix() for path in result)
+
+
+def _file_of(module: str, root: Path) -> Path:
+    path = Path(*module.split("."))
+    package = path / "__init__.py"
+    return package if (root / package).is_file() else path.with_suffix(".py")
+
+
+@cache
+def _is_bare(path: Path) -> bool:
+    """Tell whether a file is a package's ``__init__`` with nothing but a docstring."""
+    if path.name != "__init__.py":
+        return False
+    return all(isinstance(node, ast.Expr) for node in ast.parse(path.read_bytes()).body)
 
 
 def stage_module(command: str) -> str:
@@ -60,10 +86,11 @@ def expected_code(command: str) -> list[str]:
     module = stage_module(command)
     modules = module_closure([module])
     match = re.search(r"--method (\w+)", command)
+    apart: set[str] = set()
     if match and module in DISPATCHERS:
         others = set(METHODS) - {match[1]}
-        modules = {name for name in modules if name.rsplit(".", 1)[-1] not in others}
-    return files_of(modules)
+        apart = {name for name in modules if name.rsplit(".", 1)[-1] in others}
+    return files_of(modules - apart, apart=apart)
 
 
 def is_code(dep: str) -> bool:

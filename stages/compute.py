@@ -11,6 +11,7 @@ import itertools
 import logging
 import os
 import shutil
+import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -55,7 +56,7 @@ def map_ordered(
         label: What the items are, for the log.
     """
     estimate = len(items) * seconds_per_item
-    attached = "RAY_ADDRESS" in os.environ
+    attached = "RAY_ADDRESS" in os.environ or _ray_runs()
     if (
         len(items) < 2
         or compute.workers == 1
@@ -80,6 +81,29 @@ def map_ordered(
         return [result for future in futures for result in ray.get(future)]
 
 
+_keeps_ray = False
+
+
+@contextmanager
+def session() -> Iterator[None]:
+    """Keep the Ray that a first map starts for the maps that follow, and stop it in the end.
+
+    Its workers start once, what they built stays with them, and smaller maps are worth sending.
+    """
+    global _keeps_ray
+    _keeps_ray = True
+    try:
+        yield
+    finally:
+        _keeps_ray = False
+        if _ray_runs():
+            sys.modules["ray"].shutdown()
+
+
+def _ray_runs() -> bool:
+    return "ray" in sys.modules and bool(sys.modules["ray"].is_initialized())
+
+
 def _run_chunk(function: Callable[[Item], Result], items: list[Item]) -> list[Result]:
     """Run one chunk inside a worker."""
     with _one_thread():
@@ -89,8 +113,6 @@ def _run_chunk(function: Callable[[Item], Result], items: list[Item]) -> list[Re
 @contextmanager
 def _one_thread() -> Iterator[None]:
     """Pin BLAS, OpenMP and OpenCV to one thread while items are the unit of parallelism."""
-    import sys
-
     from threadpoolctl import threadpool_limits
 
     if "cv2" in sys.modules:
@@ -131,7 +153,8 @@ def _ray(compute: ComputeParams) -> Iterator[Any]:
     try:
         yield ray
     finally:
-        ray.shutdown()
+        if not _keeps_ray:
+            ray.shutdown()
 
 
 @contextmanager

@@ -1,15 +1,17 @@
-"""Generate one source of the embedded corpus in its owner's formats.
+"""Generate sources of the embedded corpus in their owners' formats.
 
 Synthetic stand-ins for everything that would need a licence, labelled as such, and apart from them
 the truth behind them, which no other stage reads. Bytes depend on the parameters alone.
 """
 
 import argparse
+import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from stages.artifacts import atomic_directory
+from stages.compute import map_ordered, session
 from stages.corpus import (
     bfm2009,
     bfm2017,
@@ -51,6 +53,11 @@ SOURCES: dict[str, tuple[str, Callable[[Order], None]]] = {
     "d3dfacs": ("D3DFACS", d3dfacs.build),
     "florence": ("MICC Florence", florence.build),
 }
+FOLDERS = {source: source.upper() for source in SOURCES}
+"""Name of each source's folder under the raw data."""
+WHOLE = ("flame", "bfm2009", "bfm2017", "3ddfa")
+"""Sources that are one piece of work each; the others map over their own items."""
+SECONDS_PER_MODEL = 10.0
 LABEL = "SYNTHETIC.txt"
 
 
@@ -82,18 +89,66 @@ def synthesize(
     logger.info("%s: %d files, %.0f MB", source, len(files), size)
 
 
+def synthesize_all(
+    sources: Sequence[str],
+    raw: Path,
+    truth: Path,
+    sizes: SynthesizeParams,
+    compute: ComputeParams,
+    seed: int,
+) -> None:
+    """Write several sources on one set of workers; the bytes are those of one after the other.
+
+    Args:
+        sources: Names among ``SOURCES``.
+        raw: Parent of the owners' folders, which are named as in ``FOLDERS``.
+        truth: Parent of the truths, a folder per source.
+        sizes: How much to make.
+        compute: How maps over items run; never changes a byte.
+        seed: Root of every draw.
+
+    Raises:
+        ValueError: An unknown source.
+    """
+    one = functools.partial(
+        _synthesize_into, raw=raw, truth=truth, sizes=sizes, compute=compute, seed=seed
+    )
+    with session():
+        models = [source for source in sources if source in WHOLE]
+        map_ordered(
+            one, models, compute=compute, seconds_per_item=SECONDS_PER_MODEL, label="face models"
+        )
+        for source in sources:
+            if source not in WHOLE:
+                one(source)
+
+
+def _synthesize_into(
+    source: str,
+    *,
+    raw: Path,
+    truth: Path,
+    sizes: SynthesizeParams,
+    compute: ComputeParams,
+    seed: int,
+) -> None:
+    if source not in SOURCES:
+        raise ValueError(f"expected a source among {', '.join(SOURCES)}, got {source!r}")
+    synthesize(source, raw / FOLDERS[source], truth / source, sizes, compute, seed)
+
+
 def main() -> None:
-    """Read the command line and generate one source."""
+    """Read the command line and generate the sources."""
     begin("synthesize")
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--source", required=True, choices=sorted(SOURCES))
-    parser.add_argument("--out", required=True, type=Path)
-    parser.add_argument("--truth", required=True, type=Path)
+    parser.add_argument("--sources", required=True, nargs="+", choices=sorted(SOURCES))
+    parser.add_argument("--raw", required=True, type=Path, help="parent of the owners' folders")
+    parser.add_argument("--truth", required=True, type=Path, help="parent of the truths")
     arguments = parser.parse_args()
     params = load()
-    synthesize(
-        arguments.source,
-        arguments.out,
+    synthesize_all(
+        arguments.sources,
+        arguments.raw,
         arguments.truth,
         params.synthesize,
         params.compute,

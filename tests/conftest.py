@@ -24,3 +24,8 @@ def shared_data() -> Path:
 def repository() -> Path:
     """The root of the checkout."""
     return REPOSITORY
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with the build of the whole graph, so that other tests fill the other core."""
+    items.sort(key=lambda item: item.path.name != "test_graph_tiny.py")

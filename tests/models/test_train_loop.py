@@ -16,7 +16,8 @@ from models.train_loop import FitResult, FitSettings, fit, make_deterministic, s
 @pytest.fixture(autouse=True)
 def _restore_torch() -> Iterator[None]:
     yield
-    torch.use_deterministic_algorithms(False)
+    torch.set_deterministic_debug_mode("default")
+    torch.utils.deterministic.fill_uninitialized_memory = True
 
 
 class Line(nn.Module):

@@ -4,9 +4,11 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from pipelines import closure
 from pipelines.dag import read_graph
+from stages.synthesize import SOURCES
 
 
 def test_code_deps_of_every_stage_equal_its_import_closure(
@@ -19,10 +21,12 @@ def test_code_deps_of_every_stage_equal_its_import_closure(
 def test_the_graph_stays_small_and_has_every_group(repository: Path) -> None:
     graph = read_graph(repository)
     # Stages are per data set and method, never per subject: DVC's own cost grows faster than their
-    # number. Eight scan sets with four stages each are 32, and three methods are still to come.
-    assert len(graph) <= 72
+    # number.
+    assert len(graph) < 60
     assert {name.split("@")[0] for name in graph} == {
-        "synthesize",
+        "synthesize_models",
+        "synthesize_photos",
+        "synthesize_scans",
         "convert",
         "pack",
         "landmark_model",
@@ -64,3 +68,52 @@ def test_the_report_depends_on_every_data_folder_it_reads(repository: Path) -> N
 def test_a_command_that_is_no_stage_module_is_refused() -> None:
     with pytest.raises(ValueError, match="expected 'python -m stages.NAME ...'"):
         closure.stage_module("bash run.sh")
+
+
+def _toy(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+def test_a_folder_stands_for_its_modules_when_most_are_needed(tmp_path: Path) -> None:
+    names = ["a", "b", "c", "d", "e"]
+    root = _toy(tmp_path, {f"stages/parts/{name}.py": "" for name in names})
+    some = {"stages.parts.a", "stages.parts.b"}
+    assert closure.files_of(some, root) == ["stages/parts/a.py", "stages/parts/b.py"]
+    most = some | {"stages.parts.c"}
+    assert closure.files_of(most, root) == ["stages/parts"]
+    kept_out = closure.files_of(most, root, apart={"stages.parts.e"})
+    assert kept_out == ["stages/parts/a.py", "stages/parts/b.py", "stages/parts/c.py"]
+
+
+def test_an_init_counts_when_it_holds_code(tmp_path: Path) -> None:
+    root = _toy(tmp_path, {"models/__init__.py": '"""Words."""\n', "models/x.py": ""})
+    assert closure.files_of({"models", "models.x"}, root) == ["models/x.py"]
+    other = _toy(tmp_path / "other", {"models/__init__.py": "A = 1\n", "models/x.py": ""})
+    assert closure.files_of({"models", "models.x"}, other) == ["models/__init__.py", "models/x.py"]
+
+
+def test_one_methods_training_does_not_list_another_method() -> None:
+    listed = closure.expected_code("exec python -m stages.train --method mica --out x")
+    assert "models/methods/mica.py" in listed
+    assert not any("pix2face.py" in path or path.endswith("models/methods") for path in listed)
+    assert "stages/training" not in listed
+
+
+def test_synthesis_lists_every_section_that_its_generators_read(repository: Path) -> None:
+    """A generator reads ``order.sizes.SECTION``; the stage that runs it must list the section."""
+    stages = yaml.safe_load((repository / "dvc.yaml").read_text())["stages"]
+    groups = {name: body for name, body in stages.items() if name.startswith("synthesize")}
+    assert len(groups) == 3
+    for name, body in groups.items():
+        sources = re.search(r"--sources ([\w ]+?) --raw", body["cmd"])
+        assert sources is not None
+        read = set()
+        for source in sources[1].split():
+            module = SOURCES[source][1].__module__
+            text = (repository / Path(*module.split("."))).with_suffix(".py").read_text()
+            read |= set(re.findall(r"order\.sizes\.(\w+)", text))
+        listed = set(body["params"])
+        assert {f"synthesize.{section}" for section in read} <= listed, name
