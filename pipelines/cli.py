@@ -32,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     level = logging.DEBUG if options.verbose else logging.INFO
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
+    if not options.verbose:
+        logging.getLogger("httpx").setLevel(logging.WARNING)  # a line per request to the server
     command: Callable[[argparse.Namespace], int] = options.command
     try:
         return command(options)

@@ -53,12 +53,15 @@ def hold(root: Path) -> Iterator[Workspace]:
         _write(file.fileno(), json.dumps({"pid": os.getpid(), "started": time.time()}))
         keeper = LockKeeper(root)
         if not orderly:
-            logger.warning("the last run here was killed; putting in order what it left")
+            logger.warning("the last run here was cut off; putting in order what it left")
         for cleared in sweep_path_locks(root):
             logger.warning("cleared %s", cleared)
         keeper.start(orderly=orderly)
-        yield Workspace(root, keeper, orderly)
-        # Reached unless an exception, SystemExit included, or a kill ended the run.
+        try:
+            yield Workspace(root, keeper, orderly)
+        except (ValueError, RuntimeError):  # a wrong request, not a run cut off
+            _write(file.fileno(), "{}")
+            raise
         _write(file.fileno(), "{}")
 
 
