@@ -96,7 +96,8 @@ def down(root: Path) -> list[str]:
     """
     ended = []
     for server in reversed(_state(root)):
-        if server.alive():
+        orphaned = not _stat(server.pid) and bool(_session(server.pid))  # the leader was killed
+        if server.alive() or orphaned:
             _end(server)
             ended.append(server.name)
     (root / STATE).unlink(missing_ok=True)
