@@ -14,7 +14,7 @@ export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= 1
 
-.PHONY: demo test check install lock clean
+.PHONY: demo test faults check install lock clean
 
 demo: install
 	dvc --wait-for-lock repro
@@ -22,6 +22,10 @@ demo: install
 
 test: check
 	python -m pytest -q --numprocesses=2 --dist=loadfile --no-loadscope-reorder
+
+# Kills, full disks, damaged files, real servers: minutes; full disks need root.
+faults: install
+	python -m pytest -q -m faults
 
 check: install
 	ruff check .

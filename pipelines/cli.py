@@ -12,8 +12,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from stages.process import go_offline
-
 logger = logging.getLogger("faceline")
 
 TREE_WIDTH = 200
@@ -32,11 +30,12 @@ RequestError = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status."""
-    go_offline()
     parser = build_parser()
     options = parser.parse_args(arguments)
     level = logging.DEBUG if options.verbose else logging.INFO
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
+    if not options.verbose:
+        logging.getLogger("httpx").setLevel(logging.WARNING)  # a line per request to the server
     command: Callable[[argparse.Namespace], int] = options.command
     try:
         return command(options)
@@ -45,6 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logger.error("faceline: %s", text)  # noqa: TRY400 - the request was wrong, no traceback
         logger.debug("where it was found", exc_info=True)
         return 2
+    except (RuntimeError, OSError) as error:  # a full disk, say
+        logger.error("faceline: %s", error)  # noqa: TRY400 - the message says what to do
+        logger.debug("where it was found", exc_info=True)
+        return 1
     except KeyboardInterrupt:
         return 1
 
@@ -59,8 +62,19 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("targets", nargs="*", metavar="TARGET", help="a stage or a group of stages")
     run.add_argument("--engine", choices=("local", "prefect"), default="local")
     run.add_argument("--parallel", type=int, default=2, help="stages at once (default 2)")
+    run.add_argument(
+        "--pull", action="store_true", help="fetch from the DVC remote first, compute the rest"
+    )
     run.add_argument("--json", action="store_true")
     run.set_defaults(command=_run)
+
+    up = commands.add_parser("up", help="start a Prefect server and a Ray head on this machine")
+    up.add_argument(
+        "--worker", action="store_true", help="also deploy the flow and start a worker for it"
+    )
+    up.set_defaults(command=_up)
+    down = commands.add_parser("down", help="end what `up` started, and nothing else")
+    down.set_defaults(command=_down)
 
     register = commands.add_parser("register", help="one head scan to FLAME topology")
     register.add_argument("scan", type=Path, help="mesh file: obj, ply, gz")
@@ -228,10 +242,14 @@ def _checkout() -> Path:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from pipelines.progress import run_with_progress
+    from pipelines.run import run
 
-    outcomes = run_with_progress(
-        _checkout(), options.targets, engine=options.engine, parallel=options.parallel
+    outcomes = run(
+        _checkout(),
+        options.targets,
+        engine=options.engine,
+        parallel=options.parallel,
+        pull=options.pull,
     )
     if options.json:
         _emit(
@@ -246,6 +264,29 @@ def _run(options: argparse.Namespace) -> int:
             ]
         )
     return 1 if any(o.state.value in ("Failed", "Skipped") for o in outcomes) else 0
+
+
+def _up(options: argparse.Namespace) -> int:
+    from pipelines import servers
+    from stages import params
+
+    root = _checkout()
+    section = params.load(root / "params.yaml").servers
+    running = servers.up(root, section, worker=options.worker)
+    clients = root / section.folder / "clients.sh"
+    servers.write_environment(running, clients)
+    for server in running:
+        logger.info("%s runs (pid %d) %s", server.name, server.pid, server.address)
+    logger.info("`faceline run` finds them; other programs: . %s", clients)
+    return 0
+
+
+def _down(_options: argparse.Namespace) -> int:
+    from pipelines import servers
+
+    ended = servers.down(_checkout())
+    logger.info("ended: %s", ", ".join(ended) or "nothing ran")
+    return 0
 
 
 def _register(options: argparse.Namespace) -> int:

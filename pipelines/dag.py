@@ -8,8 +8,6 @@ from typing import Any
 
 import networkx as nx
 
-from stages.process import go_offline
-
 
 @dataclass(frozen=True, slots=True)
 class StageNode:
@@ -23,6 +21,7 @@ class StageNode:
         retries: How often a failed run is repeated.
         timeout_s: Wall-clock limit of one run.
         tags: Free labels, for example ``ray`` or ``gpu``.
+        gpus: GPUs that it asks for where it uses any.
     """
 
     name: str
@@ -32,6 +31,7 @@ class StageNode:
     retries: int
     timeout_s: float
     tags: tuple[str, ...]
+    gpus: float
 
 
 def read_graph(root: Path = Path()) -> nx.DiGraph:
@@ -42,7 +42,6 @@ def read_graph(root: Path = Path()) -> nx.DiGraph:
     Raises:
         ValueError: The folder holds no readable dvc.yaml.
     """
-    go_offline()
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
@@ -69,7 +68,7 @@ def _name(stage: Any) -> str:  # noqa: ANN401 - dvc.stage.Stage
 def _node(stage: Any, base: Path) -> StageNode:  # noqa: ANN401 - dvc.stage.Stage
     """Translate one DVC stage."""
     run = dict((getattr(stage, "meta", None) or {}).get("run", {}))
-    unknown = set(run) - {"retries", "timeout", "tags"}
+    unknown = set(run) - {"retries", "timeout", "tags", "gpus"}
     if unknown:
         raise ValueError(f"{_name(stage)}: unknown keys in meta.run: {sorted(unknown)}")
     command = stage.cmd if isinstance(stage.cmd, str) else " && ".join(stage.cmd or [])
@@ -81,6 +80,7 @@ def _node(stage: Any, base: Path) -> StageNode:  # noqa: ANN401 - dvc.stage.Stag
         retries=int(run.get("retries", 0)),
         timeout_s=float(run.get("timeout", 86400)),
         tags=tuple(run.get("tags", ())),
+        gpus=float(run.get("gpus", 0)),
     )
 
 

@@ -6,6 +6,7 @@ module decides the order, enforces timeouts, repeats failures as ``meta.run`` sa
 state per stage.
 """
 
+import dataclasses
 import enum
 import json
 import logging
@@ -20,16 +21,21 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import networkx as nx
 
 from pipelines.dag import StageNode
-from stages.process import OFFLINE
+from pipelines.lockfile import LockKeeper, discard_rotten
+from pipelines.servers import ray_environment
+from stages.process import GPUS_VARIABLE, OFFLINE
 
 logger = logging.getLogger(__name__)
 
-GRACE_S = 5.0
+GRACE_S = 4.0  # longer than that of the leash, which ends its group itself
+BUSY = "is busy, it is being blocked by"
+BUSY_WAIT_S = 1.0
+BUSY_TRIES = 60
 
 
 class State(enum.Enum):
@@ -58,47 +64,81 @@ class Runner:
     Args:
         root: The checkout.
         logs: Folder for one log file per stage.
+        pull: Fetch from the remote what the cache lacks, instead of computing it.
     """
 
-    def __init__(self, root: Path, logs: Path) -> None:
+    def __init__(self, root: Path, logs: Path, *, pull: bool = False) -> None:
         self.root = root
         self.logs = logs
+        self.pull = pull
+        self.keeper = LockKeeper(root)
         self._groups: set[int] = set()
         self._lock = threading.Lock()
         self._stopped = False
 
+    @property
+    def stopped(self) -> bool:
+        """Whether :meth:`stop` was called."""
+        return self._stopped
+
     def run(self, stage: StageNode) -> Outcome:
         """Bring one stage up to date, repeating it as often as its ``retries`` allow."""
         start = time.monotonic()
-        self.logs.mkdir(parents=True, exist_ok=True)
-        log = self.logs / f"{stage.name.replace('@', '_')}.log"
-        state = State.FAILED
         for attempt in range(stage.retries + 1):
-            state = self._attempt(stage, log)
-            if state is not State.FAILED or self._stopped:
+            outcome = self.run_once(stage)
+            if outcome.state is not State.FAILED or self._stopped:
                 break
             if attempt < stage.retries:
                 logger.warning(
                     "%s failed, attempt %d of %d", stage.name, attempt + 1, stage.retries + 1
                 )
+        return dataclasses.replace(outcome, seconds=time.monotonic() - start)
+
+    def run_once(self, stage: StageNode) -> Outcome:
+        """Bring one stage up to date or fail; leaves ``dvc.lock`` whole either way."""
+        start = time.monotonic()
+        self.logs.mkdir(parents=True, exist_ok=True)
+        log = self.logs / f"{stage.name.replace('@', '_')}.log"
+        for _ in range(BUSY_TRIES):
+            state, words = self._attempt(stage, log)
+            if state is not State.FAILED or self._stopped or BUSY not in words:
+                break
+            time.sleep(BUSY_WAIT_S)  # a DVC outside this run has the paths: no failure of the stage
+        if state is State.RESTORED and (rotten := discard_rotten(self.root, stage.name)):
+            logger.warning("%s: the cache of %s was damaged", stage.name, ", ".join(rotten))
+            state, _ = self._attempt(stage, log, "--force")
+        if state is State.FAILED:
+            self.keeper.repair()
+        elif state is not State.UNCHANGED:
+            self.keeper.keep()
         return Outcome(stage.name, state, time.monotonic() - start, log)
 
-    def _attempt(self, stage: StageNode, log: Path) -> State:
-        """Run one stage once; a stopped runner starts nothing more."""
+    def _attempt(self, stage: StageNode, log: Path, *more: str) -> tuple[State, str]:
+        """Run one stage once and return what DVC said; a stopped runner starts nothing more."""
         leash = [sys.executable, "-m", "pipelines.leashed", str(os.getpid())]
+        options = ["--pull", "--allow-missing"] if self.pull else []
+        asked = {GPUS_VARIABLE: str(stage.gpus)} if stage.gpus else {}
         with log.open("ab") as output:
             before = output.tell()
             with self._lock:
                 if self._stopped:
-                    return State.FAILED
+                    return State.FAILED, "stopped"
                 process = subprocess.Popen(
-                    [*leash, "--wait-for-lock", "repro", "--single-item", stage.name],
+                    [
+                        *leash,
+                        "--wait-for-lock",
+                        "repro",
+                        "--single-item",
+                        *options,
+                        *more,
+                        stage.name,
+                    ],
                     cwd=self.root,
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     stdin=subprocess.DEVNULL,
                     start_new_session=True,
-                    env=environment(),
+                    env={**environment(), **ray_environment(self.root), **asked},
                 )
                 self._groups.add(process.pid)
             try:
@@ -111,9 +151,10 @@ class Runner:
             finally:
                 with self._lock:
                     self._groups.discard(process.pid)
-        if code != 0:
-            return State.FAILED
-        return read_state(log.read_bytes()[before:].decode(errors="replace"))
+            if code != 0:
+                end_group(process.pid)  # the leash itself may have been killed
+        words = log.read_bytes()[before:].decode(errors="replace")
+        return (State.FAILED if code != 0 else read_state(words)), words
 
     def stop(self) -> None:
         """End every stage that still runs and start no other; used on SIGINT and SIGTERM."""
@@ -167,12 +208,52 @@ def read_state(log: str) -> State:
     return State.UNCHANGED
 
 
+class Preflight:
+    """A ``dvc status`` that runs beside whatever else has to be found out before a run."""
+
+    def __init__(self, root: Path, stages: Iterable[str] = ()) -> None:
+        self._process = subprocess.Popen(
+            [*dvc_command(), "--wait-for-lock", "status", "--json", *stages],
+            cwd=root,
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.communicate()
+
+    def changes(self) -> dict[str, Any]:
+        """Return what is changed, per stage.
+
+        Raises:
+            RuntimeError: DVC could not tell.
+        """
+        output, errors = self._process.communicate()
+        if self._process.returncode != 0:
+            raise RuntimeError(f"dvc status failed: {errors.strip()[-2000:]}")
+        # DVC may print hints before the document.
+        match = re.search(r"^\{.*", output, flags=re.DOTALL | re.MULTILINE)
+        return dict(json.loads(match[0])) if match else {}
+
+    def stale(self, graph: nx.DiGraph) -> set[str]:
+        """Return the stages of ``graph`` that are changed, and all their descendants in it."""
+        found = set(self.changes()) & set(graph)
+        for name in list(found):
+            found |= nx.descendants(graph, name)
+        return found
+
+
 def stale_stages(graph: nx.DiGraph, root: Path) -> set[str]:
     """Return the stages that ``dvc status`` calls changed, and all their descendants."""
-    stale = set(changes(root)) & set(graph)
-    for name in list(stale):
-        stale |= nx.descendants(graph, name)
-    return stale
+    with Preflight(root) as preflight:
+        return preflight.stale(graph)
 
 
 def changes(root: Path, stages: Iterable[str] = ()) -> dict[str, Any]:
@@ -181,19 +262,8 @@ def changes(root: Path, stages: Iterable[str] = ()) -> dict[str, Any]:
     Raises:
         RuntimeError: DVC could not tell.
     """
-    result = subprocess.run(
-        [*dvc_command(), "--wait-for-lock", "status", "--json", *stages],
-        cwd=root,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if result.returncode != 0:
-        raise RuntimeError(f"dvc status failed: {result.stderr.strip()[-2000:]}")
-    # DVC may print hints before the document.
-    match = re.search(r"^\{.*", result.stdout, flags=re.DOTALL | re.MULTILINE)
-    return dict(json.loads(match[0])) if match else {}
+    with Preflight(root, stages) as preflight:
+        return preflight.changes()
 
 
 def run_graph(
@@ -202,12 +272,23 @@ def run_graph(
     runner: Runner,
     *,
     parallel: int,
+    gpus: float | None = None,
     on_start: Callable[[str], None] = lambda _: None,
     on_end: Callable[[Outcome], None] = lambda _: None,
 ) -> list[Outcome]:
     """Run the stale stages of ``graph``, at most ``parallel`` at once.
 
     A failure skips the failed stage's descendants only; everything else finishes.
+
+    Args:
+        graph: The selected stages.
+        stale: Names of those to run.
+        runner: Runs them.
+        parallel: Most stages at once.
+        gpus: GPUs to share among the stages that ask for some; None where they need not be
+            counted, because there are none or Ray hands them out.
+        on_start: Called with the name of each stage before it runs.
+        on_end: Called with the outcome of each stage that ran or was skipped.
 
     Returns:
         One outcome per stage of the graph, in topological order.
@@ -232,7 +313,11 @@ def run_graph(
                     ):
                         outcomes[name] = Outcome(name, State.SKIPPED, 0.0)
                         on_end(outcomes[name])
-                    elif all(need in outcomes for need in needed) and len(running) < parallel:
+                    elif (
+                        all(need in outcomes for need in needed)
+                        and len(running) < parallel
+                        and _gpus_suffice(graph, [*running.values()], name, gpus)
+                    ):
                         on_start(name)
                         running[pool.submit(runner.run, graph.nodes[name]["stage"])] = name
                 if not running:
@@ -246,3 +331,16 @@ def run_graph(
             runner.stop()
             raise
     return [outcomes[name] for name in order]
+
+
+def _gpus_suffice(graph: nx.DiGraph, running: list[str], name: str, gpus: float | None) -> bool:
+    """Whether a stage finds its GPUs beside the running ones; one that is alone always runs."""
+    asked = graph.nodes[name]["stage"].gpus
+    taken = sum(graph.nodes[other]["stage"].gpus for other in running)
+    return gpus is None or asked == 0 or taken == 0 or taken + asked <= gpus
+
+
+def count_gpus() -> float | None:
+    """Return the number of NVIDIA GPUs here, None where there are none."""
+    found = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
+    return float(found) if found else None

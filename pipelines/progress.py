@@ -1,17 +1,12 @@
-"""`faceline run` as a person sees it: preflight, a line per stage, a table at the end."""
+"""A run as a person sees it: a live table on a terminal, a line per stage elsewhere, on stderr."""
 
-import logging
 import os
-import signal
-import sys
 import time
-from pathlib import Path
-from types import FrameType
+from collections import Counter
+from types import TracebackType
+from typing import Any, Self
 
-from pipelines.dag import read_graph, select
-from pipelines.engine import Outcome, Runner, State, run_graph, stale_stages
-
-logger = logging.getLogger("faceline")
+from pipelines.engine import Outcome, State
 
 COLOURS = {
     State.RAN: "green",
@@ -22,64 +17,80 @@ COLOURS = {
 }
 
 
-def run_with_progress(
-    root: Path, targets: list[str], *, engine: str, parallel: int
-) -> list[Outcome]:
-    """Run what is stale and show it on stderr.
+class Display:
+    """Shows how a run goes.
 
     Args:
-        root: The checkout.
-        targets: Stages or groups; empty for everything.
-        engine: ``local`` or ``prefect``.
-        parallel: Stages at once.
-
-    Raises:
-        ValueError: A target names nothing.
+        stages: Stages of the selected graph.
+        stale: Those of them that will run.
+        console: A ``rich`` console; stderr unless given.
     """
-    from rich.console import Console
 
-    console = Console(stderr=True, soft_wrap=True)
-    graph = select(read_graph(root), targets)
-    stale = stale_stages(graph, root)
-    console.print(f"{len(graph)} stages, {len(stale)} to run")
-    if not stale:
-        return [Outcome(name, State.UNCHANGED, 0.0) for name in graph]
+    def __init__(self, stages: int, stale: int, console: Any = None) -> None:  # noqa: ANN401
+        from rich.console import Console
 
-    runner = Runner(root, root / ".work" / "logs")
-    previous = signal.getsignal(signal.SIGTERM)
+        self.console = console or Console(stderr=True, soft_wrap=True)
+        self._stale = stale
+        self._done = 0
+        self._start = time.monotonic()
+        self._tasks: dict[str, Any] = {}
+        self._progress: Any = None
+        self._total: Any = None
+        self.console.print(f"{stages} stages, {stale} to run")
 
-    def terminate(_signal: int, _frame: FrameType | None) -> None:
-        runner.stop()
-        sys.exit(128 + signal.SIGTERM)
+    def __enter__(self) -> Self:
+        if self.console.is_terminal:
+            from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+            from rich.progress import TimeElapsedColumn as Elapsed
 
-    signal.signal(signal.SIGTERM, terminate)
-    start = time.monotonic()
-    done = 0
+            self._progress = Progress(
+                SpinnerColumn(),
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                TextColumn("{task.fields[note]}"),
+                Elapsed(),
+                console=self.console,
+                transient=True,
+            )
+            self._progress.start()
+            self._total = self._progress.add_task(
+                "all stages", total=self._stale, note=f"0/{self._stale}"
+            )
+        return self
 
-    def ended(outcome: Outcome) -> None:
-        nonlocal done
-        done += 1
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+    def started(self, name: str) -> None:
+        """Show a stage that runs from now on."""
+        if self._progress is not None:
+            self._tasks[name] = self._progress.add_task(name, total=None, note="")
+
+    def ended(self, outcome: Outcome) -> None:
+        """Print how a stage ended, and where its log lies if it failed."""
+        self._done += 1
         colour = COLOURS[outcome.state]
-        console.print(
-            f"[{done:>2}/{len(stale)}] [{colour}]{outcome.state.value:<9}[/] "
+        self.console.print(
+            f"[{self._done:>2}/{self._stale}] [{colour}]{outcome.state.value:<9}[/] "
             f"{outcome.stage} [dim]{outcome.seconds:.1f} s[/]"
         )
         if outcome.state is State.FAILED and outcome.log is not None:
-            console.print(f"        log: {os.path.relpath(outcome.log)}")
+            self.console.print(f"        log: {os.path.relpath(outcome.log)}")
+        if self._progress is not None:
+            if (task := self._tasks.pop(outcome.stage, None)) is not None:
+                self._progress.remove_task(task)
+            self._progress.update(
+                self._total, completed=self._done, note=f"{self._done}/{self._stale}"
+            )
 
-    try:
-        if engine == "prefect":
-            from pipelines.flow import run_flow
-
-            outcomes = run_flow(graph, stale, runner, parallel=parallel)
-            for outcome in outcomes:
-                if outcome.stage in stale:
-                    ended(outcome)
-        else:
-            outcomes = run_graph(graph, stale, runner, parallel=parallel, on_end=ended)
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-    counts = {state: sum(o.state is state for o in outcomes) for state in State}
-    text = ", ".join(f"{count} {state.value}" for state, count in counts.items() if count)
-    console.print(f"{text} in {time.monotonic() - start:.0f} s")
-    return outcomes
+    def summarise(self, outcomes: list[Outcome]) -> None:
+        """Print how many stages ended how, and the time of it all."""
+        counts = Counter(outcome.state for outcome in outcomes)
+        text = ", ".join(f"{counts[state]} {state.value}" for state in State if counts[state])
+        self.console.print(f"{text} in {time.monotonic() - self._start:.0f} s")

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from stages.params import ComputeParams
-from stages.process import ONE_THREAD
+from stages.process import GPUS_VARIABLE, NO_CLOUD_PROBE, ONE_THREAD
 
 logger = logging.getLogger(__name__)
 
@@ -134,19 +134,42 @@ def _ray(compute: ComputeParams) -> Iterator[Any]:
         yield ray
         return
     if "RAY_ADDRESS" in os.environ:
-        ray.init(**quiet)
+        try:
+            ray.init(**quiet)
+        except (ConnectionError, RuntimeError) as error:
+            raise RuntimeError(
+                f"expected a Ray head at RAY_ADDRESS={os.environ['RAY_ADDRESS']}, got {error}; "
+                "start one with `faceline up`, or unset RAY_ADDRESS; a head with tokens also "
+                "needs RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH"
+            ) from error
     else:
-        ray.init(
-            num_cpus=compute.workers,
-            object_store_memory=compute.object_store_mb * 2**20,
-            include_dashboard=False,
-            **quiet,
-        )
+        with _variables(NO_CLOUD_PROBE):
+            ray.init(
+                num_cpus=compute.workers,
+                object_store_memory=compute.object_store_mb * 2**20,
+                include_dashboard=False,
+                **quiet,
+            )
     try:
         yield ray
     finally:
         if not _keeps_ray:
             ray.shutdown()
+
+
+@contextmanager
+def _variables(changed: dict[str, str]) -> Iterator[None]:
+    """Set environment variables for what is started inside."""
+    before = {name: os.environ.get(name) for name in changed}
+    os.environ.update(changed)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +243,9 @@ def run_training(
                 "resume_dir": str(resume_dir),
             },
             scaling_config=ScalingConfig(
-                num_workers=num_workers, use_gpu=use_gpu, resources_per_worker={"CPU": 1}
+                num_workers=num_workers,
+                use_gpu=use_gpu,
+                resources_per_worker=worker_resources(use_gpu=use_gpu),
             ),
             run_config=RunConfig(
                 name=fingerprint,
@@ -234,6 +259,13 @@ def run_training(
         raise RuntimeError(f"training {fingerprint} failed: {result.error}") from result.error
     shutil.rmtree(storage / fingerprint, ignore_errors=True)
     return resume_dir
+
+
+def worker_resources(*, use_gpu: bool) -> dict[str, float]:
+    """Return what one training worker asks of Ray: a core, and its share of the GPUs if any."""
+    if not use_gpu:
+        return {"CPU": 1}
+    return {"CPU": 1, "GPU": float(os.environ.get(GPUS_VARIABLE, "1"))}
 
 
 def _train_worker(loop: dict[str, Any]) -> None:

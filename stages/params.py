@@ -38,6 +38,19 @@ class ComputeParams(Section):
     object_store_mb: int = Field(ge=80, description="Ray object store when no head is attached, MB")
 
 
+class ServersParams(Section):
+    """What ``faceline up`` starts on this machine; changes no output byte, read by no stage."""
+
+    host: str = Field(description="address they listen at")
+    folder: Path = Field(description="their data, logs and secrets")
+    secrets: bool = Field(description="ask clients for a login (Prefect) and a token (Ray)")
+    prefect_port: int = Field(ge=1, le=65535)
+    ray_port: int = Field(ge=1, le=65535)
+    ray_dashboard_port: int | None = Field(description="null: no dashboard, no job server")
+    ray_cpus: int = Field(ge=1, description="cores that the head hands out")
+    ray_object_store_mb: int = Field(ge=80, description="shared memory for objects, MB")
+
+
 # Sections of single stages, each owned by its stage.
 
 
@@ -585,6 +598,7 @@ class Params(Section):
 
     seed: int = Field(ge=0, description="root of every random draw")
     compute: ComputeParams
+    servers: ServersParams
     datasets: dict[str, DatasetParams]
     models: dict[str, ModelParams]
     synthesize: SynthesizeParams

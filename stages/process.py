@@ -22,6 +22,12 @@ ONE_THREAD = {
         "NUMBA_NUM_THREADS",
     )
 }
+NO_CLOUD_PROBE = {"http_proxy": "http://127.0.0.1:9"}
+"""For the processes of Ray: its dashboard asks the metadata services of three clouds over HTTP at
+every start, whatever the usage statistics are set to. Nobody listens at port 9; gRPC takes no
+proxy in Ray."""
+GPUS_VARIABLE = "FACELINE_GPUS"
+"""GPUs of one training worker, from the stage's ``meta.run``; decides no byte, only placement."""
 _PR_SET_PDEATHSIG = 1
 
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from stages import compute
-from stages.compute import WorkerContext
+from stages.compute import WorkerContext, worker_resources
 from stages.params import ComputeParams
+from stages.process import GPUS_VARIABLE
 
 LOCAL = ComputeParams(workers=1, ray_threshold_s=1e9, object_store_mb=100)
 ON_RAY = ComputeParams(workers=2, ray_threshold_s=0, object_store_mb=100)
@@ -48,3 +49,24 @@ def test_ray_gives_the_same_results_in_order_and_trains_on_two_workers(tmp_path:
         record, {"value": 5}, fingerprint="two", num_workers=2, compute=ON_RAY, work=tmp_path
     )
     assert sorted(path.name for path in folder.iterdir()) == ["rank0of2", "rank1of2"]
+
+
+def test_gpus_are_asked_for_as_meta_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(GPUS_VARIABLE, "0.5")
+    assert worker_resources(use_gpu=True) == {"CPU": 1, "GPU": 0.5}
+    assert worker_resources(use_gpu=False) == {"CPU": 1}
+    monkeypatch.delenv(GPUS_VARIABLE)
+    assert worker_resources(use_gpu=True) == {"CPU": 1, "GPU": 1}
+
+
+def test_a_dead_head_is_named_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    def refuse(**_: object) -> None:
+        raise ConnectionError("nobody answers")
+
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", refuse)
+    with pytest.raises(RuntimeError, match=r"expected a Ray head at RAY_ADDRESS=127.0.0.1:9"):
+        compute.map_ordered(draw, ["a", "b"], compute=ON_RAY, seconds_per_item=9, label="test")
