@@ -13,7 +13,13 @@ from stages import reconstruct, train
 from stages.artifacts import read_json, read_table, write_json, write_safetensors, write_table
 from stages.contracts import table_of
 from stages.datasets.meshes import read_mesh
-from stages.params import ComputeParams, LoopParams, ReconstructParams, RingNetParams
+from stages.params import (
+    BenchmarkSizes,
+    ComputeParams,
+    LoopParams,
+    ReconstructParams,
+    RingNetParams,
+)
 from stages.training import ringnet
 from stages.training.ringnet import RingSampler, consistency, user_trunk
 from tests.stages.training.conftest import AUGMENT, failed_row, image_row
@@ -220,9 +226,11 @@ def test_reconstructs_neutral_heads_and_places_them(
     options = ReconstructParams(
         box_scale=1.4, gate_mm=1, coefficient_prior=1.0, min_correspondences=10,
         max_failed_fraction=0.7, detector_min_score=0.0, detector_max_side_px=640,
+        photographs=BenchmarkSizes(now=None, stirling=0, florence=0, facewarehouse=0, bu3dfe=0),
     )  # fmt: skip
     reconstruct.load_method.cache_clear()
-    reconstruct.run(options, compute, method="ringnet", data=data, out=data / "predictions/ringnet")
+    out = data / "predictions/ringnet"
+    reconstruct.run(options, compute, method="ringnet", data=data, out=out, work=data / ".work")
     rows = read_table(data / "predictions/ringnet/rows.parquet").to_pylist()
     status = {row["item_id"]: (row["status"], row["reason"]) for row in rows}
     assert status["S1/0"] == ("ok", "")

@@ -318,10 +318,13 @@ def test_only_new_photographs_are_reconstructed(
 ) -> None:
     """The mean head needs no photograph: one answer per person serves all of theirs."""
     done: list[str] = []
-    once = reconstruct._answer
-    monkeypatch.setattr(
-        reconstruct, "_answer", lambda job, load: (done.append(job.subject_id), once(job, load))[1]
-    )
+    once = reconstruct.reconstruct_job
+
+    def noted(job: Any, load: Any) -> Any:
+        done.append(job.subject_id)
+        return once(job, load)
+
+    monkeypatch.setattr(reconstruct, "reconstruct_job", noted)
     shard = data / "packed/now/images-00000.parquet"
     table = read_table(shard)
     lenient = section.model_copy(update={"max_failed_fraction": 1.0})
