@@ -113,6 +113,8 @@ def table(name: str, rows: list[tuple[str, str, float]]) -> None:
         sources = [source for source, what, _ in rows if what == verdict]
         counts = {source: sources.count(source) for source in sorted(set(sources))}
         print(f"{name}: {verdict} {len(sources)} of {len(rows)} {counts}")
+    if not rows:
+        return
     seconds = np.array([cpu for *_, cpu in rows])
     print(f"{name}: CPU median {np.median(seconds):.2f} s, worst {seconds.max():.2f} s")
 
