@@ -212,9 +212,13 @@ class Preflight:
     """A ``dvc status`` that runs beside whatever else has to be found out before a run."""
 
     def __init__(self, root: Path, stages: Iterable[str] = ()) -> None:
-        self._process = subprocess.Popen(
-            [*dvc_command(), "--wait-for-lock", "status", "--json", *stages],
-            cwd=root,
+        self._root, self._stages = root, tuple(stages)
+        self._process = self._start()
+
+    def _start(self) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [*dvc_command(), "--wait-for-lock", "status", "--json", *self._stages],
+            cwd=self._root,
             env=environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -236,6 +240,12 @@ class Preflight:
             RuntimeError: DVC could not tell.
         """
         output, errors = self._process.communicate()
+        for _ in range(BUSY_TRIES):
+            if self._process.returncode == 0 or BUSY not in errors:
+                break
+            time.sleep(BUSY_WAIT_S)  # a DVC outside this run has the paths
+            self._process = self._start()
+            output, errors = self._process.communicate()
         if self._process.returncode != 0:
             raise RuntimeError(f"dvc status failed: {errors.strip()[-2000:]}")
         # DVC may print hints before the document.
