@@ -1,3 +1,4 @@
+# ruff: noqa: T201
 """What it costs to read a scan and to find that it is clean.
 
     python -m tests.benchmarks.scan_input SCAN.obj
