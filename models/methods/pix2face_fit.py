@@ -198,12 +198,7 @@ class ModelFit:
         shared, right = np.zeros((K, K)), np.zeros(K)
         coupled = []
         for moves in photographs:
-            count = len(moves.vertices)
-            if count < minimum:
-                raise ValueError(
-                    f"pix2face needs >= {minimum} vertices seen, got {count}; "
-                    "is there a face in the crop?"
-                )
+            count = self.require(moves, minimum)
             step = slice(None) if most is None else thinned(count, most)
             vertices = moves.vertices[step]
             weight = count / len(vertices)
@@ -228,6 +223,21 @@ class ModelFit:
                 f"singular system; use a prior above {prior:g}"
             ) from None
         return Solution(identity, np.stack(expressions))
+
+    @staticmethod
+    def require(moves: Moves, minimum: int) -> int:
+        """How many vertices a photograph shows.
+
+        Raises:
+            ValueError: Fewer than ``minimum``.
+        """
+        count = len(moves.vertices)
+        if count < minimum:
+            raise ValueError(
+                f"pix2face needs >= {minimum} vertices seen, got {count}; "
+                "is there a face in the crop?"
+            )
+        return count
 
     def neutral_mm(self, identity: Float[np.ndarray, " k"]) -> Float[np.ndarray, "V 3"]:
         """The person without expression."""

@@ -26,7 +26,7 @@ from models.methods.pix2face_camera import fit_pinhole, thinned
 from models.methods.pix2face_fit import ModelFit, Moves
 from models.rendering.pncc import PnccMaps, PnccRenderer, Window, project_300w_lp
 
-SIZE_PX, JOINT, GATE_MM, MOST = 256, 8, 4.0, 6000
+SIZE_PX, JOINT, GATE_MM, MOST = 256, 8, 4.0, 3000
 PRIOR_MM = 0.025
 
 
