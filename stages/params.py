@@ -357,6 +357,7 @@ class LoopParams(Section):
 
     workers: int = Field(ge=0, description="world size; it changes the result. 0: no Ray, 1 worker")
     gpu: bool = Field(description="one GPU per worker")
+    loaders: int = Field(ge=0, description="threads per worker that prepare coming batches")
     steps: int = Field(ge=0, description="optimiser steps; 0 keeps the initial weights")
     batch: int = Field(ge=1, description="samples per step over all workers")
     learning_rate: float = Field(gt=0)

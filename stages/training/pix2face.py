@@ -155,7 +155,7 @@ def build(data: Path, config: Mapping[str, Any]) -> "Job":
         published_jitter,
         target_planes,
     )
-    from models.train_loop import step_rng
+    from models.train_loop import predict, step_rng
     from stages.training.run import Job
 
     images = np.load(data / "images.npy", mmap_mode="r")
@@ -221,7 +221,7 @@ def build(data: Path, config: Mapping[str, Any]) -> "Job":
         for index in held:
             picks = [(int(index), VALIDATION_SCALE, np.zeros(2), 0.0)]
             [(picture, values, seen)] = windows(picks)
-            out = net(torch.from_numpy(input_blob(picture))[None])[0].numpy()
+            out = predict(net, torch.from_numpy(input_blob(picture))[None])[0].cpu().numpy()
             guess = boxes.decode(out.transpose(1, 2, 0).astype(np.float64), target)
             shape = guess
             if target == "pncc_offset":
