@@ -3,7 +3,9 @@
 Reads one method's predicted meshes and landmarks, and the packed NoW images and scans. Writes
 ``distances.parquet`` (one row per image and protocol, failures too, all distances kept),
 ``metrics.json`` (pooled statistics, by challenge, by subject) and ``curves.json``; with a
-recogniser, ``likeness.parquet`` and ``likeness.json`` (see ``stages.likeness``). An image whose
+recogniser, ``likeness.parquet`` and ``likeness.json`` (see ``stages.likeness``); where the method
+predicts landmarks of annotated photographs, ``landmarks.json`` (see ``stages.landmark_scores``). An
+image whose
 scan, prediction and protocols are those of an earlier run is not measured again.
 """
 
@@ -31,6 +33,7 @@ from stages.artifacts import (
 )
 from stages.contracts import table_of
 from stages.datasets.meshes import read_mesh
+from stages.landmark_scores import TABLE, score_landmarks
 from stages.row_cache import WORK, Row, RowCache, cached_map, key_of_values
 from stages.scoring import (
     ImageScore,
@@ -142,6 +145,8 @@ def run(
         write_table(table_of(rows, "distances"), scratch / "distances.parquet")
         write_json(metrics, scratch / "metrics.json")
         write_json(curves, scratch / "curves.json")
+        if (predictions / TABLE).is_file():
+            write_json(score_landmarks(predictions), scratch / "landmarks.json")
         if landmarks is not None and recognizer is not None:
             from stages.likeness import measure_likeness
 

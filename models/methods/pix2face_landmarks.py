@@ -36,9 +36,7 @@ class LandmarkChoice:
         self._sums = np.zeros((landmarks, vertices))
         self.photographs = 0
 
-    def add(
-        self, projected: Float[np.ndarray, "V 2"], annotated: Float[np.ndarray, "k 2"]
-    ) -> None:
+    def add(self, projected: Float[np.ndarray, "V 2"], annotated: Float[np.ndarray, "k 2"]) -> None:
         """Count one photograph.
 
         Args:

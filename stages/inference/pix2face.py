@@ -58,7 +58,9 @@ class Pix2FaceReconstructor:
         load_state(net, state)
         net.eval()
         linear = LinearModel.load(model)
-        fit = ModelFit(linear, float(read_json(model / "meta.json")["unit_m"]))
+        unit_m = float(read_json(model / "meta.json")["unit_m"])
+        fit = ModelFit(linear, unit_m)
+        self._keypoints, self._to_mm = linear.of_keypoints(), 1000.0 * unit_m
         settings = FitSettings(
             section.box_scale,
             section.gate_mm,
@@ -81,9 +83,7 @@ class Pix2FaceReconstructor:
             },
         }
 
-    def see(
-        self, image: UInt8[np.ndarray, "h w 3"], points_px: Float[np.ndarray, "68 2"]
-    ) -> Seen:
+    def see(self, image: UInt8[np.ndarray, "h w 3"], points_px: Float[np.ndarray, "68 2"]) -> Seen:
         """What one photograph shows, its face given by landmarks.
 
         Raises:
@@ -150,6 +150,16 @@ class Pix2FaceReconstructor:
             )
         return found
 
+    def keypoints_mm(
+        self, shape: Float[np.ndarray, " k"], expression: Float[np.ndarray, " e"]
+    ) -> Float[np.ndarray, "68 3"]:
+        """The face model's own 68 landmarks under raw coefficients, as 300W-LP stores them.
+
+        Raises:
+            ValueError: There are more coefficients than directions.
+        """
+        return self._to_mm * self._keypoints.shape(shape, expression)
+
     def __call__(
         self, image: UInt8[np.ndarray, "h w 3"], points_px: Float[np.ndarray, "68 2"]
     ) -> Reconstruction:
@@ -178,5 +188,8 @@ class Pix2FaceReconstructor:
                 seen.append(None)
                 reasons.append(str(error))
         usable = [one for one in seen if one is not None]
-        found = iter(self.answers(usable) if usable else [])
+        try:
+            found = iter(self.answers(usable) if usable else [])
+        except ValueError as error:  # they determine nothing even together
+            return [None] * len(seen), [reason or str(error) for reason in reasons]
         return [None if one is None else next(found) for one in seen], reasons

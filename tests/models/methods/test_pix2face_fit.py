@@ -125,15 +125,11 @@ def test_scaled_orthographic_camera_is_recovered() -> None:
 
 
 @pytest.mark.parametrize("photographs", [1, 3])
-def test_known_coefficients_come_back_without_a_ridge(
-    model: LinearModel, photographs: int
-) -> None:
+def test_known_coefficients_come_back_without_a_ridge(model: LinearModel, photographs: int) -> None:
     fit = ModelFit(model, 1e-6)
     rng = np.random.default_rng(5)
     z, ws = rng.normal(size=K), rng.normal(size=(photographs, E))
-    seen = [
-        _said(fit, np.sort(rng.choice(V, 90, replace=False)), z, w) for w in ws
-    ]
+    seen = [_said(fit, np.sort(rng.choice(V, 90, replace=False)), z, w) for w in ws]
     for most in (None, 40):
         solution = fit.solve(seen, prior=0.0, most=most)
         np.testing.assert_allclose(solution.identity, z, atol=1e-6)

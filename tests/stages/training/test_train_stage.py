@@ -30,8 +30,10 @@ from stages.params import (
     AugmentParams,
     BenchmarkSizes,
     ComputeParams,
+    LandmarkChoiceParams,
     LoopParams,
     MicaParams,
+    Pix2FaceFitParams,
     Pix2FaceParams,
     ReconstructParams,
 )
@@ -54,18 +56,21 @@ def mica(loop: LoopParams) -> MicaParams:
 @pytest.fixture
 def pix2face(loop: LoopParams) -> Pix2FaceParams:
     return Pix2FaceParams(
-        size_px=16, width=4, depth=3, background_weight=0.3, target_box="fitted",
-        largest_offset_mm=25,
+        size_px=16, width=4, depth=3, up="bilinear", target="pncc_offset",
+        background_weight=0.3, target_box="fitted", largest_offset_mm=25, colour="augment",
+        landmarks=LandmarkChoiceParams(
+            frames=4, gate_mm=1e4, coefficient_prior=1.0, camera="pinhole"
+        ),
         box_scale=(1.0, 1.5), box_shift=0.1, holdout=0.3,
         augment=AugmentParams(**AUGMENT, flip=False), fit=loop,
     )  # fmt: skip
 
 
 @pytest.fixture
-def section() -> ReconstructParams:
+def section(pix2face_fit: Pix2FaceFitParams) -> ReconstructParams:
     return ReconstructParams(
         photographs=BenchmarkSizes(now=None, stirling=0, florence=0, facewarehouse=0, bu3dfe=0),
-        box_scale=1.4, gate_mm=1e4, coefficient_prior=1.0, min_correspondences=10,
+        pix2face=pix2face_fit,
         max_failed_fraction=0.5, detector_min_score=0.0, detector_max_side_px=640,
     )  # fmt: skip
 
