@@ -55,6 +55,7 @@ class Evaluation:
         protocols: Content of ``metrics.json`` by protocol.
         curves: Points of the cumulative curve by protocol.
         likeness: Content of ``likeness.json``; empty where it was not measured.
+        landmarks: Content of ``landmarks.json`` by set; empty where the method predicts none.
     """
 
     method: str
@@ -64,6 +65,7 @@ class Evaluation:
     protocols: dict[str, dict[str, Any]]
     curves: dict[str, list[dict[str, float]]]
     likeness: dict[str, Any]
+    landmarks: dict[str, Any]
 
     @property
     def title(self) -> str:
@@ -130,6 +132,7 @@ def load_evaluations(data: Path) -> list[Evaluation]:
             metrics["protocols"],
             _object(folder / "curves.json"),
             _object(folder / "likeness.json"),
+            _object(folder / "landmarks.json"),
         )
         for style, (method, metrics, folder) in enumerate(found)
     ]
