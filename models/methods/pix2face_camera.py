@@ -24,8 +24,8 @@ FLATNESS = 1e-3
 """Points whose smallest extent is below this fraction of the largest lie in a plane."""
 START_DISTANCE = 5000.0
 """Distance at which the pinhole starts, in units of the points (mm): the reference code's."""
-FARTHEST = 1e7
-"""A pinhole farther away than this is affine for all purposes; keeps k above zero."""
+FARTHEST = 1e9
+"""A pinhole at this distance shows no perspective: it is answered as the affine camera it is."""
 MOST_POINTS = 600
 """Correspondences that are used; more change the result by less than their noise."""
 
@@ -173,7 +173,9 @@ def fit_pinhole(
 
     Levenberg-Marquardt over a rotation vector, t_x, t_y, log m and k with the exact Jacobian, from
     the affine camera. k stays between 1 / ``FARTHEST`` and what keeps every point in front of the
-    camera. The squared error never grows, so the result is never worse than the start.
+    camera; where it ends at the former, the points show no perspective (or the opposite of it, as
+    noise may) and the answer has k = 0. The squared error never grows, so the result is never worse
+    than the start.
 
     Args:
         points: Head points.
@@ -217,6 +219,7 @@ def fit_pinhole(
         damping = max(damping / 10.0, 1e-15)
         if gain < 1e-12 or cost < 1e-24 * len(residual):
             break
+    k = 0.0 if k <= 1.0 / FARTHEST else k
     return FaceCamera(R, float(np.exp(log_m)), k, t, np.asarray(centre_px, np.float64))
 
 

@@ -75,10 +75,24 @@ def test_a_pixel_of_noise_leads_nowhere_else() -> None:
             return float(((one.project(points) - noisy) ** 2).sum())
 
         assert cost(found) <= cost(camera) * (1 + 1e-9)
-        assert cost(found) <= cost(fit_affine(points, noisy, CENTRE))
-        assert 0 < found.k * (points @ found.rotation[2]).max() < 1
+        assert cost(found) <= cost(fit_affine(points, noisy, CENTRE)) * (1 + 1e-9)
+        assert 0 <= found.k * (points @ found.rotation[2]).max() < 1
         turned = Rotation.from_matrix(found.rotation @ camera.rotation.T).magnitude()
         assert np.degrees(turned) < 10
+
+
+def test_a_picture_without_perspective_gives_an_affine_camera() -> None:
+    rng = np.random.default_rng(5)
+    R = Rotation.from_euler("YXZ", [25, -8, 4], degrees=True).as_matrix()
+    true = FaceCamera(R, 1.7, 0.0, np.array([3.0, -2.0]), CENTRE)
+    points = face_points(rng, 80)
+    inward = FaceCamera(R, 1.7, -1 / 3000, true.shift, CENTRE)  # what no camera does
+    for camera in (true, inward):
+        found = fit_pinhole(points, camera.project(points), CENTRE)
+        assert found.k == pytest.approx(0, abs=1e-8)
+        assert np.isfinite(found.project(points)).all()
+    assert found.focal_px == np.inf
+    assert found.distance == np.inf
 
 
 def test_jacobian_is_the_derivative() -> None:
