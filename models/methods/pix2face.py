@@ -27,6 +27,7 @@ import torch.nn.functional as nnf
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
+from models.encoders.upsample import doubled
 from models.losses import masked_l1
 
 ORIGIN_RADIUS_MM = 10.0
@@ -194,7 +195,7 @@ class Pix2Face(nn.Module):
                 x = torch.cat([x, skips[depth - 1 - i]], dim=1)
             x = nnf.relu(x)
             if self.config.up == "bilinear":
-                x = nnf.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
+                x = doubled(x)
             x = self.get_submodule(f"dconv{i + 1}")(x)
             if i < depth - 1:
                 x = nnf.instance_norm(x)

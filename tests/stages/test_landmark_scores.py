@@ -91,7 +91,7 @@ def test_report_shows_table_curves_and_reasons() -> None:
     }  # fmt: skip
     lost = {"photographs": 1, "people": 1, "scored": 0, "failed": {"flat": 1}}
     sets = {"300w_lp": facts, "aflw2000": lost}
-    one = Evaluation("pix2face", 2, True, "synthetic-trained", {}, {}, {}, sets)
+    one = Evaluation("pix2face", 2, True, "synthetic-trained", {}, {}, {}, {}, sets)
     body = landmark_error_section([one]).body
     for words in (
         "5.12",
@@ -103,5 +103,5 @@ def test_report_shows_table_curves_and_reasons() -> None:
     ):
         assert words in body
     assert body.count("<svg") == 2
-    none = Evaluation("mica", 1, True, "synthetic-trained", {}, {}, {}, {})
+    none = Evaluation("mica", 1, True, "synthetic-trained", {}, {}, {})
     assert "landmarks.json" in landmark_error_section([none]).body
