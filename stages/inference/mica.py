@@ -79,7 +79,7 @@ class MicaReconstructor:
         return Reconstruction(
             vertices,
             faces,
-            self._embedding.now_seven(vertices, faces),
+            inner,
             vertices,
             fit_scaled_orthographic(inner, points_px[17:]),
             {"beta": coefficients.tolist()},
