@@ -60,15 +60,15 @@ class SirenDecoder(nn.Module):
         super().__init__()
         self.config = config = config or SirenConfig()
         low, high = template.min(axis=0), template.max(axis=0)
-        self.half = float((high - low).max()) / 2
-        if not self.half > 0 or config.layers < 1:
+        self.half_m = float((high - low).max()) / 2
+        if not self.half_m > 0 or config.layers < 1:
             raise ValueError(
                 f"SirenDecoder needs a template with an extent and >= 1 layer, got half a side of "
-                f"{self.half} m and {config.layers} layers"
+                f"{self.half_m} m and {config.layers} layers"
             )
         for name, value in (
             ("template", template),
-            ("points", (template - (low + high) / 2) / self.half),
+            ("points", (template - (low + high) / 2) / self.half_m),
         ):
             tensor = torch.as_tensor(np.array(value), dtype=torch.float32)
             self.register_buffer(name, tensor, persistent=False)
@@ -79,9 +79,10 @@ class SirenDecoder(nn.Module):
             embedding, config.mapping, 2 * config.layers * config.width, layers=3
         )
         bound = (6.0 / config.width) ** 0.5 / GAIN
-        for layer in (*self.network, self.final):
-            nn.init.uniform_(layer.weight, -bound, bound)
-        nn.init.uniform_(self.network[0].weight, -1.0 / 3.0, 1.0 / 3.0)
+        bounds = [1.0 / 3.0, *[bound] * config.layers]
+        for layer, largest in zip((*self.network, self.final), bounds, strict=True):
+            assert isinstance(layer, nn.Linear)
+            nn.init.uniform_(layer.weight, -largest, largest)
 
     def forward(
         self, z: Float[Tensor, "B d"], vertices: Int[Tensor, " n"] | None = None
@@ -95,4 +96,4 @@ class SirenDecoder(nn.Module):
             part = slice(k * width, (k + 1) * width)
             f = frequencies[..., part] * FREQUENCY_SPREAD + FREQUENCY
             h = torch.sin(f * layer(h) + phases[..., part])
-        return self.template[picked] + self.half * self.final(h)
+        return self.template[picked] + self.half_m * self.final(h)

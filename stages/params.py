@@ -433,12 +433,12 @@ class MicaParams(Section):
     )
     pretrained: bool = Field(description="start from recogniser a; false: from random weights")
     weights: Path | None = Field(
-        description="your own iresnet checkpoint of that size to start from, instead of recogniser a"
+        description="your own iresnet checkpoint of that size to start from, instead of a"
     )
     decoder: Literal["flame", "siren"] = Field(description="FLAME's basis, or a network")
     siren: SirenParams
     exclude: tuple[str, ...] = Field(
-        description="data sets left out, by their folders' names under unified/: LYHM, STIRLING, ..."
+        description="data sets left out, by their folders under unified/: LYHM, STIRLING, ..."
     )
     n_shape: int = Field(ge=1, description="identity coefficients")
     hidden: int = Field(ge=1, description="width of the mapping network")
@@ -499,6 +499,9 @@ class IterativeParams(Section):
 
     n_iter: int = Field(ge=1, description="corrections of the estimate")
     init_estimate: Literal["zeros", "mean"] = Field(description="mean: the average camera")
+    balanced: bool = Field(
+        description="corrections of camera and rotation in units that move landmarks alike"
+    )
 
 
 class RingNetParams(Section):

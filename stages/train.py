@@ -34,7 +34,7 @@ class Recipe:
 
 
 def mica_recipe(section: params.MicaParams, seed: int, data: Path) -> Recipe:
-    """MICA: unified shapes and crops, recogniser ``a`` (always its size, mostly its weights), FLAME."""
+    """MICA: unified shapes and crops, FLAME, recogniser ``a``'s size and mostly its weights."""
     recognizer = data / "recognizers" / "a"
     facts = read_facts(recognizer / "model.safetensors")
     plain = section.model_dump(mode="json", exclude={"fit"})
