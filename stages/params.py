@@ -422,6 +422,9 @@ class SirenParams(Section):
     layers: int = Field(ge=1, description="sine layers; the published 9")
     mapping: int = Field(ge=1, description="width of its mapping network; the published 256")
     points: int = Field(ge=0, description="vertices drawn for a training step; 0 takes all")
+    truth: Literal["shapes", "registrations"] = Field(
+        description="vertices learned: of the fitted coefficients, or of the unified meshes"
+    )
 
 
 class MicaParams(Section):

@@ -268,7 +268,8 @@ def balanced_units(scale: float) -> Float[np.ndarray, "6"]:
     """Steps of camera (s, t_x, t_y) and head rotation that move a face's landmarks alike.
 
     A tenth of the usual scale, a tenth of the crop's half side (in metres at that scale) and
-    0.3 rad move landmarks by some 0.1 in crop coordinates; jaw, shape and expression stay as they are.
+    0.3 rad move landmarks by some 0.1 in crop coordinates. Jaw, shape and expression stay as they
+    are.
 
     Args:
         scale: The average camera's.

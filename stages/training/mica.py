@@ -6,8 +6,8 @@ The layout read is the published one: ``<NAME>/FLAME_parameters/<actor>/*.npz`` 
 As in the publication, Florence validates and is never trained on; where it is not attached, a part
 of the other sets' people does. Sets named in ``exclude`` are neither trained on nor validated with.
 
-SIREN is trained towards the vertices of the same shapes, computed once here: its workers read the
-template and no basis.
+SIREN is trained towards vertices: of the same shapes, or with ``siren.truth: registrations`` of the
+unified neutral meshes, which no basis confines. Its workers read the template and no basis.
 """
 
 from collections import Counter
@@ -21,6 +21,7 @@ from jaxtyping import Float
 from models.flame import FlameArrays, shape_vertices
 from stages.artifacts import read_safetensors, write_bytes, write_safetensors
 from stages.contracts import VALIDATION_SETS
+from stages.datasets.meshes import read_mesh
 from stages.training.assembly import held_out, save_array, to_blobs, user_encoder
 
 if TYPE_CHECKING:
@@ -54,13 +55,15 @@ def prepare(
     Raises:
         FileNotFoundError: An input is missing.
         ValueError: A set to leave out is not there, fewer than two subjects are left for training,
-            a person of a validation set is in another set too, or the weights do not fit.
+            a person of a validation set is in another set too, the weights do not fit, or a mesh
+            has another topology.
     """
     from models.methods.mica import MicaConfig, region_weights
 
     arrays = FlameArrays.load(model)
     count = min(section["n_shape"], arrays.shapedirs.shape[-1])
     crops, owners, betas = [], [], []
+    heads: list[Float[np.ndarray, "V 3"]] = []
     subjects: list[str] = []
     skipped: list[str] = []
     datasets = sorted(path.parent for path in unified.glob("*/FLAME_parameters"))
@@ -87,6 +90,12 @@ def prepare(
                 crops.append(np.rint(blob.transpose(1, 2, 0) * 127.5 + 127.5).astype(np.uint8))
                 owners.append(len(subjects))
             betas.append(np.pad(beta, (0, section["n_shape"] - len(beta))))
+            if section["decoder"] == "siren":
+                if section["siren"]["truth"] == "registrations":
+                    mesh = dataset / "registrations" / actor.name / f"{parameters[0].stem}.obj"
+                    heads.append(registered_head(mesh, len(arrays.v_template)))
+                else:
+                    heads.append(shape_vertices(arrays, beta))
             subjects.append(subject)
     kept = validation_subjects(subjects, section["holdout"], seed)
     if len(subjects) - len(kept) < 2:
@@ -112,7 +121,6 @@ def prepare(
     save_array(weights.astype(np.float32), folder / "weights.npy")
     if section["decoder"] == "siren":
         save_array(arrays.v_template.astype(np.float32), folder / "template.npy")
-        heads = [shape_vertices(arrays, beta[:count]) for beta in betas]
         save_array(np.stack(heads).astype(np.float32), folder / "heads.npy")
     else:
         flame = model / "model.safetensors" if model.is_dir() else model
@@ -128,6 +136,22 @@ def prepare(
         "photographs": len(crops),
         "skipped": skipped,
     }
+
+
+def registered_head(path: Path, vertices: int) -> Float[np.ndarray, "V 3"]:
+    """A unified neutral mesh, metres.
+
+    Raises:
+        FileNotFoundError: It is not there.
+        ValueError: It does not have the model's vertices.
+    """
+    head = read_mesh(path).vertices
+    if len(head) != vertices:
+        raise ValueError(
+            f"{path}: expected the {vertices} vertices of the face model, got {len(head)}; unify "
+            "the registrations with the same model"
+        )
+    return head
 
 
 def validation_subjects(subjects: Sequence[str], holdout: float, seed: int) -> set[str]:

@@ -27,7 +27,7 @@ from stages.artifacts import (
     write_table,
 )
 from stages.contracts import table_of
-from stages.datasets.meshes import read_mesh
+from stages.datasets.meshes import read_mesh, write_obj
 from stages.params import (
     AugmentParams,
     BenchmarkSizes,
@@ -50,7 +50,7 @@ Run = Callable[[str, Path], bytes]
 def mica(loop: LoopParams) -> MicaParams:
     return MicaParams(
         trainable="L4", bn_drift="frozen", pretrained=True, weights=None, decoder="flame",
-        siren=SirenParams(width=6, layers=2, mapping=4, points=20), exclude=(),
+        siren=SirenParams(width=6, layers=2, mapping=4, points=20, truth="shapes"), exclude=(),
         n_shape=10, hidden=12, face_weight=150, side_weight=0.01, rest_weight=1,
         shape_penalty=0.1, encoder_rate=1, images_per_subject=2, holdout=0.3,
         augment=AugmentParams(**AUGMENT, flip=False), fit=loop,
@@ -491,6 +491,26 @@ def test_siren_trains_without_a_basis_and_reconstructs(
     assert mesh.vertices.shape == (40, 3)
     template_mm = 1000 * arrays.v_template
     assert 0 < np.abs(mesh.vertices - template_mm).max() < 100
+
+
+def test_siren_learns_registered_meshes_that_no_basis_holds(
+    data: Path, mica: MicaParams, tmp_path: Path
+) -> None:
+    registered = mica.siren.model_copy(update={"truth": "registrations"})
+    siren = mica.model_copy(update={"decoder": "siren", "siren": registered})
+    with pytest.raises(FileNotFoundError, match=r"registrations/00000/fit\.obj"):
+        _prepared(data, siren, tmp_path / "a")
+    rng = np.random.default_rng(5)
+    faces = np.array([[0, 1, 2]])
+    meshes = [rng.normal(size=(40, 3)) * 0.05 for _ in range(6)]
+    for actor, vertices in enumerate(meshes):
+        mesh = data / f"unified/LYHM/registrations/{actor:05d}/fit.obj"
+        write_obj(mesh, vertices, faces)
+    _prepared(data, siren, tmp_path / "b")
+    np.testing.assert_allclose(np.load(tmp_path / "b/heads.npy"), meshes, atol=1e-6)
+    write_obj(mesh, meshes[0][:39], faces)
+    with pytest.raises(ValueError, match="expected the 40 vertices of the face model, got 39"):
+        _prepared(data, siren, tmp_path / "c")
 
 
 def test_own_encoder_weights_start_mica(
