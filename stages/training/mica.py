@@ -184,7 +184,7 @@ def build(data: Path, config: Mapping[str, Any]) -> "Job":
 
     from models.encoders.augment import Augmentation, augment
     from models.methods.mica import Mica, MicaConfig
-    from models.train_loop import load_state, step_rng
+    from models.train_loop import load_state, predict, step_rng
     from stages.training.run import Job
 
     crops = np.load(data / "crops.npy", mmap_mode="r")
@@ -241,10 +241,17 @@ def build(data: Path, config: Mapping[str, Any]) -> "Job":
     }
 
     def validate(net: torch.nn.Module) -> dict[str, float]:
+<<<<<<< HEAD
         predicted = []
         for i in range(0, len(held), VALIDATION_BATCH):
             codes = net(to_blobs(crops[held[i : i + VALIDATION_BATCH]]))
             predicted.append(model.decode(codes, torch.from_numpy(face)).numpy())
+=======
+        predicted = [
+            predict(net, to_blobs(crops[held[i : i + 64]])).cpu().numpy()
+            for i in range(0, len(held), 64)
+        ]
+>>>>>>> main
         errors = [
             aligned_distance_mm(p.astype(np.float64), t)
             for p, t in zip(np.concatenate(predicted), truth, strict=True)
