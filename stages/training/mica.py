@@ -241,17 +241,10 @@ def build(data: Path, config: Mapping[str, Any]) -> "Job":
     }
 
     def validate(net: torch.nn.Module) -> dict[str, float]:
-<<<<<<< HEAD
         predicted = []
         for i in range(0, len(held), VALIDATION_BATCH):
-            codes = net(to_blobs(crops[held[i : i + VALIDATION_BATCH]]))
-            predicted.append(model.decode(codes, torch.from_numpy(face)).numpy())
-=======
-        predicted = [
-            predict(net, to_blobs(crops[held[i : i + 64]])).cpu().numpy()
-            for i in range(0, len(held), 64)
-        ]
->>>>>>> main
+            codes = predict(net, to_blobs(crops[held[i : i + VALIDATION_BATCH]]))
+            predicted.append(model.decode(codes, torch.from_numpy(face)).cpu().numpy())
         errors = [
             aligned_distance_mm(p.astype(np.float64), t)
             for p, t in zip(np.concatenate(predicted), truth, strict=True)
