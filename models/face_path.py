@@ -113,8 +113,9 @@ def smooth_points(points_px: Float[np.ndarray, "n k 2"], window: int) -> Float[n
         raise ValueError(f"smooth_points needs an odd window of 1 frame or more, got {window}")
     half, known = window // 2, np.isfinite(points_px).all(axis=(1, 2))
     smoothed = np.array(points_px, dtype=np.float64)
-    for frame in np.flatnonzero(known):
-        first = last = int(frame)
+    for frame in np.flatnonzero(known).tolist():
+        first: int = int(frame)
+        last: int = first
         while first > max(frame - half, 0) and known[first - 1]:
             first -= 1
         while last < min(frame + half, len(known) - 1) and known[last + 1]:

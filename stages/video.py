@@ -1,13 +1,13 @@
 """Videos: frames from a file or a folder of pictures, and a file from frames.
 
-OpenCV scales a frame whose size differs from the first one's without a word (since 4.7), so a file's
-packets are read beside its frames and their headers compared: a JPEG's size (MJPEG), or the sequence
-header of H.264 and MPEG-4.
+OpenCV scales a frame whose size differs from the first one's without a word (since 4.7), so a
+file's packets are read beside its frames and their headers compared: a JPEG's size (MJPEG), or the
+sequence header of H.264 and MPEG-4. Of other codecs a change of size is not noticed.
 """
 
 import itertools
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,8 +60,8 @@ class Video:
             self._pictures = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
             if not self._pictures:
                 raise VideoError(
-                    f"expected pictures ({', '.join(SUFFIXES)}) in {path}, found none; give a video "
-                    "file or a folder of frames named in their order"
+                    f"expected pictures ({', '.join(SUFFIXES)}) in {path}, found none; give a "
+                    "video file or a folder of frames named in their order"
                 )
             self.announced = len(self._pictures)
             return
@@ -139,19 +139,19 @@ class Video:
             yield VideoFrame(lost, str(lost), None, reason)
 
 
-def _open(path: Path) -> "cv2.VideoCapture":  # type: ignore[name-defined]  # noqa: F821
+def _open(path: Path) -> "cv2.VideoCapture":  # type: ignore[name-defined]
     import cv2
 
     capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
     if not capture.isOpened():
         raise VideoError(
-            f"expected a video that OpenCV's FFmpeg can open, got {path}; convert it to MP4 or give "
-            "a folder of frames"
+            f"expected a video that OpenCV's FFmpeg can open, got {path}; convert it to MP4 or "
+            "give a folder of frames"
         )
     return capture
 
 
-def _headers(path: Path) -> Iterator[bytes | None]:
+def _headers(path: Path) -> Generator[bytes | None, None, None]:
     """What each packet of a file says about the pictures' size; None where it says nothing."""
     import cv2
 
@@ -209,7 +209,7 @@ def write_video(path: Path, frames: Iterable[UInt8[np.ndarray, "h w 3"]], fps: f
     first = next(stream)
     height, width = (side - side % 2 for side in first.shape[:2])
     path.parent.mkdir(parents=True, exist_ok=True)
-    code = cv2.VideoWriter_fourcc(*"mp4v")
+    code = cv2.VideoWriter.fourcc(*"mp4v")
     writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, code, fps, (width, height))
     if not writer.isOpened():
         raise RuntimeError(

@@ -1,11 +1,11 @@
 """MICA's face tracker: analysis by synthesis with a metric head.
 
-Paper: Zielonka, Bolkart, Thies, "Towards Metrical Reconstruction of Human Faces", ECCV 2022, section
-4. Reference: github.com/Zielon/metrical-tracker. The shape is given (MICA's, from one photograph);
-Adam fits a perspective camera, spherical-harmonics light and albedo to the first frames, then
-expression, jaw, eyes, pose and light to every frame, each started from the one before. Visible
-points come from a rasteriser whose triangles and barycentrics are frozen for some steps; colours are
-sampled from the image where the points project.
+Paper: Zielonka, Bolkart, Thies, "Towards Metrical Reconstruction of Human Faces", ECCV 2022,
+section 4. Reference: github.com/Zielon/metrical-tracker. The shape is given (MICA's); Adam fits a
+perspective camera, spherical-harmonics light and albedo to the first frames, then expression, jaw,
+eyes, pose and light to every frame, each started from the one before. Visible points come from a
+rasteriser whose triangles and barycentrics are frozen for some steps; colours are sampled from the
+image where the points project.
 
 Departures: the camera starts from the closed-form pose of the landmarks instead of a metre away;
 learning rates may fall within a level (``final_rate``; 1 as published); the sparse level of the
@@ -20,6 +20,7 @@ RMSE on one sequence, 11.0 for Face2Face.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import cv2
 import numpy as np
@@ -37,7 +38,8 @@ PER_VIDEO = ("beta", "focal", "principal", "texture", "trusted")
 BLUR = (7, 9.0)
 """Kernel and standard deviation in pixels before an image is made smaller, as published."""
 UNKNOWNS = (
-    "beta", "psi", "jaw", "eyes", "rotation", "translation", "focal", "principal", "light", "texture",
+    "beta", "psi", "jaw", "eyes", "rotation", "translation", "focal", "principal", "light",
+    "texture",
 )  # fmt: skip
 
 
@@ -142,8 +144,8 @@ class Tracker:
         Args:
             energy: Surface, albedo, weights and the given shape.
             schedule: Steps and rates.
-            focal_ndc: The camera's focal length where it is known, then neither it nor the principal
-                point (the image's centre) is fitted; None fits both.
+            focal_ndc: The camera's focal length where it is known, then neither it nor the
+                principal point (the image's centre) is fitted; None fits both.
             free_shape: Fit the shape to the first frames as well.
             dense: Whether colours count at all.
         """
@@ -177,12 +179,19 @@ class Tracker:
         assert first is not None
         return first | {name: state[name] for name in PER_VIDEO}
 
-    def follow(self, state: State, frame: Frame) -> State:
+    def follow(self, state: State, frame: Frame, *, jumped: bool = False) -> State:
         """Fit the next frame from the state of the last one.
+
+        Args:
+            state: Of the last frame that was fitted.
+            frame: The next one.
+            jumped: Frames in between were not fitted: the pose starts from the landmarks again.
 
         Raises:
             ValueError: The fit is lost: the head leaves the image or a value is not finite.
         """
+        if jumped:
+            state = self._posed(state, frame)
         return self._levels(state, frame, dict(self.schedule.frame_rates), 1)
 
     def _blank(self, frame: Frame) -> State:
@@ -205,7 +214,7 @@ class Tracker:
         }
 
     def _posed(self, state: State, frame: Frame) -> State:
-        """The scaled-orthographic pose of the inner landmarks, at the distance its scale asks for."""
+        """The scaled-orthographic pose of the inner landmarks, as far away as its scale says."""
         height, width = frame.image.shape[:2]
         surface = self.energy.surface
         head = surface.vertices(state)
@@ -286,7 +295,7 @@ class Tracker:
                 rates,
                 steps,
                 terms,
-                rate=lambda k, last=last: self.schedule.final_rate ** (k / last),
+                rate=partial(_falling, self.schedule.final_rate, last),
                 size=tuple(target.image.shape[2:]) if level.dense and self.dense else None,
             )
         return state
@@ -340,10 +349,15 @@ class Tracker:
                 best = value
                 kept = {name: leaf.detach().clone() for name, leaf in moving.items()}
             adam.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             for group, full in zip(adam.param_groups, rated, strict=True):
                 group["lr"] = rate(step) * full
             adam.step()
         if not np.isfinite(best):
             raise ValueError("the tracker lost the face: its energy is not finite in this frame")
         return state | kept
+
+
+def _falling(final: float, last: int, step: int) -> float:
+    """Factor on a learning rate that falls geometrically from 1 to ``final`` at step ``last``."""
+    return float(final ** (step / last))

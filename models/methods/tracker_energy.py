@@ -75,11 +75,11 @@ class TermWeights:
 class Albedo(nn.Module):
     """Colours of the surface's vertices, sRGB in about [0, 1], and how likely they are.
 
-    With a basis (FLAME's texture space at the vertices) ``texture`` has one coefficient per mode, in
-    standard deviations, and its prior is their sum of squares. Without one, the project's stand-in:
-    ``texture`` is a free offset of every vertex from one grey; its prior is the sum of squares plus
-    ``smoothness`` times the summed squared differences along edges, and only vertices that the first
-    frames have seen are trusted later.
+    With a basis (FLAME's texture space at the vertices) ``texture`` has one coefficient per mode,
+    in standard deviations, and its prior is their sum of squares. Without one, the project's
+    stand-in: ``texture`` is a free offset of every vertex from one grey; its prior is the sum of
+    squares plus ``smoothness`` times the summed squared differences along edges, and only vertices
+    that the first frames have seen are trusted later.
     """
 
     mean: Tensor
@@ -254,9 +254,15 @@ class Energy:
         rest = torch.tensor([1.0, 0.0, 0.0, 0.0, 1.0, 0.0], device=beta.device)
         self.rest = rest
 
-    @torch.no_grad()
     def fragments(self, state: State, height: int, width: int) -> Fragments:
-        """Rasterise the current estimate with back faces culled.
+        """The points of :meth:`visible`."""
+        return self.visible(state, height, width)[2]
+
+    @torch.no_grad()
+    def visible(
+        self, state: State, height: int, width: int
+    ) -> tuple[Int[Tensor, " p"], Int[Tensor, " p"], Fragments]:
+        """Rasterise the current estimate with back faces culled: rows, columns and their points.
 
         Normals are frozen with the triangles, as the published gradient detaches them.
 
@@ -285,7 +291,9 @@ class Energy:
         normals = vertex_normals(points, faces)[corners]
         normal = normalize((bary[..., None] * normals).sum(1))
         trusted = (bary * state["trusted"][corners]).sum(1) > 0.99
-        return Fragments(corners, bary, sh_basis(normal, "tracker"), trusted.to(bary.dtype))
+        rows, columns = seen.nonzero(as_tuple=True)
+        basis = sh_basis(normal, "tracker")
+        return rows, columns, Fragments(corners, bary, basis, trusted.to(bary.dtype))
 
     def shaded(self, state: State, fragments: Fragments) -> Float[Tensor, "p 3"]:
         """Lambertian colours of the visible points."""

@@ -121,9 +121,9 @@ def pixels_of_ndc(
     """Intrinsics in pixels of a PyTorch3D perspective camera in normalised device coordinates.
 
     There +x is left, +y up, +z into the scene, and the shorter side of the image spans -1..1:
-    x_px = W/2 - s/2 (f x/z + p_x), y_px = H/2 - s/2 (f y/z + p_y) with s = min(H, W). Our camera frame
-    is that one turned by half a turn about y, so points need (x, y, z) = (-x, y, -z) and the image
-    is that of :func:`perspective_pixels` with what is returned here.
+    x_px = W/2 - s/2 (f x/z + p_x), y_px = H/2 - s/2 (f y/z + p_y) with s = min(H, W). Our camera
+    frame is that one turned by half a turn about y, (-x, y, -z), and the image is that of
+    :func:`perspective_pixels` with what is returned here.
 
     Args:
         focal_ndc: Focal length f.

@@ -68,13 +68,11 @@ def performance(frame: int) -> tuple[dict[str, float], tuple[float, float, float
         "blink": blink if blink > 0.05 else 0.0,
     }
     yaw, pitch, roll = TURN_DEG
-    turn = (yaw * np.sin(t), pitch * np.sin(2.0 * t), roll * np.sin(t + 0.0))
-    return {name: float(value) for name, value in units.items()}, tuple(map(float, turn))
+    turn = (float(yaw * np.sin(t)), float(pitch * np.sin(2.0 * t)), float(roll * np.sin(t)))
+    return {name: float(value) for name, value in units.items()}, turn
 
 
-def shoot(
-    who: Person, frame: int, size_px: int, seed: int, *, distance_m: float = 0.9
-) -> Shot:
+def shoot(who: Person, frame: int, size_px: int, seed: int, *, distance_m: float = 0.9) -> Shot:
     """Photograph one frame of a person.
 
     Args:
@@ -147,7 +145,7 @@ def face_depth_mm(
     inside = np.zeros(len(vertices), bool)
     for name in ("face", "left_eyeball", "right_eyeball"):
         inside[head.masks[name]] = True
-    of_face = inside[faces].all(axis=1)
+    of_face = np.asarray(inside[faces].all(axis=1))
     return np.where((ids[0] >= 0) & of_face[np.maximum(ids[0], 0)], depth, np.nan)
 
 

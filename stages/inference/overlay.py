@@ -1,7 +1,7 @@
 """A reconstructed head drawn over its photograph."""
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, Int, UInt8
 
 from models.rendering.cameras import orthographic_clip
 from models.rendering.rasterize_numba import interpolate_numba, rasterize_numba
@@ -28,13 +28,32 @@ def overlay(
     turned = (answer.shown_mm @ camera.rotation.T).astype(np.float32)
     x, y = camera.centre_px.tolist()
     clip = orthographic_clip(turned[None], camera.scale_px, x, y, height, width)
-    faces = np.ascontiguousarray(answer.faces, dtype=np.int32)
-    ids, bary, _ = rasterize_numba(clip, faces, height, width)
-    normals = interpolate_numba(vertex_normals(turned, faces)[None], faces, ids, bary)[0]
+    drawn = clay_over(image, clip, turned, answer.faces)
+    return np.ascontiguousarray(np.concatenate([image, drawn], axis=1))
+
+
+def clay_over(
+    image: UInt8[np.ndarray, "h w 3"],
+    clip: Float[np.ndarray, "1 V 4"],
+    vertices: Float[np.ndarray, "V 3"],
+    faces: Int[np.ndarray, "F 3"],
+) -> UInt8[np.ndarray, "h w 3"]:
+    """A mesh in clay over a photograph, half transparent.
+
+    Args:
+        image: RGB.
+        clip: The mesh in the photograph's clip coordinates.
+        vertices: The mesh in the camera frame, for its normals.
+        faces: Triangles.
+    """
+    height, width = image.shape[:2]
+    corners = np.ascontiguousarray(faces, dtype=np.int32)
+    points = np.ascontiguousarray(vertices, dtype=np.float32)
+    ids, bary, _ = rasterize_numba(clip, corners, height, width)
+    normals = interpolate_numba(vertex_normals(points, corners)[None], corners, ids, bary)[0]
     light = np.array(LIGHT) / np.linalg.norm(LIGHT)
     shade = 0.35 + 0.65 * np.clip(normals @ light, 0.0, 1.0)
     clay = np.array(CLAY_RGB) * shade[..., None]
     alpha = OPACITY * (ids[0] >= 0)[..., None]
     drawn = (1.0 - alpha) * image + alpha * clay
-    both = np.concatenate([image, np.clip(np.rint(drawn), 0, 255).astype(np.uint8)], axis=1)
-    return np.ascontiguousarray(both)
+    return np.clip(np.rint(drawn), 0, 255).astype(np.uint8)

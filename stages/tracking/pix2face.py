@@ -1,0 +1,83 @@
+"""pix2face on the frames of a video: every frame by itself, landmarks smoothed afterwards."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from models.methods.pose import ScaledOrthographic
+from models.methods.tracker import Frame
+from models.morphable import LinearModel
+from models.rendering.cameras import orthographic_clip
+from stages.inference.overlay import clay_over
+from stages.inference.pix2face import Pix2FaceReconstructor
+from stages.params import ReconstructParams
+from stages.tracking.types import Answer, Arrays, Facts
+
+
+class Pix2FaceTracking:
+    """One reconstruction per frame; nothing is carried from frame to frame."""
+
+    per_video: tuple[str, ...] = ()
+    first_frames = 0
+
+    def __init__(self, checkpoint: Path, model: Path, section: ReconstructParams) -> None:
+        """Read a checkpoint and the converted 3DDFA folder.
+
+        Raises:
+            FileNotFoundError: One of them is not there.
+            ValueError: The checkpoint is of another method.
+        """
+        if not checkpoint.is_file():
+            raise FileNotFoundError(
+                f"expected a pix2face checkpoint at {checkpoint}; train one (faceline run "
+                "train@pix2face) or give --checkpoint"
+            )
+        self._method = Pix2FaceReconstructor(checkpoint, model, section)
+        linear = LinearModel.load(model)
+        self.faces, self._keypoints = linear.faces, linear.keypoints
+        found = self._method.facts
+        self.facts = Facts(found["weights"], found["synthetic"], found["inputs"])
+
+    def begin(self, frames: Sequence[Frame]) -> Arrays:
+        """Nothing is decided for the whole video."""
+        return {}
+
+    def fit(self, before: Arrays, frame: Frame, *, jumped: bool) -> Arrays:
+        """Coefficients, mesh and camera of one frame.
+
+        Raises:
+            ValueError: Too few pixels show a face.
+        """
+        answer = self._method(frame.image, frame.points_px)
+        assert answer.camera is not None, "pix2face always has a camera"
+        assert answer.shown_mm is not None, "pix2face always has an expression"
+        named = {name: np.array(values) for name, values in answer.coefficients.items()}
+        return {
+            **named,
+            "vertices_mm": answer.shown_mm,
+            "rotation": answer.camera.rotation,
+            "scale_px_per_mm": np.array(answer.camera.scale_px),
+            "centre_px": np.array(answer.camera.centre_px, np.float64),
+        }
+
+    def answer(self, state: Arrays, size: tuple[int, int]) -> Answer:
+        """Landmarks through the mesh; no metric camera, so no depth."""
+        points = _camera(state).project(state["vertices_mm"][self._keypoints])
+        parameters = {name: value for name, value in state.items() if name != "vertices_mm"}
+        return Answer(points, parameters, state["vertices_mm"])
+
+    def draw(self, state: Arrays, image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
+        """The face in clay."""
+        camera = _camera(state)
+        turned = (state["vertices_mm"] @ camera.rotation.T).astype(np.float32)
+        x, y = camera.centre_px.tolist()
+        clip = orthographic_clip(turned[None], camera.scale_px, x, y, *image.shape[:2])
+        return clay_over(image, clip, turned, self.faces)
+
+
+def _camera(state: Arrays) -> ScaledOrthographic:
+    return ScaledOrthographic(
+        state["rotation"], float(state["scale_px_per_mm"]), state["centre_px"]
+    )
