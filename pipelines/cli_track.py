@@ -34,7 +34,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--focal-px", type=float, help="the camera's focal length, if known; else it is fitted"
     )
     parser.add_argument(
-        "--depth", type=Path, help="folder of reference depths, one .npy or 16-bit .png (mm) a frame"
+        "--shape", type=Path, help="a known person's beta: .npy, or register's parameters.npz"
+    )
+    parser.add_argument(
+        "--depth",
+        type=Path,
+        help="folder of reference depths, a .npy or 16-bit .png (mm) per frame",
     )
     parser.add_argument("--meshes", action="store_true", help="write a mesh (OBJ, mm) per frame")
     parser.add_argument("--json", action="store_true")
@@ -72,6 +77,7 @@ def track(options: argparse.Namespace, root: Path) -> dict[str, Any]:
             work=root / ".work",
             checkpoint=options.checkpoint,
             focal_px=options.focal_px,
+            shape=options.shape,
             depth=options.depth,
             meshes=options.meshes,
             tell=bar,

@@ -57,6 +57,7 @@ def track_video(
     work: Path,
     checkpoint: Path | None = None,
     focal_px: float | None = None,
+    shape: Path | None = None,
     depth: Path | None = None,
     meshes: bool = False,
     tell: Tell = lambda what, done, total: None,
@@ -72,6 +73,7 @@ def track_video(
         work: Folder of what is kept until the video is done.
         checkpoint: ``model.safetensors`` or its folder; None takes the trained one below ``data``.
         focal_px: The camera's focal length in pixels; None fits it (MICA).
+        shape: A known person's ``beta`` (MICA), see :class:`stages.tracking.mica.MicaTracking`.
         depth: Folder of reference depths, one file per frame in the order of their names: ``.npy``
             in mm (NaN: none) or 16-bit PNG in mm (0: none).
         meshes: Write a mesh per frame.
@@ -96,7 +98,7 @@ def track_video(
             "would be replaced"
         )
     references = None if depth is None else _references(depth)
-    runner = load_method(method, loaded, data, checkpoint, focal_px)
+    runner = load_method(method, loaded, data, checkpoint, focal_px, shape)
     section = loaded.track
     key = {
         "code": hash_code("stages.track"),
@@ -145,20 +147,24 @@ def load_method(
     data: Path,
     checkpoint: Path | None,
     focal_px: float | None,
+    shape: Path | None,
 ) -> VideoMethod:
     """A method with its weights."""
     weights = checkpoint or data / "checkpoints" / method / "model.safetensors"
     if weights.is_dir():
         weights = weights / "model.safetensors"
     if method == "pix2face":
-        if focal_px is not None:
-            raise ValueError("expected no focal length for pix2face, whose camera has none")
+        if focal_px is not None or shape is not None:
+            raise ValueError(
+                "expected neither focal length nor shape for pix2face, which uses none"
+            )
         from stages.tracking.pix2face import Pix2FaceTracking
 
         return Pix2FaceTracking(weights, data / "models" / "3ddfa", loaded.reconstruct)
     from stages.tracking.mica import MicaTracking
 
-    return MicaTracking(weights, data / "models" / "flame", loaded.track, focal_px=focal_px)
+    flame = data / "models" / "flame"
+    return MicaTracking(weights, flame, loaded.track, focal_px=focal_px, shape=shape)
 
 
 class Store:

@@ -1,5 +1,6 @@
 """MICA's tracker on the frames of a video."""
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ class MicaTracking:
         p: TrackParams,
         *,
         focal_px: float | None = None,
+        shape: Path | None = None,
     ) -> None:
         """Read the converted FLAME folder and, where the shape is MICA's, a checkpoint.
 
@@ -53,6 +55,8 @@ class MicaTracking:
             flame: Converted folder with masks and landmarks.
             p: Schedule, weights, shape.
             focal_px: The camera's focal length in pixels of the frames, where it is known.
+            shape: A known person's ``beta``, instead of ``p.shape_init``: ``.npy``, or the
+                ``parameters.npz`` of ``faceline register``.
 
         Raises:
             FileNotFoundError: A file is missing.
@@ -67,9 +71,13 @@ class MicaTracking:
         self._flame = Flame(self._arrays)
         self._focal_px = focal_px
         self._shape: Any = None
+        S = self._arrays.shapedirs.shape[2]
+        self._beta = np.zeros(S) if shape is None else _known_shape(shape, S)
         inputs = {"flame": sha256_file(flame / "model.safetensors")}
         weights, synthetic = "none", is_synthetic(flame)
-        if p.shape_init == "mica":
+        if shape is not None:
+            inputs["shape"] = sha256_file(shape)
+        elif p.shape_init == "mica":
             from stages.inference.mica import MicaReconstructor
 
             if checkpoint is None or not checkpoint.is_file():
@@ -83,15 +91,19 @@ class MicaTracking:
             inputs["checkpoint"] = sha256_file(checkpoint)
         self.faces = self._arrays.faces
         self._drawn = self.faces[_inside(masks, len(self._arrays.v_template))[self.faces].all(1)]
-        more = {"shape_init": p.shape_init, "dense": p.dense, "preset": p.preset,
-                "albedo": "a free colour per vertex, from the first frame"}  # fmt: skip
+        more = {
+            "shape_init": p.shape_init if shape is None else "given",
+            "dense": p.dense,
+            "preset": p.preset,
+            "albedo": "a free colour per vertex, from the first frame",
+        }
         self.facts = Facts(weights, synthetic, inputs, more)
-        self.first_frames = max(p.keyframes, p.shape_frames if p.shape_init == "mica" else 1)
+        self.first_frames = max(p.keyframes, 1 if self._shape is None else p.shape_frames)
         self._tracker: Tracker | None = None
 
     def begin(self, frames: Sequence[Frame]) -> Arrays:
         """Shape from the first frames, then camera, light, albedo and the first fit."""
-        beta = np.zeros(self._arrays.shapedirs.shape[2])
+        beta = self._beta.copy()
         if self._shape is not None:
             given = [(f.image, f.points_px) for f in frames[: self._p.shape_frames]]
             found = self._shape.shape_of(given)
@@ -212,6 +224,29 @@ def _masks(file: Path) -> Arrays:
         )
     with np.load(file) as arrays:
         return {name: arrays[name] for name in arrays.files}
+
+
+def _known_shape(file: Path, count: int) -> Float[np.ndarray, " s"]:
+    """A person's coefficients, filled up with zeros.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It holds no coefficients, or more than the model has.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(f"expected a shape (.npy or .npz with beta) at {file}, found none")
+    with contextlib.ExitStack() as stack:
+        content = np.load(file, allow_pickle=False)
+        if isinstance(content, np.lib.npyio.NpzFile):
+            stack.enter_context(content)
+            content = content["beta"] if "beta" in content else np.zeros((0, 0))
+        beta = np.asarray(content)
+    if beta.ndim != 1 or beta.dtype.kind != "f" or not 0 < len(beta) <= count:
+        raise ValueError(
+            f"expected 1 to {count} shape coefficients in {file}, got an array of {beta.shape} "
+            f"{beta.dtype}; give the beta of the same face model"
+        )
+    return np.pad(beta.astype(np.float64), (0, count - len(beta)))
 
 
 def _inside(masks: Arrays, vertices: int) -> np.ndarray:
