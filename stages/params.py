@@ -592,6 +592,8 @@ class TrackParams(Section):
     shape_frames: int = Field(ge=1, description="first frames whose MICA embeddings are averaged")
     keyframes: int = Field(ge=1, description="first frames that camera and shape are fitted to")
     dense: bool = Field(description="colours count; false: landmarks alone")
+    texture: Path | None = Field(description="FLAME_texture.npz; null: a colour per vertex")
+    texture_modes: int = Field(ge=1, le=200, description="of its 200")
     preset: str
     weights: TrackWeights
     presets: dict[str, TrackPreset]

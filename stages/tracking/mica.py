@@ -29,6 +29,7 @@ from stages.artifacts import sha256_file
 from stages.inference.overlay import clay_over
 from stages.params import TrackParams, TrackPreset
 from stages.photos import is_synthetic
+from stages.tracking.texture import read_texture
 from stages.tracking.types import Answer, Arrays, Facts
 
 MARK_RGB = (40, 220, 90)
@@ -66,14 +67,15 @@ class MicaTracking:
         self._arrays = FlameArrays.load(flame)
         masks = _masks(flame / "masks.npz")
         self._surface = Surface(self._arrays, LandmarkEmbedding.load(flame), masks["face"])
-        faces = self._surface.faces.numpy()
-        self._albedo = Albedo(len(self._surface.used), faces)
+        inputs = {"flame": sha256_file(flame / "model.safetensors")}
+        self._albedo = self._albedo_of(p)
+        if p.texture is not None:
+            inputs["texture"] = sha256_file(p.texture)
         self._flame = Flame(self._arrays)
         self._focal_px = focal_px
         self._shape: Any = None
         S = self._arrays.shapedirs.shape[2]
         self._beta = np.zeros(S) if shape is None else _known_shape(shape, S)
-        inputs = {"flame": sha256_file(flame / "model.safetensors")}
         weights, synthetic = "none", is_synthetic(flame)
         if shape is not None:
             inputs["shape"] = sha256_file(shape)
@@ -95,11 +97,20 @@ class MicaTracking:
             "shape_init": p.shape_init if shape is None else "given",
             "dense": p.dense,
             "preset": p.preset,
-            "albedo": "a free colour per vertex, from the first frame",
+            "albedo": "a free colour per vertex, from the first frame"
+            if p.texture is None
+            else f"FLAME's texture space, {p.texture_modes} modes",
         }
         self.facts = Facts(weights, synthetic, inputs, more)
         self.first_frames = max(p.keyframes, 1 if self._shape is None else p.shape_frames)
         self._tracker: Tracker | None = None
+
+    def _albedo_of(self, p: TrackParams) -> Albedo:
+        used, faces = self._surface.used, self._surface.faces.numpy()
+        if p.texture is None:
+            return Albedo(len(used), faces)
+        texture = read_texture(p.texture, self._arrays.faces, p.texture_modes)
+        return Albedo(len(used), faces, texture.mean[used], texture.basis[used])
 
     def begin(self, frames: Sequence[Frame]) -> Arrays:
         """Shape from the first frames, then camera, light, albedo and the first fit."""

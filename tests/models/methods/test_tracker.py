@@ -323,3 +323,20 @@ def test_a_basis_gives_linear_colours_and_its_own_prior() -> None:
     texture = torch.zeros(4, 3)
     texture[0] = 0.1  # two edges lead to vertex 0
     assert float(free.prior(texture)) == pytest.approx(3 * 0.01 * (1 + 2.0 * 2))
+
+
+def test_a_texture_basis_trusts_every_vertex(surface: Surface) -> None:
+    N, faces = len(surface.used), surface.faces.numpy()
+    waves = np.cos(
+        surface.flame.v_template.numpy() @ np.random.default_rng(2).normal(size=(3, 2)) * 60
+    )
+    albedo = Albedo(N, faces, np.full((N, 3), 0.5), 0.1 * waves[:, None, :].repeat(3, axis=1))
+    energy = Energy(surface, albedo, TermWeights(), torch.zeros(S))
+    true = known(surface) | {"texture": torch.tensor([1.0, -2.0])}
+    frame = photographed(energy, true)
+    black = true | {"light": torch.zeros(9, 3), "texture": torch.zeros(2)}
+    tracker = Tracker(energy, QUICK, focal_ndc=4.0)
+    found = tracker._fit_colours(black, frame)
+    assert float(found["texture"][0]) > 0.3
+    assert float(found["texture"][1]) < -0.6
+    assert float(tracker._trust(found | {"trusted": torch.zeros(N)}, frame)["trusted"].min()) == 1.0
