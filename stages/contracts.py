@@ -172,6 +172,7 @@ def schema(name: str) -> Any:  # noqa: ANN401 - pyarrow.Schema, imported late
             _field("reason", text),
             _field("box_px", floats, order="left top right bottom", **pixels),
             _field("box_source", text, values="detected|interpolated|held|missing"),
+            _field("faces", i32, of="all that were detected in the frame"),
             _field("score", f32),
             _field("landmarks_px", floats, order="iBUG-68, x0 y0 ...", of="detected", **pixels),
             _field("fitted_px", floats, order="iBUG-68, x0 y0 ...", of="the fitted head", **pixels),

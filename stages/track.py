@@ -92,6 +92,11 @@ def track_video(
     if focal_px is not None and not 0.0 < focal_px < np.inf:
         raise ValueError(f"expected a focal length above 0 px, got {focal_px}")
     video = Video(path)
+    predictor = data / "landmark_model" / FILE_NAME
+    if not predictor.is_file():
+        raise FileNotFoundError(
+            f"expected the 68-point predictor at {predictor}; make it: faceline run landmark_model"
+        )
     if out.exists() and any(out.iterdir()) and not (out / "frames.parquet").is_file():
         raise ValueError(
             f"expected a new or empty folder, or one that an earlier run wrote, got {out}; it "
@@ -104,14 +109,14 @@ def track_video(
         "code": hash_code("stages.track"),
         "video": [sha256_file(file) for file in video.files],
         "inputs": runner.facts.inputs,
-        "predictor": sha256_file(data / "landmark_model" / FILE_NAME),
+        "predictor": sha256_file(predictor),
         "section": section.model_dump(mode="json"),
         "reconstruct": loaded.reconstruct.model_dump(mode="json") if method == "pix2face" else {},
         "focal_px": focal_px,
         "method": method,
     }
     store = Store(work / "track" / sha256_json(key)[:20])
-    found = _kept_faces(store, video, data / "landmark_model", section, tell)
+    found = _kept_faces(store, video, predictor.parent, section, tell)
     if references is not None and len(references) != len(found.names):
         raise ValueError(
             f"expected one reference depth per frame ({len(found.names)}), got {len(references)} "
@@ -203,11 +208,15 @@ def _kept_faces(
         height, width = facts["size"]
         return FacePath(
             tuple(facts["names"]), (height, width), values["boxes_px"], tuple(facts["sources"]),
-            values["scores"], values["raw_px"], values["points_px"], tuple(facts["reasons"]),
+            tuple(facts["counts"]), values["scores"], values["raw_px"], values["points_px"],
+            tuple(facts["reasons"]),
         )  # fmt: skip
     found = find_faces(video, predictor, section, tell)
     arrays = {name: getattr(found, name) for name in ("boxes_px", "scores", "raw_px", "points_px")}
-    lists = {name: list(getattr(found, name)) for name in ("names", "size", "sources", "reasons")}
+    lists = {
+        name: list(getattr(found, name))
+        for name in ("names", "size", "sources", "counts", "reasons")
+    }
     store.put(FOUND, arrays, lists)
     return found
 
@@ -228,10 +237,10 @@ def _fit(
     else:
         begun = kept[0]
     before, last = begun, found.usable[0] - 1
-    todo = [index for index in found.usable if store.get(_name(index)) is None]
-    missing = iter(_frames(video, found, set(todo)))
+    known = {k: kept for k in found.usable if (kept := store.get(_name(k))) is not None}
+    missing = _frames(video, found, set(found.usable) - set(known))
     for index in found.usable:
-        kept = store.get(_name(index))
+        kept = known.get(index)
         if kept is None:
             at, frame = next(missing)
             assert at == index, "frames come in order"
@@ -283,6 +292,7 @@ def _rows(video: Video, found: FacePath, reasons: list[str]) -> list[Row]:
                 "reason": reasons[index],
                 "box_px": found.boxes_px[index].tolist() if known else None,
                 "box_source": found.sources[index],
+                "faces": found.counts[index],
                 "score": float(found.scores[index]) if np.isfinite(found.scores[index]) else None,
                 "landmarks_px": found.points_px[index].ravel().tolist() if marked else None,
             }
@@ -307,7 +317,7 @@ def _written(
 
     fitted = np.full((len(found.names), 68, 2), np.nan)
     for index, state in states.items():
-        fitted[index] = runner.answer(state, found.size).points_px
+        fitted[index] = runner.points_px(state, found.size)
     fitted = smooth_points(fitted, smooth)
     blank = np.zeros((*found.size, 3), np.uint8)
     for frame in video:

@@ -25,6 +25,7 @@ class FacePath:
         size: Height and width of all of them.
         boxes_px: Left, top, right, bottom; NaN where missing.
         sources: detected, interpolated, held or missing.
+        counts: How many faces were detected.
         scores: Of the landmarks, 0 to 1; NaN where missing.
         raw_px: Landmarks as predicted; NaN where missing.
         points_px: Averaged over neighbouring frames.
@@ -35,6 +36,7 @@ class FacePath:
     size: tuple[int, int]
     boxes_px: Float[np.ndarray, "n 4"]
     sources: tuple[str, ...]
+    counts: tuple[int, ...]
     scores: Float[np.ndarray, " n"]
     raw_px: Float[np.ndarray, "n 68 2"]
     points_px: Float[np.ndarray, "n 68 2"]
@@ -93,7 +95,8 @@ def find_faces(video: Video, predictor: Path, p: TrackParams, tell: Tell) -> Fac
             raw[frame.index] = answer.points
         tell("landmarks", frame.index + 1, len(names))
     return FacePath(
-        tuple(names), size, path.boxes_px, path.sources, scores, raw,
+        tuple(names), size, path.boxes_px, path.sources,
+        tuple(len(boxes) for boxes in found), scores, raw,
         smooth_points(raw, p.smooth), tuple(reasons),
     )  # fmt: skip
 

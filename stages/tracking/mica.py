@@ -134,15 +134,19 @@ class MicaTracking:
         tracker = self._tracker_of(state["beta"], frame.image.shape[:2])
         return _arrays(tracker.follow(state, self._smaller(frame), jumped=jumped))
 
+    def points_px(self, state: Arrays, size: tuple[int, int]) -> Float[np.ndarray, "68 2"]:
+        """Projected landmarks; the contour follows the head's yaw."""
+        now = _state(state)
+        seen = in_camera(self._surface.vertices(now), now)
+        marks = self._surface.landmarks(seen, matrix_of_six(now["rotation"]))
+        return to_pixels(marks, now, *size).numpy().astype(np.float64)
+
     def answer(self, state: Arrays, size: tuple[int, int]) -> Answer:
-        """Landmarks, mesh, depth and colours at the frame's own size."""
+        """Mesh, depth and colours at the frame's own size."""
         height, width = size
         now = _state(state)
         head = self._posed(now)
         seen = in_camera(head, now)
-        R = matrix_of_six(now["rotation"])
-        marks = self._surface.landmarks(in_camera(self._surface.vertices(now), now), R)
-        points = to_pixels(marks, now, height, width).numpy().astype(np.float64)
         clip = self._clip(now, seen, size)
         corners = np.ascontiguousarray(self._drawn, np.int32)
         ids, bary, _ = rasterize_numba(clip, corners, height, width)
@@ -157,12 +161,12 @@ class MicaTracking:
             "psi": state["psi"],
             "jaw": matrix_of_six(now["jaw"]).numpy(),
             "eyes": matrix_of_six(now["eyes"]).numpy(),
-            "rotation": R.numpy(),
+            "rotation": matrix_of_six(now["rotation"]).numpy(),
             "translation": state["translation"],
             "light": state["light"],
             "camera_px": np.array(camera),
         }
-        return Answer(points, parameters, 1000.0 * head.numpy().astype(np.float64), depth, colours)
+        return Answer(parameters, 1000.0 * head.numpy().astype(np.float64), depth, colours)
 
     def draw(self, state: Arrays, image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
         """The face in clay with its landmarks."""

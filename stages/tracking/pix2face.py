@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
+from models.methods.pix2face_fit import ModelFit
 from models.methods.pose import ScaledOrthographic
 from models.methods.tracker import Frame
 from models.morphable import LinearModel
 from models.rendering.cameras import orthographic_clip
+from stages.artifacts import read_json
 from stages.inference.overlay import clay_over
 from stages.inference.pix2face import Pix2FaceReconstructor
 from stages.params import ReconstructParams
@@ -36,7 +38,8 @@ class Pix2FaceTracking:
             )
         self._method = Pix2FaceReconstructor(checkpoint, model, section)
         linear = LinearModel.load(model)
-        self.faces, self._keypoints = linear.faces, linear.keypoints
+        self.faces = linear.faces
+        self._fit = ModelFit(linear, float(read_json(model / "meta.json")["unit_m"]))
         found = self._method.facts
         self.facts = Facts(found["weights"], found["synthetic"], found["inputs"])
 
@@ -52,29 +55,31 @@ class Pix2FaceTracking:
         """
         answer = self._method(frame.image, frame.points_px)
         assert answer.camera is not None, "pix2face always has a camera"
-        assert answer.shown_mm is not None, "pix2face always has an expression"
-        named = {name: np.array(values) for name, values in answer.coefficients.items()}
         return {
-            **named,
-            "vertices_mm": answer.shown_mm,
+            **{name: np.array(values) for name, values in answer.coefficients.items()},
             "rotation": answer.camera.rotation,
             "scale_px_per_mm": np.array(answer.camera.scale_px),
             "centre_px": np.array(answer.camera.centre_px, np.float64),
         }
 
+    def points_px(self, state: Arrays, size: tuple[int, int]) -> Float[np.ndarray, "68 2"]:
+        """Landmarks through the mesh."""
+        return _camera(state).project(self._posed_mm(state)[self._fit.keypoints])
+
     def answer(self, state: Arrays, size: tuple[int, int]) -> Answer:
-        """Landmarks through the mesh; no metric camera, so no depth."""
-        points = _camera(state).project(state["vertices_mm"][self._keypoints])
-        parameters = {name: value for name, value in state.items() if name != "vertices_mm"}
-        return Answer(points, parameters, state["vertices_mm"])
+        """The mesh; no metric camera, so no depth."""
+        return Answer(state, self._posed_mm(state))
 
     def draw(self, state: Arrays, image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
         """The face in clay."""
         camera = _camera(state)
-        turned = (state["vertices_mm"] @ camera.rotation.T).astype(np.float32)
+        turned = (self._posed_mm(state) @ camera.rotation.T).astype(np.float32)
         x, y = camera.centre_px.tolist()
         clip = orthographic_clip(turned[None], camera.scale_px, x, y, *image.shape[:2])
         return clay_over(image, clip, turned, self.faces)
+
+    def _posed_mm(self, state: Arrays) -> Float[np.ndarray, "V 3"]:
+        return self._fit.posed_mm(state["identity_sigma"], state["expression_sigma"])
 
 
 def _camera(state: Arrays) -> ScaledOrthographic:

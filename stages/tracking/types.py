@@ -17,7 +17,6 @@ class Answer:
     """What a state says about its frame, in the frame's own pixels.
 
     Attributes:
-        points_px: The 68 landmarks of the fitted head.
         parameters: Named arrays of fixed shape, one per frame.
         vertices_mm: The head with its expression, in its own frame.
         depth_mm: Depth of the drawn face along the optical axis, NaN elsewhere; None where the
@@ -25,7 +24,6 @@ class Answer:
         colours: The drawn face, RGB in 0..255, NaN elsewhere; None where the method has no colours.
     """
 
-    points_px: Float[np.ndarray, "68 2"]
     parameters: Mapping[str, np.ndarray]
     vertices_mm: Float[np.ndarray, "V 3"]
     depth_mm: Float[np.ndarray, "h w"] | None = None
@@ -75,8 +73,12 @@ class VideoMethod(Protocol):
         """
         ...
 
+    def points_px(self, state: Arrays, size: tuple[int, int]) -> Float[np.ndarray, "68 2"]:
+        """The 68 landmarks of the fitted head in a frame of ``size`` (height, width)."""
+        ...
+
     def answer(self, state: Arrays, size: tuple[int, int]) -> Answer:
-        """What a state says about a frame of ``size`` (height, width)."""
+        """What else a state says about the frame."""
         ...
 
     def draw(self, state: Arrays, image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:

@@ -157,6 +157,7 @@ def test_gaps_are_bridged_or_become_rows(
     monkeypatch.setattr(faces, "FaceDetector", Blinking)
     meta = go(frames)
     rows = read_table(tmp_path / "out" / "frames.parquet").to_pylist()
+    assert [row["faces"] for row in rows] == [1, 0, 1, 1, 0]
     assert [row["box_source"] for row in rows[:3]] == ["detected", "interpolated", "detected"]
     assert (rows[1]["status"], rows[4]["status"]) == ("ok", "failed")
     assert "empty" in rows[4]["reason"]
@@ -186,6 +187,8 @@ def test_what_is_refused(clip: Path, go: Any, tmp_path: Path) -> None:
         go(frames)
     with pytest.raises(FileNotFoundError, match="expected a video"):
         go(tmp_path / "none.mp4")
+    with pytest.raises(FileNotFoundError, match="68-point predictor"):
+        go(data=tmp_path)
     with pytest.raises(ValueError, match="a method among"):
         go(method="deca")
     np.save(tmp_path / "long.npy", np.zeros(400))
@@ -234,9 +237,11 @@ class Still:
         last = before.get("count", np.array(-1))
         return {"count": last + 1}
 
+    def points_px(self, state: Any, size: tuple[int, int]) -> np.ndarray:
+        return np.full((68, 2), 50.0 + 2.0 * (int(state["count"]) % 2))
+
     def answer(self, state: Any, size: tuple[int, int]) -> Answer:
-        points = np.full((68, 2), 50.0 + 2.0 * (int(state["count"]) % 2))
-        return Answer(points, {"count": state["count"]}, np.zeros((3, 3)))
+        return Answer({"count": state["count"]}, np.zeros((3, 3)))
 
     def draw(self, state: Any, image: np.ndarray) -> np.ndarray:
         return image
