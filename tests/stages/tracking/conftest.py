@@ -64,7 +64,6 @@ def loaded(repository: Path) -> params.Params:
     small = full.model_copy(
         update={
             "camera_steps": 20,
-            "start_factor": 1,
             "levels": tuple(level.model_copy(update={"steps": 3}) for level in full.levels),
         }
     )
