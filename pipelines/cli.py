@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipelines import cli_track
+
 logger = logging.getLogger("faceline")
 
 TREE_WIDTH = 200
@@ -117,6 +119,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     reconstruct.add_argument("--json", action="store_true")
     reconstruct.set_defaults(command=_reconstruct)
+
+    follow = commands.add_parser("track", help="the face in a video: parameters, overlay, meshes")
+    cli_track.add_options(follow)
+    follow.set_defaults(command=_track)
 
     _add_score(commands)
 
@@ -341,6 +347,11 @@ def _reconstruct(options: argparse.Namespace) -> int:
                 f"{row['image']}: {row['status']} {row['reason'] or row['note']}".rstrip()
             )
     return 1 if failed else 0
+
+
+def _track(options: argparse.Namespace) -> int:
+    meta = cli_track.track(options, _checkout())
+    return _finish(meta, options, failed=meta["status"] != "ok")
 
 
 def _ablate(options: argparse.Namespace) -> int:

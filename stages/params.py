@@ -609,6 +609,85 @@ class ReconstructParams(Section):
     max_failed_fraction: float = Field(ge=0, le=1, description="more failures stop the stage")
 
 
+class PyramidLevel(Section):
+    """One level of the tracker's image pyramid."""
+
+    scale: float = Field(gt=0, le=1, description="of the tracked image")
+    steps: int = Field(ge=0, description="Adam steps in a frame")
+    dense: bool = Field(description="whether colours count")
+
+
+class TrackPreset(Section):
+    """How long and how fast MICA's tracker descends."""
+
+    size_px: int = Field(ge=64, description="frames are tracked at most this large, longer side")
+    camera_steps: int = Field(ge=0, description="that fit the camera alone, first frames")
+    camera_rate: float = Field(gt=0)
+    camera_drop_every: int = Field(ge=1, description="steps after which the rate is a tenth")
+    levels: tuple[PyramidLevel, ...] = Field(min_length=1)
+    start_factor: int = Field(ge=1, description="first frames take this many times as many steps")
+    raster_every: int = Field(ge=1, description="steps between rasterisations")
+    final_rate: float = Field(gt=0, le=1, description="rate at a level's end, of its start")
+    colour_rates: dict[str, float] = Field(description="unknown to learning rate: first colours")
+    keyframe_rates: dict[str, float] = Field(description="first frames")
+    frame_rates: dict[str, float] = Field(description="every frame")
+
+
+class TrackWeights(Section):
+    """Terms of the tracker's energy; 0 switches one off."""
+
+    dense: float = Field(ge=0, description="mean L1 colour difference of the visible face")
+    points: float = Field(ge=0, description="68 landmarks, squared, fractions of the image")
+    oval: float = Field(ge=0, description="contour landmarks besides")
+    lids: float = Field(ge=0, description="differences of upper and lower lids")
+    lips: float = Field(ge=0, description="differences of upper and lower lips")
+    expression: float = Field(ge=0)
+    texture: float = Field(ge=0)
+    jaw: float = Field(ge=0)
+    shape: float = Field(ge=0)
+    principal: float = Field(ge=0)
+    eyes: float = Field(ge=0)
+    eye_symmetry: float = Field(ge=0)
+    camera: float = Field(gt=0, description="68 landmarks while only the camera is fitted")
+
+
+class SmoothParams(Section):
+    """Frames over which 2-D landmarks are averaged: MICA's detected ones, pix2face's answers."""
+
+    mica: Literal[1, 3]
+    pix2face: Literal[1, 3]
+
+
+class TrackParams(Section):
+    """Faces in videos."""
+
+    smooth: SmoothParams
+    longest_gap: int = Field(ge=0, description="frames without a detection that are bridged")
+    min_landmark_score: float = Field(ge=0, le=1, description="frames below it are not tracked")
+    detector_min_score: float
+    detector_max_side_px: int = Field(ge=64, description="frames are searched at most this large")
+    max_failed_fraction: float = Field(ge=0, le=1, description="more failed frames fail the video")
+    shape_init: Literal["mica", "mean", "free"] = Field(
+        description="MICA's shape, the average head's, or fitted to the first frames from there"
+    )
+    shape_frames: int = Field(ge=1, description="first frames whose MICA embeddings are averaged")
+    keyframes: int = Field(ge=1, description="first frames that camera and shape are fitted to")
+    dense: bool = Field(description="colours count; false: landmarks alone")
+    texture: Path | None = Field(description="FLAME_texture.npz; null: a colour per vertex")
+    texture_modes: int = Field(ge=1, le=200, description="of its 200")
+    preset: str
+    weights: TrackWeights
+    presets: dict[str, TrackPreset]
+
+    @model_validator(mode="after")
+    def _preset_exists(self) -> "TrackParams":
+        if self.preset not in self.presets:
+            raise ValueError(
+                f"track.preset: expected one of {sorted(self.presets)}, got {self.preset!r}"
+            )
+        return self
+
+
 class RenderParams(Section):
     """PNCC and offset maps of 300W-LP."""
 
@@ -686,6 +765,7 @@ class Params(Section):
     recognizer: RecognizerParams
     train: TrainParams
     reconstruct: ReconstructParams
+    track: TrackParams
     render: RenderParams
     landmark_model: LandmarkModelParams
     landmarks: LandmarksParams

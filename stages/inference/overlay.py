@@ -1,7 +1,7 @@
 """A reconstructed head drawn over its photograph."""
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from models.rendering.rasterize_numba import interpolate_numba, rasterize_numba
 from models.rendering.shading import vertex_normals
@@ -27,18 +27,37 @@ def overlay(
     camera = answer.camera
     turned = (answer.shown_mm @ camera.rotation.T).astype(np.float32)
     clip = np.ascontiguousarray(camera.clip(answer.shown_mm, height, width)[None])
-    faces = np.ascontiguousarray(answer.faces, dtype=np.int32)
-    ids, bary, _ = rasterize_numba(clip, faces, height, width)
-    normals = interpolate_numba(vertex_normals(turned, faces)[None], faces, ids, bary)[0]
+    shown = clay_over(image, clip, turned, answer.faces)
+    if answer.points_px is not None:
+        shown = _dotted(shown, answer.points_px)
+    return np.ascontiguousarray(np.concatenate([image, shown], axis=1))
+
+
+def clay_over(
+    image: UInt8[np.ndarray, "h w 3"],
+    clip: Float[np.ndarray, "1 V 4"],
+    vertices: Float[np.ndarray, "V 3"],
+    faces: Int[np.ndarray, "F 3"],
+) -> UInt8[np.ndarray, "h w 3"]:
+    """A mesh in clay over a photograph, half transparent.
+
+    Args:
+        image: RGB.
+        clip: The mesh in the photograph's clip coordinates.
+        vertices: The mesh in the camera frame, for its normals.
+        faces: Triangles.
+    """
+    height, width = image.shape[:2]
+    corners = np.ascontiguousarray(faces, dtype=np.int32)
+    points = np.ascontiguousarray(vertices, dtype=np.float32)
+    ids, bary, _ = rasterize_numba(clip, corners, height, width)
+    normals = interpolate_numba(vertex_normals(points, corners)[None], corners, ids, bary)[0]
     light = np.array(LIGHT) / np.linalg.norm(LIGHT)
     shade = 0.35 + 0.65 * np.clip(normals @ light, 0.0, 1.0)
     clay = np.array(CLAY_RGB) * shade[..., None]
     alpha = OPACITY * (ids[0] >= 0)[..., None]
     drawn = (1.0 - alpha) * image + alpha * clay
-    shown = np.clip(np.rint(drawn), 0, 255).astype(np.uint8)
-    if answer.points_px is not None:
-        shown = _dotted(shown, answer.points_px)
-    return np.ascontiguousarray(np.concatenate([image, shown], axis=1))
+    return np.clip(np.rint(drawn), 0, 255).astype(np.uint8)
 
 
 def _dotted(
