@@ -64,8 +64,8 @@ class MicaReconstructor:
         """
         if self._net.flameModel is None:
             raise ValueError(
-                "expected a MICA checkpoint with FLAME's decoder, got one with SIREN's, which knows "
-                "no shape coefficients; train with train.mica.decoder: flame"
+                "expected a MICA checkpoint with FLAME's decoder, got one with SIREN's, which has no "
+                "shape coefficients; train with train.mica.decoder: flame"
             )
         crops = [
             arcface_blob(arcface_crop(image, five_points(points))) for image, points in photographs
