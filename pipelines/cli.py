@@ -112,6 +112,11 @@ def build_parser() -> argparse.ArgumentParser:
     reconstruct.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
     reconstruct.add_argument("--checkpoint", type=Path, required=True)
     reconstruct.add_argument("--out", type=Path, required=True)
+    reconstruct.add_argument(
+        "--one-person",
+        action="store_true",
+        help="all photographs show one person: one identity from all of them (pix2face)",
+    )
     reconstruct.add_argument("--json", action="store_true")
     reconstruct.set_defaults(command=_reconstruct)
 
@@ -331,13 +336,16 @@ def _reconstruct(options: argparse.Namespace) -> int:
         options.out,
         section=params.load(root / "params.yaml").reconstruct,
         data=root / "data",
+        one_person=options.one_person,
     )
     failed = all(row["status"] != "ok" for row in rows)
     if options.json:
         _emit(rows)
     else:
         for row in rows:
-            _console().print(f"{row['image']}: {row['status']} {row['reason']}".rstrip())
+            _console().print(
+                f"{row['image']}: {row['status']} {row['reason'] or row['note']}".rstrip()
+            )
     return 1 if failed else 0
 
 

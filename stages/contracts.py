@@ -26,8 +26,8 @@ def schema(name: str) -> Any:  # noqa: ANN401 - pyarrow.Schema, imported late
 
     Args:
         name: ``images``, ``scans``, ``subjects``, ``landmarks``, ``registrations``,
-            ``unified_subjects``, ``rendered``, ``predictions``, ``distances``, ``likeness``,
-            ``tracked_frames`` or ``ablation``.
+            ``unified_subjects``, ``rendered``, ``predictions``, ``landmark_predictions``,
+            ``distances``, ``likeness``, ``tracked_frames`` or ``ablation``.
 
     Raises:
         KeyError: No schema has that name.
@@ -142,6 +142,14 @@ def schema(name: str) -> Any:  # noqa: ANN401 - pyarrow.Schema, imported late
             _field("mesh", text),
             _field("landmarks", text),
             _field("provider", text),
+        ],
+        "landmark_predictions": [
+            *item,
+            _field("set", text, values="300w_lp|aflw2000"),
+            _field("points_px", floats, order="iBUG-68, x0 y0 ...", **pixels),
+            _field("true_px", floats, order="iBUG-68, x0 y0 ...", **pixels),
+            _field("points_mm", floats, unit="mm", frame="face model", order="x0 y0 z0 ..."),
+            _field("true_mm", floats, unit="mm", frame="face model", order="x0 y0 z0 ..."),
         ],
         "distances": [
             *item,

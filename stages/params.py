@@ -442,12 +442,23 @@ class MicaParams(Section):
     fit: LoopParams
 
 
+class LandmarkChoiceParams(Section):
+    """How pix2face's landmark vertices are chosen on training photographs."""
+
+    frames: int = Field(ge=1, description="annotated training photographs")
+    gate_mm: float = Field(gt=0, description="largest PNCC distance of a vertex to its pixel")
+    coefficient_prior: float = Field(ge=0, description="ridge per coefficient in sigma units, mm")
+    camera: Literal["affine", "pinhole"]
+
+
 class Pix2FaceParams(Section):
     """pix2face."""
 
     size_px: int = Field(ge=8, description="side of the crop the network sees")
     width: int = Field(ge=1, description="channels of the first convolution")
     depth: int = Field(ge=3, description="halvings")
+    up: Literal["bilinear", "transposed"] = Field(description="how the decoder doubles")
+    target: Literal["pncc_offset", "xyz"] = Field(description="what the planes hold")
     background_weight: float = Field(ge=0, le=1)
     target_box: Literal["fitted", "published"] = Field(
         description="mm that [-1, 1] stands for: fitted to the mean face, or the paper's numbers"
@@ -456,7 +467,11 @@ class Pix2FaceParams(Section):
     box_scale: tuple[float, float] = Field(description="range of the crop's side over the box's")
     box_shift: float = Field(ge=0, description="largest shift, fraction of the box")
     holdout: float = Field(gt=0, lt=1, description="fraction of subjects kept for validation")
+    colour: Literal["augment", "published"] = Field(
+        description="gamma, gains and noise of `augment`, or the paper's gamma and gains"
+    )
     augment: AugmentParams
+    landmarks: LandmarkChoiceParams
     fit: LoopParams
 
 
@@ -530,16 +545,34 @@ class BenchmarkSizes(Section):
     bu3dfe: int | None = Field(ge=0, description="people")
 
 
+class Pix2FaceFitParams(Section):
+    """What follows pix2face's network."""
+
+    box_scale: float = Field(gt=0, description="side of the crop over the landmarks' square's")
+    gate_mm: float = Field(gt=0, description="largest PNCC distance of a vertex to its pixel")
+    coefficient_prior: float = Field(
+        ge=0, description="ridge per coefficient in sigma units, mm; the paper's is 0.025"
+    )
+    min_correspondences: int = Field(ge=10)
+    most_vertices: int | None = Field(
+        ge=10, description="evenly spread ones that count in the solution; null: all"
+    )
+    camera: Literal["affine", "pinhole"]
+    joint: int = Field(
+        ge=1, description="photographs of a person solved together; 1: each by itself"
+    )
+    landmark_photographs: int | None = Field(
+        ge=0,
+        description="held-out photographs of 300W-LP, and as many of AFLW2000-3D, whose landmarks "
+        "are measured; null: all, 0: none",
+    )
+
+
 class ReconstructParams(Section):
     """From photographs to meshes."""
 
     photographs: BenchmarkSizes
-    box_scale: float = Field(gt=0, description="side of pix2face's crop over the box's")
-    gate_mm: float = Field(gt=0, description="largest PNCC distance of a vertex to its pixel")
-    coefficient_prior: float = Field(
-        gt=0, description="ridge per coefficient in sigma units, mm; the paper's is 0.025"
-    )
-    min_correspondences: int = Field(ge=10)
+    pix2face: Pix2FaceFitParams
     detector_min_score: float = Field(description="smallest detection score in user photographs")
     detector_max_side_px: int = Field(ge=64, description="user photographs are searched this large")
     max_failed_fraction: float = Field(ge=0, le=1, description="more failures stop the stage")

@@ -165,7 +165,7 @@ def load_method(
             )
         from stages.tracking.pix2face import Pix2FaceTracking
 
-        return Pix2FaceTracking(weights, data / "models" / "3ddfa", loaded.reconstruct)
+        return Pix2FaceTracking(weights, data / "models" / "3ddfa", loaded.reconstruct.pix2face)
     from stages.tracking.mica import MicaTracking
 
     flame = data / "models" / "flame"

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
+from models.methods.pix2face_camera import FaceCamera
 from models.methods.pose import ScaledOrthographic
 
 NOW_SEVEN = (36, 39, 42, 45, 33, 48, 54)
@@ -23,14 +24,22 @@ class Reconstruction:
         shown_mm: The mesh as the photograph shows it, for overlays.
         camera: Where ``shown_mm`` is in the photograph.
         coefficients: The method's own numbers, by name.
+        points_mm: The 68 landmarks of ``shown_mm``, where the method has them.
+        points_px: Where they are in the photograph, hidden ones too.
+        cloud_mm: Observed surface points, one per face pixel, where the method sees such.
+        cloud_rgb: Their colours.
     """
 
     vertices_mm: Float[np.ndarray, "V 3"]
     faces: Int[np.ndarray, "F 3"]
     landmarks_mm: Float[np.ndarray, "7 3"]
     shown_mm: Float[np.ndarray, "V 3"] | None = None
-    camera: ScaledOrthographic | None = None
+    camera: ScaledOrthographic | FaceCamera | None = None
     coefficients: dict[str, list[float]] = field(default_factory=dict)
+    points_mm: Float[np.ndarray, "68 3"] | None = None
+    points_px: Float[np.ndarray, "68 2"] | None = None
+    cloud_mm: Float[np.ndarray, "m 3"] | None = None
+    cloud_rgb: UInt8[np.ndarray, "m 3"] | None = None
 
 
 class Reconstructor(Protocol):

@@ -6,16 +6,21 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from models.methods.pix2face_camera import FaceCamera
 from models.methods.pix2face_fit import ModelFit
-from models.methods.pose import ScaledOrthographic
 from models.methods.tracker import Frame
 from models.morphable import LinearModel
-from models.rendering.cameras import orthographic_clip
 from stages.artifacts import read_json
 from stages.inference.overlay import clay_over
 from stages.inference.pix2face import Pix2FaceReconstructor
-from stages.params import ReconstructParams
+from stages.params import Pix2FaceFitParams
 from stages.tracking.types import Answer, Arrays, Facts
+
+PARAMETERS = (
+    "identity_sigma", "expression_sigma", "rotation_cam_from_head", "px_per_mm",
+    "inverse_distance_per_mm", "shift_mm", "principal_point_px", "head_yaw_pitch_roll_deg",
+)  # fmt: skip
+"""What of a reconstruction's coefficients makes a frame's state."""
 
 
 class Pix2FaceTracking:
@@ -24,7 +29,7 @@ class Pix2FaceTracking:
     per_video: tuple[str, ...] = ()
     first_frames = 0
 
-    def __init__(self, checkpoint: Path, model: Path, section: ReconstructParams) -> None:
+    def __init__(self, checkpoint: Path, model: Path, section: Pix2FaceFitParams) -> None:
         """Read a checkpoint and the converted 3DDFA folder.
 
         Raises:
@@ -40,6 +45,8 @@ class Pix2FaceTracking:
         linear = LinearModel.load(model)
         self.faces = linear.faces
         self._fit = ModelFit(linear, float(read_json(model / "meta.json")["unit_m"]))
+        learned = self._method.landmark_vertices
+        self._marks = self._fit.keypoints if learned is None else learned
         found = self._method.facts
         self.facts = Facts(found["weights"], found["synthetic"], found["inputs"])
 
@@ -53,36 +60,32 @@ class Pix2FaceTracking:
         Raises:
             ValueError: Too few pixels show a face.
         """
-        answer = self._method(frame.image, frame.points_px)
-        assert answer.camera is not None, "pix2face always has a camera"
-        return {
-            **{name: np.array(values) for name, values in answer.coefficients.items()},
-            "rotation": answer.camera.rotation,
-            "scale_px_per_mm": np.array(answer.camera.scale_px),
-            "centre_px": np.array(answer.camera.centre_px, np.float64),
-        }
+        found = self._method(frame.image, frame.points_px).coefficients
+        return {name: np.array(found[name]) for name in PARAMETERS}
 
     def points_px(self, state: Arrays, size: tuple[int, int]) -> Float[np.ndarray, "68 2"]:
-        """Landmarks through the mesh."""
-        return _camera(state).project(self._posed_mm(state)[self._fit.keypoints])
+        """The learned landmark vertices, or the model's own where the checkpoint has none."""
+        return _camera(state).project(self._posed_mm(state)[self._marks])
 
     def answer(self, state: Arrays, size: tuple[int, int]) -> Answer:
-        """The mesh; no metric camera, so no depth."""
+        """The mesh. The camera's distance is too weakly determined to give depth."""
         return Answer(state, self._posed_mm(state))
 
     def draw(self, state: Arrays, image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
         """The face in clay."""
-        camera = _camera(state)
-        turned = (self._posed_mm(state) @ camera.rotation.T).astype(np.float32)
-        x, y = camera.centre_px.tolist()
-        clip = orthographic_clip(turned[None], camera.scale_px, x, y, *image.shape[:2])
-        return clay_over(image, clip, turned, self.faces)
+        camera, posed = _camera(state), self._posed_mm(state)
+        clip = np.ascontiguousarray(camera.clip(posed, *image.shape[:2])[None])
+        return clay_over(image, clip, posed @ camera.rotation.T, self.faces)
 
     def _posed_mm(self, state: Arrays) -> Float[np.ndarray, "V 3"]:
         return self._fit.posed_mm(state["identity_sigma"], state["expression_sigma"])
 
 
-def _camera(state: Arrays) -> ScaledOrthographic:
-    return ScaledOrthographic(
-        state["rotation"], float(state["scale_px_per_mm"]), state["centre_px"]
+def _camera(state: Arrays) -> FaceCamera:
+    return FaceCamera(
+        state["rotation_cam_from_head"].reshape(3, 3),
+        float(state["px_per_mm"][0]),
+        float(state["inverse_distance_per_mm"][0]),
+        state["shift_mm"],
+        state["principal_point_px"],
     )
