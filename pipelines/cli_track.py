@@ -62,7 +62,8 @@ def track(options: argparse.Namespace, root: Path) -> dict[str, Any]:
         "preset": options.preset,
         "shape_init": options.shape_init,
         "dense": options.dense,
-        "smooth": options.smooth,
+        "smooth": options.smooth
+        and loaded.track.smooth.model_dump() | {options.method: options.smooth},
     }
     changed = loaded.track.model_dump() | {k: v for k, v in given.items() if v is not None}
     section = params.TrackParams.model_validate(changed)

@@ -620,10 +620,17 @@ class TrackWeights(Section):
     camera: float = Field(gt=0, description="68 landmarks while only the camera is fitted")
 
 
+class SmoothParams(Section):
+    """Frames over which 2-D landmarks are averaged: MICA's detected ones, pix2face's answers."""
+
+    mica: Literal[1, 3]
+    pix2face: Literal[1, 3]
+
+
 class TrackParams(Section):
     """Faces in videos."""
 
-    smooth: Literal[1, 3] = Field(description="frames over which 2-D landmarks are averaged")
+    smooth: SmoothParams
     longest_gap: int = Field(ge=0, description="frames without a detection that are bridged")
     min_landmark_score: float = Field(ge=0, le=1, description="frames below it are not tracked")
     detector_min_score: float

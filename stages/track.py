@@ -105,6 +105,9 @@ def track_video(
     references = None if depth is None else _references(depth)
     runner = load_method(method, loaded, data, checkpoint, focal_px, shape)
     section = loaded.track
+    detected, answered = (
+        (section.smooth.mica, 1) if method == "mica" else (1, section.smooth.pix2face)
+    )
     key = {
         "code": hash_code("stages.track"),
         "video": [sha256_file(file) for file in video.files],
@@ -116,7 +119,7 @@ def track_video(
         "method": method,
     }
     store = Store(work / "track" / sha256_json(key)[:20])
-    found = _kept_faces(store, video, predictor.parent, section, tell)
+    found = _kept_faces(store, video, predictor.parent, section, tell, detected)
     if references is not None and len(references) != len(found.names):
         raise ValueError(
             f"expected one reference depth per frame ({len(found.names)}), got {len(references)} "
@@ -128,11 +131,14 @@ def track_video(
     with atomic_directory(out) as scratch:
         pictures = _written(
             video, found, states, rows, parameters, runner, references,
-            scratch if meshes else None, section.smooth if method == "pix2face" else 1, tell,
+            scratch if meshes else None, answered, tell,
         )  # fmt: skip
         write_video(scratch / "overlay.mp4", pictures, video.fps)
         write_table(table_of(rows, "tracked_frames"), scratch / "frames.parquet")
-        meta = _meta(path, found, rows, runner, video.fps, section) | {"method": method}
+        meta = _meta(path, found, rows, runner, video.fps, section) | {
+            "method": method,
+            "smooth": max(detected, answered),
+        }
         if parameters:
             stacked = {
                 name: np.stack([parameters[index][name] for index in sorted(parameters)])
@@ -200,7 +206,12 @@ class Store:
 
 
 def _kept_faces(
-    store: Store, video: Video, predictor: Path, section: params.TrackParams, tell: Tell
+    store: Store,
+    video: Video,
+    predictor: Path,
+    section: params.TrackParams,
+    tell: Tell,
+    smooth: int,
 ) -> FacePath:
     """The face path, from the store where an earlier run has got that far."""
     if (kept := store.get(FOUND)) is not None:
@@ -211,7 +222,7 @@ def _kept_faces(
             tuple(facts["counts"]), values["scores"], values["raw_px"], values["points_px"],
             tuple(facts["reasons"]),
         )  # fmt: skip
-    found = find_faces(video, predictor, section, tell)
+    found = find_faces(video, predictor, section, tell, smooth=smooth)
     arrays = {name: getattr(found, name) for name in ("boxes_px", "scores", "raw_px", "points_px")}
     lists = {
         name: list(getattr(found, name))
@@ -438,7 +449,6 @@ def _meta(
         "height_px": found.size[0],
         "width_px": found.size[1],
         "fps": fps,
-        "smooth": section.smooth,
         "weights": runner.facts.weights,
         "synthetic": runner.facts.synthetic,
         "inputs": runner.facts.inputs,

@@ -48,14 +48,17 @@ class FacePath:
         return [index for index, reason in enumerate(self.reasons) if not reason]
 
 
-def find_faces(video: Video, predictor: Path, p: TrackParams, tell: Tell) -> FacePath:
+def find_faces(
+    video: Video, predictor: Path, p: TrackParams, tell: Tell, *, smooth: int
+) -> FacePath:
     """Detect, choose, interpolate, predict, smooth.
 
     Args:
         video: Read twice.
         predictor: Folder of the trained 68-point predictor.
-        p: Detection, gaps, smoothing.
+        p: Detection and gaps.
         tell: Progress.
+        smooth: Frames over which the landmarks are averaged.
 
     Raises:
         FileNotFoundError: The predictor is not there.
@@ -97,7 +100,7 @@ def find_faces(video: Video, predictor: Path, p: TrackParams, tell: Tell) -> Fac
     return FacePath(
         tuple(names), size, path.boxes_px, path.sources,
         tuple(len(boxes) for boxes in found), scores, raw,
-        smooth_points(raw, p.smooth), tuple(reasons),
+        smooth_points(raw, smooth), tuple(reasons),
     )  # fmt: skip
 
 

@@ -197,7 +197,9 @@ def main() -> None:
             }
         if given.only in (None, "smooth"):
             result["smooth"] = {
-                f"{method}, {frames}": measured(clips[0], *common, method=method, smooth=frames)
+                f"{method}, {frames}": measured(
+                    clips[0], *common, method=method, smooth={"mica": frames, "pix2face": frames}
+                )
                 for method in ("mica", "pix2face")
                 for frames in (1, 3)
             }

@@ -64,10 +64,7 @@ def loaded(repository: Path) -> params.Params:
     small = full.model_copy(
         update={
             "camera_steps": 20,
-            "levels": tuple(
-                level.model_copy(update={"steps": 3})
-                for level in whole.track.presets["small"].levels
-            ),
+            "levels": tuple(level.model_copy(update={"steps": 3}) for level in full.levels),
         }
     )
     section = whole.track.model_copy(

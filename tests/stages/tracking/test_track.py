@@ -253,7 +253,8 @@ def test_pix2face_landmarks_are_smoothed_after_the_fit(
     smooth: int, expected: float,
 ) -> None:  # fmt: skip
     monkeypatch.setattr("stages.track.load_method", lambda *given: Still())
-    section = loaded.track.model_copy(update={"smooth": smooth})
+    frames = params.SmoothParams(mica=3, pix2face=smooth)
+    section = loaded.track.model_copy(update={"smooth": frames})
     go(method="pix2face", loaded=loaded.model_copy(update={"track": section}))
     rows = read_table(tmp_path / "out" / "frames.parquet").to_pylist()
     assert rows[1]["fitted_px"][0] == pytest.approx(expected, rel=1e-6)
