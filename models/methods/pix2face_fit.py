@@ -19,7 +19,7 @@ vertices, evenly spread ones are used (``most``), since neighbours say the same.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,8 @@ from jaxtyping import Bool, Float, Int
 from models.methods.pix2face_camera import thinned
 from models.morphable import LinearModel
 
+NEAR = 3.0
+"""Gates from the surface that a point of the cloud may lie."""
 SHAPE_ROUNDS = 4
 """Searches where the network predicts no PNCC; a fifth changes little."""
 
@@ -40,11 +42,14 @@ class Moves:
         vertices: Vertex ids, each once.
         offset_mm: Their displacements from the mean face.
         pixels: Row and column of the pixel that said so.
+        near: Rows and columns of all pixels within ``NEAR`` gates of some vertex, ``pixels`` among
+            them; at a face's border, values run from the face to the background through the air.
     """
 
     vertices: Int[np.ndarray, " n"]
     offset_mm: Float[np.ndarray, "n 3"]
     pixels: Int[np.ndarray, "n 2"]
+    near: Int[np.ndarray, "m 2"] = field(default_factory=lambda: np.zeros((0, 2), np.int64))
 
 
 @dataclass(frozen=True)
@@ -103,12 +108,10 @@ class ModelFit:
             gate_mm: Pixels farther than this from every vertex are dropped.
         """
         rows, columns = np.nonzero(valid)
-        kept, vertices = self._named(self._tree, pncc_mm[rows, columns], gate_mm)
-        return Moves(
-            vertices,
-            offset_mm[rows[kept], columns[kept]].astype(np.float64),
-            np.stack([rows[kept], columns[kept]], axis=1),
-        )
+        places = np.stack([rows, columns], axis=1)
+        kept, vertices, near = self._named(self._tree, pncc_mm[rows, columns], gate_mm)
+        offsets = offset_mm[rows[kept], columns[kept]].astype(np.float64)
+        return Moves(vertices, offsets, places[kept], places[near])
 
     def moves_of_shape(
         self,
@@ -140,16 +143,14 @@ class ModelFit:
         from scipy.spatial import cKDTree
 
         rows, columns = np.nonzero(valid)
+        places = np.stack([rows, columns], axis=1)
         points = shape_mm[rows, columns].astype(np.float64)
         tree = self._tree
         for number in range(rounds):
             last = number == rounds - 1
-            kept, vertices = self._named(tree, points, gate_mm if last else 3.0 * gate_mm)
-            moves = Moves(
-                vertices,
-                points[kept] - self.mean_mm[vertices],
-                np.stack([rows[kept], columns[kept]], axis=1),
-            )
+            kept, vertices, near = self._named(tree, points, gate_mm if last else 3.0 * gate_mm)
+            offsets = points[kept] - self.mean_mm[vertices]
+            moves = Moves(vertices, offsets, places[kept], places[near])
             if not last:
                 found = self.solve([moves], prior, most=most)
                 tree = cKDTree(self.posed_mm(found.identity, found.expressions[0]))
@@ -160,15 +161,18 @@ class ModelFit:
         tree: Any,  # noqa: ANN401 - cKDTree has no types
         points: Float[np.ndarray, "n 3"],
         gate_mm: float,
-    ) -> tuple[Int[np.ndarray, " m"], Int[np.ndarray, " m"]]:
-        """Points that are some vertex's nearest within the gate, and these vertices, ascending."""
+    ) -> tuple[Int[np.ndarray, " m"], Int[np.ndarray, " m"], Bool[np.ndarray, " n"]]:
+        """Points that are some vertex's nearest within the gate, these vertices, ascending.
+
+        Third which points are within ``NEAR`` gates at all.
+        """
         distance, vertex = tree.query(points)
         order = np.argsort(distance, kind="stable")
         order = order[: np.searchsorted(distance[order], gate_mm, "right")][::-1]
         best = np.full(tree.n, -1)
         best[vertex[order]] = order  # the nearest is written last
         vertices = np.flatnonzero(best >= 0)
-        return best[vertices], vertices
+        return best[vertices], vertices, distance <= NEAR * gate_mm
 
     def solve(
         self,

@@ -50,7 +50,7 @@ class Seen:
         points_mm: Observed points of these vertices, PNCC + offset.
         pixels_px: Where they are in the photograph.
         camera: Fitted to the two.
-        cloud_mm: Observed points of all face pixels, more than the vertices.
+        cloud_mm: Observed points of all pixels on the face's surface, more than the vertices.
         cloud_rgb: Their colours in the crop.
     """
 
@@ -127,7 +127,8 @@ class PhotoFit:
         pixels = (moves.pixels[:, ::-1] + 0.5 - matrix[:, 2]) / matrix[0, 0]
         height, width = image.shape[:2]
         camera = CAMERAS[settings.camera](points, pixels, np.array([width / 2, height / 2]))
-        return Seen(moves, points, pixels, camera, shape[valid], crop[valid])
+        near = moves.near[:, 0], moves.near[:, 1]
+        return Seen(moves, points, pixels, camera, shape[near], crop[near])
 
     def solve(self, photographs: Sequence[Seen]) -> Solution:
         """One identity for all photographs, an expression for each.

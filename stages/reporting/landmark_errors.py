@@ -81,7 +81,7 @@ def _curves(evaluations: Sequence[Evaluation]) -> str:
     ):
         lines = [
             Line(
-                f"{e.title}, {SET_TITLES.get(key, key)}",
+                f"{e.title}, {key}" if len(evaluations) > 1 else SET_TITLES.get(key, key),
                 [factor * x for x in facts[f"{name}_grid"]],
                 facts[f"{name}_percent"],
                 2 * e.style + at,

@@ -105,6 +105,7 @@ def test_moves_gate_and_keep_each_vertex_once(model: LinearModel) -> None:
     np.testing.assert_array_equal(moves.vertices, [7, 20])
     np.testing.assert_array_equal(moves.offset_mm, offset[0, 1:3])
     np.testing.assert_array_equal(moves.pixels, [[0, 1], [0, 2]])
+    np.testing.assert_array_equal(moves.near, [[0, 0], [0, 1], [0, 2]])
     with pytest.raises(ValueError, match="needs >= 10 vertices seen, got 2"):
         fit.solve([moves], 1.0)
 
