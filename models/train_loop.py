@@ -56,8 +56,12 @@ class FitSettings:
         clip_norm: Largest gradient norm; 0 for no limit.
         report_every: Steps between history rows and validations.
         checkpoint_every: Steps between checkpoints.
-        keep: ``best`` returns the weights of the best validation, ``last`` the final ones.
-        monitor: Validation metric that ``best`` minimises.
+        keep: ``best`` returns the weights of the best validation, ``smoothed`` those at the lowest
+            running mean of validations, which one lucky value does not decide, ``last`` the final
+            ones.
+        monitor: Validation metric that is minimised.
+        window: The running mean moves a ``window``-th part of the way to each validation; its first
+            value is the first validation (as in MICA's release, window 7).
         seed: Root of initialisation and sampling.
         loaders: Threads that prepare coming batches; 0 prepares each when it is needed. They
             change no result: a batch is a function of its step.
@@ -72,8 +76,9 @@ class FitSettings:
     clip_norm: float = 0.0
     report_every: int = 100
     checkpoint_every: int = 100
-    keep: Literal["best", "last"] = "last"
+    keep: Literal["best", "smoothed", "last"] = "last"
     monitor: str = "loss"
+    window: int = 7
     seed: int = 0
     loaders: int = 0
 
@@ -86,6 +91,10 @@ class FitSettings:
             low = self.learning_rate * self.final_rate
             return low + (self.learning_rate - low) * 0.5 * (1.0 + math.cos(math.pi * t))
         return self.learning_rate
+
+    def smoothed(self, running: float | None, value: float) -> float:
+        """The running mean after one more validation."""
+        return value if running is None else running + (value - running) / self.window
 
 
 @dataclass(frozen=True)
@@ -179,7 +188,7 @@ def fit(
 
     Raises:
         FloatingPointError: The loss is not finite.
-        KeyError: ``settings.keep`` is best and ``validate`` lacks the monitored metric.
+        KeyError: ``settings.keep`` needs the monitored metric and ``validate`` lacks it.
     """
     model.to(device)
     groups = parameter_rates or [([p for p in model.parameters() if p.requires_grad], 1.0)]
@@ -191,11 +200,13 @@ def fit(
     )
     start, history, sums, best = 0, [], {}, {}
     best_value, best_step = math.inf, settings.steps
+    running: float | None = None
     restored = store.restore()
     if restored is not None:
         tensors, facts = restored
         start, history, sums = int(facts["step"]), facts["history"], facts["sums"]
         best_value = math.inf if facts["best_value"] is None else float(facts["best_value"])
+        running = facts["running"]
         best, best_step = _with_prefix(tensors, "best/"), int(facts["best_step"])
         load_state(model, _with_prefix(tensors, "model/"))
         _load_optimizer(optimizer, _with_prefix(tensors, "optimizer/"))
@@ -240,9 +251,12 @@ def fit(
                 model.eval()
                 with torch.no_grad():
                     row["validation"] = validate(model)
-                value = row["validation"][settings.monitor] if settings.keep == "best" else 0.0
-                if settings.keep == "best" and value < best_value:
-                    best_value, best_step, best = value, done, state_arrays(model)
+                if settings.keep != "last":
+                    value = row["validation"][settings.monitor]
+                    running = settings.smoothed(running, value)
+                    judged = value if settings.keep == "best" else running
+                    if judged < best_value:
+                        best_value, best_step, best = judged, done, state_arrays(model)
             history.append(row)
             logger.info("step %d: %s %s", done, row["train"], row.get("validation", ""))
             sums = {}
@@ -258,9 +272,10 @@ def fit(
                 "sums": sums,
                 "best_value": None if math.isinf(best_value) else best_value,
                 "best_step": best_step,
+                "running": running,
             }
             store.save(tensors, facts)
-    if settings.keep == "best" and best:
+    if best:
         return FitResult(best, best_step, history)
     return FitResult(state_arrays(model), settings.steps, history)
 

@@ -377,7 +377,10 @@ class LoopParams(Section):
     clip_norm: float = Field(ge=0, description="largest gradient norm, 0 for none")
     report_every: int = Field(ge=1, description="steps between validations")
     checkpoint_every: int = Field(ge=1, description="steps between checkpoints")
-    keep: Literal["best", "last"]
+    keep: Literal["best", "smoothed", "last"] = Field(
+        description="weights of the best validation, of its best running mean, or the last"
+    )
+    window: int = Field(ge=1, description="validations that the running mean spans; MICA's 7")
 
 
 class EncoderParams(Section):
@@ -422,17 +425,42 @@ class RecognizerParams(Section):
     b: RecognizerVariant
 
 
+class SirenParams(Section):
+    """MICA's decoder without a basis."""
+
+    width: int = Field(ge=1, description="of every sine layer; the published 256")
+    layers: int = Field(ge=1, description="sine layers; the published 9")
+    mapping: int = Field(ge=1, description="width of its mapping network; the published 256")
+    points: int = Field(ge=0, description="vertices drawn for a training step; 0 takes all")
+    truth: Literal["shapes", "registrations"] = Field(
+        description="vertices learned: of the fitted coefficients, or of the unified meshes"
+    )
+
+
 class MicaParams(Section):
     """MICA; the encoder has the size of recogniser ``a``."""
 
     trainable: Literal["none", "L4", "L3-4", "L2-4", "all"]
+    bn_drift: Literal["frozen", "reference"] = Field(
+        description="frozen batch norms keep their statistics; reference: they drift"
+    )
     pretrained: bool = Field(description="start from recogniser a; false: from random weights")
+    weights: Path | None = Field(
+        description="your own iresnet checkpoint of that size to start from, instead of a"
+    )
+    decoder: Literal["flame", "siren"] = Field(description="FLAME's basis, or a network")
+    siren: SirenParams
+    exclude: tuple[str, ...] = Field(
+        description="data sets left out, by their folders under unified/: LYHM, STIRLING, ..."
+    )
     n_shape: int = Field(ge=1, description="identity coefficients")
     hidden: int = Field(ge=1, description="width of the mapping network")
     face_weight: float = Field(ge=0)
     side_weight: float = Field(ge=0, description="eyeballs and ears")
     rest_weight: float = Field(ge=0)
-    shape_penalty: float = Field(ge=0, description="weight of the mean squared coefficient")
+    shape_penalty: float = Field(
+        ge=0, description="weight of the mean squared coefficient; siren: offset in mm"
+    )
     encoder_rate: float = Field(ge=0, description="factor on the encoder's learning rate")
     images_per_subject: int = Field(ge=1, description="K photographs of each drawn subject")
     holdout: float = Field(
@@ -499,6 +527,9 @@ class IterativeParams(Section):
 
     n_iter: int = Field(ge=1, description="corrections of the estimate")
     init_estimate: Literal["zeros", "mean"] = Field(description="mean: the average camera")
+    balanced: bool = Field(
+        description="corrections of camera and rotation in units that move landmarks alike"
+    )
 
 
 class RingNetParams(Section):

@@ -8,16 +8,13 @@ checked and exported instead of training.
 import argparse
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from stages import params
 from stages.artifacts import atomic_directory, sha256_file, write_json, write_safetensors
 from stages.photos import is_synthetic
 from stages.process import begin
 from stages.training import recognizer as assembly
-from stages.training.assembly import encoder_config, parameter_count, weights_label
+from stages.training.assembly import parameter_count, user_encoder, weights_label
 from stages.training.run import WORK, forget, train
 
 
@@ -50,7 +47,7 @@ def run(
     """
     encoder = section.encoder.model_dump(mode="json")
     if section.weights is not None:
-        state = user_encoder(section.weights, encoder)
+        state = user_encoder(section.weights, encoder, "recognizer.*.weights")
         facts = {
             "kind": "recognizer",
             "encoder": encoder,
@@ -113,37 +110,6 @@ def run(
         write_safetensors(state, scratch / "model.safetensors", facts)
         write_json(metrics, scratch / "metrics.json")
     forget(trained.fingerprint, work)
-
-
-def user_encoder(path: Path, encoder: dict[str, Any]) -> dict[str, np.ndarray]:
-    """A user's iresnet checkpoint, checked strictly against the configured size.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: Names or shapes differ.
-    """
-    import torch
-    from safetensors.torch import load_file
-
-    from models.encoders.iresnet import IResNet, IResNetConfig
-
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"expected your recogniser weights at {path} (recognizer.*.weights in params.yaml), an "
-            "iresnet checkpoint such as arcface_torch's backbone.pth"
-        )
-    if path.suffix == ".safetensors":
-        state = load_file(path)
-    else:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    net = IResNet(encoder_config(encoder, IResNetConfig))
-    try:
-        net.load_state_dict(state)
-    except RuntimeError as error:
-        raise ValueError(
-            f"{path} does not fit recognizer.*.encoder {encoder} in params.yaml: {error}"
-        ) from error
-    return {key: value.numpy() for key, value in net.state_dict().items()}
 
 
 def main() -> None:

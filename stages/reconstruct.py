@@ -1,11 +1,12 @@
 """Stage `reconstruct`: a method's meshes for every benchmark, in the submissions' layouts.
 
 Reads the benchmarks' packed photographs, their landmarks (px), a checkpoint and its face model.
-Writes ``<benchmark>/<name>.obj`` (mm) with seven landmarks ``.npy`` beside it where the face is
-neutral (``stages.benchmark_photos`` says which photographs make which mesh), ``rows.parquet`` (one
-row per mesh, failures too) and ``meta.json``. A mesh that the same code and weights made of the
-same photographs before is not made again. pix2face also leaves ``landmarks.parquet``: its landmarks
-on annotated photographs that it has not learned from (``stages.landmark_scores``).
+Writes ``<benchmark>/<name>.obj`` (mm) with landmarks ``.npy`` beside it (NoW's seven, or 51) where
+the face is neutral (``stages.benchmark_photos`` says which photographs make which mesh),
+``rows.parquet`` (one row per mesh, failures too) and ``meta.json``. A mesh that the same code and
+weights made of the same photographs before is not made again. pix2face also leaves
+``landmarks.parquet``: its landmarks on annotated photographs that it has not learned from
+(``stages.landmark_scores``).
 ``reconstruct_photos`` does the same for any photographs, with overlay, GLB and point cloud.
 """
 
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from models.flame import NOW_SEVEN_IN_STATIC_51
 from stages import params
 from stages.artifacts import (
     atomic_directory,
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+ON_SEVEN = ("now", "stirling")
+"""Benchmarks whose submissions carry NoW's seven landmarks; the others' carry 51."""
 METHODS = ("mean", "mica", "pix2face", "ringnet")
 SECONDS_PER_IMAGE = {"mean": 0.05, "mica": 0.1, "pix2face": 0.6, "ringnet": 0.1}
 Together = Callable[
@@ -267,8 +271,9 @@ def reconstruct_job(job: Job, load: Callable[[], Reconstructor]) -> Row:
     row: Row = {"photographs": len(answers), "reason": lost, "mesh": mesh}
     if job.expression:
         return row
-    seven = np.mean([answer.landmarks_mm for answer in answers], axis=0)
-    return row | {"landmarks": npy_bytes(seven)}
+    inner = np.mean([answer.inner_mm for answer in answers], axis=0)
+    points = inner[list(NOW_SEVEN_IN_STATIC_51)] if job.benchmark in ON_SEVEN else inner
+    return row | {"landmarks": npy_bytes(points)}
 
 
 def write_answer(job: Job, answer: Row, *, folder: Path) -> dict[str, Any]:
@@ -476,7 +481,7 @@ def _write_photo(folder: Path, answer: Reconstruction, image: np.ndarray) -> lis
     contents: dict[str, bytes] = {
         "head.obj": head,
         "head.glb": mesh.export(file_type="glb"),
-        "landmarks.npy": npy_bytes(answer.landmarks_mm),
+        "landmarks.npy": npy_bytes(answer.inner_mm[list(NOW_SEVEN_IN_STATIC_51)]),
         "overlay.png": png.tobytes(),
     }
     if answer.points_px is not None and answer.points_mm is not None:

@@ -41,22 +41,24 @@ class Recipe:
 
 
 def mica_recipe(section: params.MicaParams, seed: int, data: Path) -> Recipe:
-    """MICA: unified shapes and crops, recogniser ``a``, FLAME."""
+    """MICA: unified shapes and crops, FLAME, recogniser ``a``'s size and mostly its weights."""
     recognizer = data / "recognizers" / "a"
     facts = read_facts(recognizer / "model.safetensors")
     plain = section.model_dump(mode="json", exclude={"fit"})
     inputs = {"unified": data / "unified", "model": data / "models" / "flame"}
+    weights = None
     if section.pretrained:
-        inputs["recognizer"] = recognizer / "model.safetensors"
+        weights = section.weights or recognizer / "model.safetensors"
+        inputs["encoder"] = weights
     return Recipe(
         inputs,
         {**plain, "encoder": facts["encoder"]},
         partial(
             mica.prepare,
             unified=inputs["unified"],
-            recognizer=recognizer if section.pretrained else None,
+            encoder=weights,
             model=inputs["model"],
-            section=plain,
+            section={**plain, "encoder": facts["encoder"]},
             seed=seed,
         ),
         mica.build,

@@ -5,21 +5,23 @@ Reference: github.com/Zielon/MICA, whose parameter names are kept (``arcface.*``
 ``flameModel.regressor.network.0..3``, ``flameModel.regressor.output``).
 
 A face-recognition encoder's unit-length embedding goes through a mapping network to FLAME's 300
-identity coefficients; the loss is a region-weighted L1 on the neutral mesh in metres.
+identity coefficients, or (``decoder="siren"``) into a sine network that moves the template's points
+and needs no basis; the loss is a region-weighted L1 on the neutral mesh in metres.
 
 Departures: frozen stages stay in evaluation mode (the reference lets their batch statistics drift;
-``bn_drift="reference"`` restores that), and ``shape_penalty`` may pull coefficients toward zero,
-which a training set of a hundred subjects needs and the paper's 2,315 do not.
+``bn_drift="reference"`` restores that), and ``shape_penalty`` may pull coefficients (FLAME) or
+offsets (SIREN) toward zero, which a training set of a hundred subjects needs and the paper's 2,315
+do not. SIREN's last layers follow pi-GAN, because MICA does not print them; ``siren_points`` trains
+it on a random part of the vertices in each step.
 
 Command: ``dvc repro train@mica``. At full size (iresnet100, 160,000 steps of 16 images) about one
 day on one large GPU; the paper reports 1.08 mm median on NoW metric. The small preset takes about a
 minute on two cores and proves the pipeline, not the paper.
 """
 
-import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -31,6 +33,8 @@ from models.encoders.iresnet import IResNet, IResNetConfig
 from models.flame import FlameArrays
 from models.flame_layer import Flame
 from models.losses import weighted_l1
+from models.mapping import MappingNetwork
+from models.siren import SirenConfig, SirenDecoder
 
 Trainable = Literal["none", "L4", "L3-4", "L2-4", "all"]
 _FROZEN: dict[str, tuple[str, ...]] = {
@@ -39,6 +43,8 @@ _FROZEN: dict[str, tuple[str, ...]] = {
     "L2-4": ("conv1", "bn1", "prelu", "layer1"),
     "all": (),
 }
+MAPPING_LAYERS = 4
+"""Leaky-ReLU layers of the mapping network as released; the paper counts three."""
 _EVERYTHING = (*_FROZEN["L4"], "layer4", "bn2", "fc", "features")
 
 
@@ -55,7 +61,11 @@ class MicaConfig:
         face_weight: Vertex weight in the face region.
         side_weight: Vertex weight of eyeballs and ears.
         rest_weight: Vertex weight elsewhere.
-        shape_penalty: Weight of the mean squared coefficient.
+        shape_penalty: Weight of the mean squared coefficient; with SIREN, of the mean squared
+            offset from the template in millimetres.
+        decoder: FLAME's basis, or a network on the template's points.
+        siren: Size of that network.
+        siren_points: Vertices drawn for a training step of SIREN; 0 takes all.
     """
 
     encoder: IResNetConfig = field(default_factory=IResNetConfig)
@@ -67,26 +77,41 @@ class MicaConfig:
     side_weight: float = 0.01
     rest_weight: float = 1.0
     shape_penalty: float = 0.0
+    decoder: Literal["flame", "siren"] = "flame"
+    siren: SirenConfig = field(default_factory=SirenConfig)
+    siren_points: int = 0
 
+    @classmethod
+    def of(cls, section: Mapping[str, Any]) -> "MicaConfig":
+        """The configuration that a checkpoint's plain ``config`` describes.
 
-class MappingNetwork(nn.Module):
-    """Four leaky-ReLU layers and a linear one, as released (the paper counts three hidden)."""
-
-    def __init__(self, inputs: int, hidden: int, outputs: int, layers: int = 4) -> None:
-        super().__init__()
-        sizes = [inputs, *[hidden] * layers]
-        self.network = nn.ModuleList([nn.Linear(a, b) for a, b in itertools.pairwise(sizes)])
-        self.output = nn.Linear(hidden, outputs)
-        for layer in (*self.network, self.output):
-            nn.init.kaiming_normal_(layer.weight, a=0.2, nonlinearity="leaky_relu")
-        with torch.no_grad():
-            self.output.weight *= 0.25
-
-    def forward(self, z: Float[Tensor, "B d"]) -> Float[Tensor, "B s"]:
-        """Map embeddings to coefficients."""
-        for layer in self.network:
-            z = nnf.leaky_relu(layer(z), 0.2)
-        return self.output(z)
+        Args:
+            section: ``encoder`` (layers, widths, embedding, input_px), ``siren`` (width, layers,
+                mapping, points) and the other fields by name; more is not read.
+        """
+        encoder, siren = section["encoder"], section["siren"]
+        plain = (
+            "n_shape",
+            "hidden",
+            "trainable",
+            "bn_drift",
+            "face_weight",
+            "side_weight",
+            "rest_weight",
+            "shape_penalty",
+            "decoder",
+        )
+        return cls(
+            encoder=IResNetConfig(
+                tuple(encoder["layers"]),
+                tuple(encoder["widths"]),
+                encoder["embedding"],
+                encoder["input_px"],
+            ),
+            siren=SirenConfig(siren["width"], siren["layers"], siren["mapping"]),
+            siren_points=siren["points"],
+            **{name: section[name] for name in plain},
+        )
 
 
 class ShapeModel(nn.Module):
@@ -99,7 +124,7 @@ class ShapeModel(nn.Module):
 
 
 class Mica(nn.Module):
-    """Aligned crop to FLAME identity coefficients."""
+    """Aligned crop to a neutral head: FLAME's identity coefficients, or SIREN's embedding."""
 
     vertex_weights: Tensor
 
@@ -108,19 +133,33 @@ class Mica(nn.Module):
         config: MicaConfig,
         flame: FlameArrays | None = None,
         vertex_weights: Float[np.ndarray, " V"] | None = None,
+        template: Float[np.ndarray, "V 3"] | None = None,
     ) -> None:
         """Build the network.
 
         Args:
             config: Sizes and switches.
-            flame: Decoder; only the losses and ``decode`` need it.
+            flame: FLAME decoder; only the losses and ``decode`` need it, SIREN never does.
             vertex_weights: ``region_weights`` of the same model; only the losses need them.
+            template: SIREN's template, metres.
+
+        Raises:
+            ValueError: SIREN is asked for without a template.
         """
         super().__init__()
         self.config = config
         self.arcface = IResNet(config.encoder)
-        regressor = MappingNetwork(config.encoder.embedding, config.hidden, config.n_shape)
-        self.flameModel = ShapeModel(regressor, None if flame is None else Flame(flame))
+        self.flameModel: ShapeModel | None = None
+        self.siren: SirenDecoder | None = None
+        if config.decoder == "flame":
+            regressor = MappingNetwork(
+                config.encoder.embedding, config.hidden, config.n_shape, MAPPING_LAYERS
+            )
+            self.flameModel = ShapeModel(regressor, None if flame is None else Flame(flame))
+        elif template is None:
+            raise ValueError("Mica with the SIREN decoder needs Mica(config, template=...)")
+        else:
+            self.siren = SirenDecoder(template, config.encoder.embedding, config.siren)
         weights = np.zeros(0) if vertex_weights is None else vertex_weights
         self.register_buffer(
             "vertex_weights", torch.as_tensor(weights, dtype=torch.float32), persistent=False
@@ -141,22 +180,35 @@ class Mica(nn.Module):
         return self
 
     def forward(self, image: Float[Tensor, "B 3 s s"]) -> Float[Tensor, "B s_"]:
-        """Predict ``beta`` from aligned crops in [-1, 1]."""
+        """What ``decode`` takes, from aligned crops in [-1, 1]: ``beta``, or SIREN's embedding."""
         identity = nnf.normalize(self.arcface(image))
-        return self.flameModel.regressor(identity)
+        return identity if self.flameModel is None else self.flameModel.regressor(identity)
 
-    def decode(self, beta: Float[Tensor, "B s"]) -> Float[Tensor, "B V 3"]:
-        """Neutral vertices in metres.
+    def decode(
+        self, code: Float[Tensor, "B s"], vertices: Int[Tensor, " n"] | None = None
+    ) -> Float[Tensor, "B V 3"]:
+        """Neutral vertices in metres; ``vertices`` picks some by id.
 
         Raises:
             ValueError: The network was built without FLAME.
         """
-        if self.flameModel.flame is None:
+        if self.siren is not None:
+            return self.siren(code, vertices)
+        if self.flameModel is None or self.flameModel.flame is None:
             raise ValueError("Mica.decode needs FLAME; build Mica(config, flame=...)")
-        return self.flameModel.flame.shaped(beta)
+        shaped = self.flameModel.flame.shaped(code)
+        return shaped if vertices is None else shaped[:, vertices]
 
     def losses(self, output: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Region-weighted L1 to ``batch["beta"]``'s neutral mesh; ``loss`` is the total."""
+        """Region-weighted L1 to the neutral mesh; ``loss`` is the total.
+
+        Args:
+            output: Of ``forward``.
+            batch: The truth: ``beta`` (B, s), or for SIREN ``vertices`` (B, V, 3) in metres. In
+                training SIREN draws ``siren_points`` of them.
+        """
+        if self.siren is not None:
+            return self._siren_losses(output, batch["vertices"])
         with torch.no_grad():
             target = self.decode(batch["beta"])
         vertices = weighted_l1(self.decode(output), target, self.vertex_weights)
@@ -164,10 +216,25 @@ class Mica(nn.Module):
         total = vertices + self.config.shape_penalty * prior
         return {"loss": total, "vertices": vertices, "coefficients": prior}
 
+    def _siren_losses(
+        self, output: Float[Tensor, "B d"], truth: Float[Tensor, "B V 3"]
+    ) -> dict[str, Tensor]:
+        assert self.siren is not None
+        chosen = torch.arange(truth.shape[1], device=truth.device)
+        if self.training and 0 < self.config.siren_points < len(chosen):
+            chosen = torch.randperm(len(chosen), device=truth.device)[: self.config.siren_points]
+        predicted = self.siren(output, chosen)
+        vertices = weighted_l1(predicted, truth[:, chosen], self.vertex_weights[chosen])
+        prior = (1000.0 * (predicted - self.siren.template[chosen])).square().mean()
+        total = vertices + self.config.shape_penalty * prior
+        return {"loss": total, "vertices": vertices, "offsets": prior}
+
     def parameter_groups(self) -> Iterator[tuple[str, list[nn.Parameter]]]:
-        """Learning parameters by group: encoder, then mapping network."""
+        """Learning parameters by group: encoder, then what follows it."""
         yield "encoder", [p for p in self.arcface.parameters() if p.requires_grad]
-        yield "mapping", list(self.flameModel.parameters())
+        decoder = self.siren if self.flameModel is None else self.flameModel
+        assert decoder is not None
+        yield "mapping", list(decoder.parameters())
 
 
 def region_weights(

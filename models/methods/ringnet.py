@@ -11,7 +11,10 @@ Departures: the landmark term is averaged as in HMR, whose weight of 60 it borro
 is some 300 times larger); regularisers are means over photographs; heads stand upright and the
 camera's y axis points down in the image, so that a zero pose faces the viewer; the first estimate
 may be an average camera (``init_estimate="mean"``), because at scale zero no gradient reaches the
-shape; crop (after DECA), batch and number of corrections are not published and are parameters.
+shape, and its corrections may be counted in units of comparable effect on the landmarks
+(``balanced``), because Adam moves all outputs alike while a metre of translation moves the picture
+by thousands of pixels; crop (after DECA), batch and number of corrections are not published and are
+parameters.
 
 Command: ``dvc repro train@ringnet``. At full size (``bench`` preset: ResNet-50, 224 px, 68,000
 steps) days on one GPU from ImageNet weights; the paper reports 1.23 mm median on NoW, the average
@@ -48,6 +51,7 @@ class RingNetConfig:
         dropout: Chance that a hidden unit is silent in training.
         n_iter: Corrections of the estimate; only the last enters the losses.
         init_estimate: First estimate: all zero, or the average camera.
+        balanced: Count corrections of camera and head rotation in ``balanced_units``.
         ring_size: R.
         margin: Eta of the shape consistency.
         ring_weight: Of the shape consistency; 0 switches it off.
@@ -65,6 +69,7 @@ class RingNetConfig:
     dropout: float = 0.5
     n_iter: int = 3
     init_estimate: Literal["zeros", "mean"] = "zeros"
+    balanced: bool = False
     ring_size: int = 6
     margin: float = 0.5
     ring_weight: float = 1.0
@@ -80,7 +85,7 @@ class RingNetConfig:
 
         Args:
             section: ``trunk`` (kind, layers, width), ``ring`` (size, weight, margin), ``ief``
-                (n_iter, init_estimate) and the other fields by name; more is not read.
+                (n_iter, init_estimate, balanced) and the other fields by name; more is not read.
         """
         trunk, ring, ief = section["trunk"], section["ring"], section["ief"]
         plain = (
@@ -98,6 +103,7 @@ class RingNetConfig:
             trunk=ResNetConfig(trunk["kind"], tuple(trunk["layers"]), trunk["width"]),
             n_iter=ief["n_iter"],
             init_estimate=ief["init_estimate"],
+            balanced=ief["balanced"],
             ring_size=ring["size"],
             margin=ring["margin"],
             ring_weight=ring["weight"],
@@ -166,6 +172,7 @@ class RingNet(nn.Module):
     """Face crop to camera, pose, shape and expression; FLAME is not part of the state."""
 
     initial: Tensor
+    unit: Tensor
 
     def __init__(
         self,
@@ -180,7 +187,8 @@ class RingNet(nn.Module):
             config: Sizes and switches.
             flame: Decoder; only the losses need it.
             embedding: Its landmarks; likewise.
-            camera: ``mean_camera`` of the training set, for ``init_estimate="mean"``.
+            camera: ``mean_camera`` of the training set, for ``init_estimate="mean"`` and
+                ``balanced``; a trained state brings both along.
 
         Raises:
             ValueError: FLAME has fewer coefficients than the network gives.
@@ -189,10 +197,14 @@ class RingNet(nn.Module):
         self.config = config
         self.trunk = ResNet(config.trunk)
         self.regressor = Regressor(config.trunk.features, config)
-        initial = torch.zeros(config.outputs)
+        initial, unit = torch.zeros(config.outputs), torch.ones(config.outputs)
         if config.init_estimate == "mean" and camera is not None:
             initial[:CAMERA] = torch.as_tensor(camera, dtype=torch.float32)
+        if config.balanced and camera is not None:
+            units = balanced_units(float(camera[0]))
+            unit[: len(units)] = torch.as_tensor(units, dtype=torch.float32)
         self.register_buffer("initial", initial)
+        self.register_buffer("unit", unit)
         self.landmarks: FlameLandmarks | None = None
         if flame is not None and embedding is not None:
             S, E = flame.shapedirs.shape[-1], flame.exprdirs.shape[-1]
@@ -204,9 +216,13 @@ class RingNet(nn.Module):
             self.landmarks = FlameLandmarks(flame, embedding, dynamic=config.contour == "dynamic")
 
     def forward(self, image: Float[Tensor, "B 3 s s"]) -> Float[Tensor, "B p"]:
-        """Numbers of ``split`` for RGB crops in [-1, 1]."""
+        """Numbers of ``split`` for RGB crops in [-1, 1].
+
+        The regressor sees and corrects the estimate relative to the first one, in ``unit``.
+        """
         features = self.trunk(image)
-        return self.regressor(features, self.initial.expand(len(image), -1))
+        start = torch.zeros_like(self.initial).expand(len(image), -1)
+        return self.initial + self.unit * self.regressor(features, start)
 
     def split(self, code: Float[Tensor, "B p"]) -> FaceCode:
         """Name the network's numbers."""
@@ -246,6 +262,19 @@ def project(points: Float[Tensor, "B n 3"], camera: Float[Tensor, "B 3"]) -> Flo
     """
     flipped = points.new_tensor([1.0, -1.0])
     return camera[:, None, :1] * (points[..., :2] + camera[:, None, 1:]) * flipped
+
+
+def balanced_units(scale: float) -> Float[np.ndarray, "6"]:
+    """Steps of camera (s, t_x, t_y) and head rotation that move a face's landmarks alike.
+
+    A tenth of the usual scale, a tenth of the crop's half side (in metres at that scale) and
+    0.3 rad move landmarks by some 0.1 in crop coordinates. Jaw, shape and expression stay as they
+    are.
+
+    Args:
+        scale: The average camera's.
+    """
+    return np.array([0.1 * scale, 0.1 / scale, 0.1 / scale, 0.3, 0.3, 0.3])
 
 
 def mean_camera(

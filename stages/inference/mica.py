@@ -10,7 +10,6 @@ from jaxtyping import Float, UInt8
 from torch.nn.functional import normalize
 
 from models.encoders.arcface_crop import arcface_blob, arcface_crop, five_points
-from models.encoders.iresnet import IResNetConfig
 from models.flame import FlameArrays, LandmarkEmbedding, shape_vertices
 from models.methods.mica import Mica, MicaConfig
 from models.methods.pose import fit_scaled_orthographic
@@ -20,7 +19,7 @@ from stages.inference.types import Reconstruction
 
 
 class MicaReconstructor:
-    """Five-point crop, network, FLAME."""
+    """Five-point crop, network, FLAME or SIREN."""
 
     needs_landmarks = True
 
@@ -36,22 +35,10 @@ class MicaReconstructor:
             raise ValueError(
                 f"expected a MICA checkpoint, got {facts.get('method')!r} in {checkpoint}"
             )
-        config, encoder = facts["config"], facts["config"]["encoder"]
-        self._net = Mica(
-            MicaConfig(
-                encoder=IResNetConfig(
-                    tuple(encoder["layers"]),
-                    tuple(encoder["widths"]),
-                    encoder["embedding"],
-                    encoder["input_px"],
-                ),
-                n_shape=config["n_shape"],
-                hidden=config["hidden"],
-            )
-        )
+        self._arrays = FlameArrays.load(flame)
+        self._net = Mica(MicaConfig.of(facts["config"]), template=self._arrays.v_template)
         load_state(self._net, state)
         self._net.eval()
-        self._arrays = FlameArrays.load(flame)
         self._embedding = LandmarkEmbedding.load(flame)
         self.facts: dict[str, Any] = {
             "weights": facts["weights"],
@@ -93,17 +80,21 @@ class MicaReconstructor:
         """
         blob = arcface_blob(arcface_crop(image, five_points(points_px)))
         with torch.no_grad():
-            beta = self._net(torch.from_numpy(np.ascontiguousarray(blob))[None])[0]
-        coefficients = beta.numpy().astype(np.float64)
-        usable = coefficients[: self._arrays.shapedirs.shape[-1]]
-        vertices = 1000.0 * shape_vertices(self._arrays, usable)
+            code = self._net(torch.from_numpy(np.ascontiguousarray(blob))[None])
+            if self._net.siren is not None:
+                vertices = 1000.0 * self._net.decode(code)[0].numpy().astype(np.float64)
+        coefficients = code[0].numpy().astype(np.float64)
+        name = "embedding"
+        if self._net.siren is None:
+            name, usable = "beta", coefficients[: self._arrays.shapedirs.shape[-1]]
+            vertices = 1000.0 * shape_vertices(self._arrays, usable)
         faces = self._arrays.faces
         inner = self._embedding.static(vertices, faces)
         return Reconstruction(
             vertices,
             faces,
-            self._embedding.now_seven(vertices, faces),
+            inner,
             vertices,
             fit_scaled_orthographic(inner, points_px[17:]),
-            {"beta": coefficients.tolist()},
+            {name: coefficients.tolist()},
         )

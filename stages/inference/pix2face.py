@@ -14,7 +14,7 @@ from models.methods.pix2face_photo import FitSettings, PhotoFit, Seen
 from models.morphable import LinearModel
 from models.train_loop import load_state
 from stages.artifacts import read_json, read_safetensors, sha256_file
-from stages.inference.types import NOW_SEVEN, Reconstruction
+from stages.inference.types import Reconstruction
 from stages.params import Pix2FaceFitParams
 
 
@@ -128,7 +128,7 @@ class Pix2FaceReconstructor:
                 Reconstruction(
                     neutral,
                     fit.faces,
-                    neutral[fit.keypoints[list(NOW_SEVEN)]],
+                    neutral[fit.keypoints[17:]],
                     posed,
                     camera,
                     {

@@ -9,9 +9,6 @@ from jaxtyping import Float, Int, UInt8
 from models.methods.pix2face_camera import FaceCamera
 from models.methods.pose import ScaledOrthographic
 
-NOW_SEVEN = (36, 39, 42, 45, 33, 48, 54)
-"""NoW's landmarks as rows of the 68: eye corners from right to left, nose base, mouth corners."""
-
 
 @dataclass(frozen=True)
 class Reconstruction:
@@ -20,7 +17,7 @@ class Reconstruction:
     Attributes:
         vertices_mm: Without expression or pose.
         faces: Triangles.
-        landmarks_mm: NoW's seven on it.
+        inner_mm: The 51 inner landmarks on it: rows 17 to 67 of the 68.
         shown_mm: The mesh as the photograph shows it, for overlays.
         camera: Where ``shown_mm`` is in the photograph.
         coefficients: The method's own numbers, by name.
@@ -32,7 +29,7 @@ class Reconstruction:
 
     vertices_mm: Float[np.ndarray, "V 3"]
     faces: Int[np.ndarray, "F 3"]
-    landmarks_mm: Float[np.ndarray, "7 3"]
+    inner_mm: Float[np.ndarray, "51 3"]
     shown_mm: Float[np.ndarray, "V 3"] | None = None
     camera: ScaledOrthographic | FaceCamera | None = None
     coefficients: dict[str, list[float]] = field(default_factory=dict)

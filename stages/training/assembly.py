@@ -58,3 +58,39 @@ def parameter_count(state: Mapping[str, np.ndarray]) -> int:
     """Numbers in a state that are learned or set, not running statistics."""
     running = ("running_mean", "running_var", "num_batches_tracked")
     return int(sum(value.size for name, value in state.items() if not name.endswith(running)))
+
+
+def user_encoder(path: Path, encoder: Mapping[str, Any], setting: str) -> dict[str, np.ndarray]:
+    """An iresnet checkpoint, checked strictly against the configured size.
+
+    Args:
+        path: ``.safetensors``, or a torch file of plain tensors.
+        encoder: ``layers``, ``widths``, ``embedding``, ``input_px``.
+        setting: The parameter that names the file, for errors.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: Names or shapes differ.
+    """
+    import torch
+    from safetensors.torch import load_file
+
+    from models.encoders.iresnet import IResNet, IResNetConfig
+
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"expected your recogniser weights at {path} ({setting} in params.yaml), an iresnet "
+            "checkpoint such as arcface_torch's backbone.pth"
+        )
+    if path.suffix == ".safetensors":
+        state = load_file(path)
+    else:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    net = IResNet(encoder_config(encoder, IResNetConfig))
+    try:
+        net.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{setting}: {path} does not fit the encoder {dict(encoder)} in params.yaml: {error}"
+        ) from error
+    return {key: value.numpy() for key, value in net.state_dict().items()}

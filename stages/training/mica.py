@@ -4,9 +4,13 @@ The layout read is the published one: ``<NAME>/FLAME_parameters/<actor>/*.npz`` 
 ``<NAME>/arcface_input/<actor>/*.npy`` (float32 (3, 112, 112) RGB in [-1, 1]).
 
 As in the publication, Florence validates and is never trained on; where it is not attached, a part
-of the other sets' people does.
+of the other sets' people does. Sets named in ``exclude`` are neither trained on nor validated with.
+
+SIREN is trained towards vertices: of the same shapes, or with ``siren.truth: registrations`` of the
+unified neutral meshes, which no basis confines. Its workers read the template and no basis.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,42 +18,64 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from models.flame import FlameArrays
-from stages.artifacts import read_safetensors, write_bytes
+from models.flame import FlameArrays, shape_vertices
+from stages.artifacts import read_safetensors, write_bytes, write_safetensors
 from stages.contracts import VALIDATION_SETS
-from stages.training.assembly import encoder_config, held_out, save_array, to_blobs
+from stages.datasets.meshes import read_mesh
+from stages.training.assembly import held_out, save_array, to_blobs, user_encoder
 
 if TYPE_CHECKING:
     from stages.training.run import Job
 
 MAX_VALIDATION = 200
 """Validation photographs, spread evenly over those there are."""
+VALIDATION_BATCH = 64
 
 
 def prepare(
     folder: Path,
     *,
     unified: Path,
-    recognizer: Path | None,
+    encoder: Path | None,
     model: Path,
     section: Mapping[str, Any],
     seed: int,
 ) -> dict[str, Any]:
     """Write crops, shapes, region weights and the models that workers need.
 
+    Args:
+        folder: To fill.
+        unified: MICA's layout.
+        encoder: Weights to start from, checked against ``section["encoder"]``; None starts from
+            random ones.
+        model: Converted FLAME.
+        section: The method's parameters, and the encoder's size.
+        seed: Decides who validates where no validation set is attached.
+
     Raises:
         FileNotFoundError: An input is missing.
-        ValueError: Fewer than two subjects are left for training, or a person of a validation set
-            is in another set too.
+        ValueError: A set to leave out is not there, fewer than two subjects are left for training,
+            a person of a validation set is in another set too, the weights do not fit, or a mesh
+            has another topology.
     """
     from models.methods.mica import MicaConfig, region_weights
 
     arrays = FlameArrays.load(model)
     count = min(section["n_shape"], arrays.shapedirs.shape[-1])
     crops, owners, betas = [], [], []
+    heads: list[Float[np.ndarray, "V 3"]] = []
     subjects: list[str] = []
     skipped: list[str] = []
-    for dataset in sorted(path.parent for path in unified.glob("*/FLAME_parameters")):
+    datasets = sorted(path.parent for path in unified.glob("*/FLAME_parameters"))
+    unknown = sorted(set(section["exclude"]) - {dataset.name for dataset in datasets})
+    if unknown:
+        raise ValueError(
+            f"train.mica.exclude: expected data sets among {[d.name for d in datasets]} under "
+            f"{unified}, got {unknown}"
+        )
+    for dataset in datasets:
+        if dataset.name in section["exclude"]:
+            continue
         for actor in sorted((dataset / "FLAME_parameters").iterdir()):
             subject = f"{dataset.name}/{actor.name}"
             inputs = sorted((dataset / "arcface_input" / actor.name).glob("*.npy"))
@@ -64,6 +90,12 @@ def prepare(
                 crops.append(np.rint(blob.transpose(1, 2, 0) * 127.5 + 127.5).astype(np.uint8))
                 owners.append(len(subjects))
             betas.append(np.pad(beta, (0, section["n_shape"] - len(beta))))
+            if section["decoder"] == "siren":
+                if section["siren"]["truth"] == "registrations":
+                    mesh = dataset / "registrations" / actor.name / f"{parameters[0].stem}.obj"
+                    heads.append(registered_head(mesh, len(arrays.v_template)))
+                else:
+                    heads.append(shape_vertices(arrays, beta))
             subjects.append(subject)
     kept = validation_subjects(subjects, section["holdout"], seed)
     if len(subjects) - len(kept) < 2:
@@ -87,16 +119,39 @@ def prepare(
     save_array(np.stack(betas).astype(np.float32), folder / "betas.npy")
     save_array(np.array([subject in kept for subject in subjects]), folder / "validation.npy")
     save_array(weights.astype(np.float32), folder / "weights.npy")
-    flame = model / "model.safetensors" if model.is_dir() else model
-    write_bytes(folder / "flame.safetensors", flame.read_bytes())
-    if recognizer is not None:
-        write_bytes(folder / "encoder.safetensors", (recognizer / "model.safetensors").read_bytes())
+    if section["decoder"] == "siren":
+        save_array(arrays.v_template.astype(np.float32), folder / "template.npy")
+        save_array(np.stack(heads).astype(np.float32), folder / "heads.npy")
+    else:
+        flame = model / "model.safetensors" if model.is_dir() else model
+        write_bytes(folder / "flame.safetensors", flame.read_bytes())
+    if encoder is not None:
+        state = user_encoder(encoder, section["encoder"], "train.mica.weights")
+        write_safetensors(state, folder / "encoder.safetensors", {})
     return {
         "subjects": len(subjects) - len(kept),
+        "sets": dict(Counter(s.split("/")[0] for s in subjects if s not in kept)),
+        "excluded": sorted(section["exclude"]),
         "validation_subjects": sorted(kept),
         "photographs": len(crops),
         "skipped": skipped,
     }
+
+
+def registered_head(path: Path, vertices: int) -> Float[np.ndarray, "V 3"]:
+    """A unified neutral mesh, metres.
+
+    Raises:
+        FileNotFoundError: It is not there.
+        ValueError: It does not have the model's vertices.
+    """
+    head = read_mesh(path).vertices
+    if len(head) != vertices:
+        raise ValueError(
+            f"{path}: expected the {vertices} vertices of the face model, got {len(head)}; unify "
+            "the registrations with the same model"
+        )
+    return head
 
 
 def validation_subjects(subjects: Sequence[str], holdout: float, seed: int) -> set[str]:
@@ -128,7 +183,6 @@ def build(data: Path, config: Mapping[str, Any]) -> "Job":
     import torch
 
     from models.encoders.augment import Augmentation, augment
-    from models.encoders.iresnet import IResNetConfig
     from models.methods.mica import Mica, MicaConfig
     from models.train_loop import load_state, predict, step_rng
     from stages.training.run import Job
@@ -139,52 +193,61 @@ def build(data: Path, config: Mapping[str, Any]) -> "Job":
     members = [np.flatnonzero(owners == subject) for subject in range(len(betas))]
     training = np.flatnonzero(~validation)
     change = Augmentation(**config["augment"])
-    arrays = FlameArrays.load(data / "flame.safetensors")
-    model = Mica(
-        MicaConfig(
-            encoder=encoder_config(config["encoder"], IResNetConfig),
-            n_shape=config["n_shape"],
-            hidden=config["hidden"],
-            trainable=config["trainable"],
-            shape_penalty=config["shape_penalty"],
-        ),
-        arrays,
-        np.load(data / "weights.npy"),
-    )
+    settings, weights = MicaConfig.of(config), np.load(data / "weights.npy")
+    if settings.decoder == "siren":
+        template, heads = np.load(data / "template.npy"), np.load(data / "heads.npy", mmap_mode="r")
+        model = Mica(settings, vertex_weights=weights, template=template)
+
+        def truth_of(subjects: list[int]) -> dict[str, torch.Tensor]:
+            return {"vertices": torch.from_numpy(heads[subjects])}
+
+        def faces_of(subjects: np.ndarray) -> Float[np.ndarray, "n f 3"]:
+            return np.asarray(heads[subjects][:, face], np.float64)
+    else:
+        arrays = FlameArrays.load(data / "flame.safetensors")
+        template = arrays.v_template
+        basis = arrays.shapedirs[face][..., : betas.shape[1]].astype(np.float64)
+        model = Mica(settings, arrays, weights)
+
+        def truth_of(subjects: list[int]) -> dict[str, torch.Tensor]:
+            return {"beta": torch.from_numpy(betas[subjects])}
+
+        def faces_of(subjects: np.ndarray) -> Float[np.ndarray, "n f 3"]:
+            return mean + np.einsum("vcs,ns->nvc", basis, betas[subjects])
+
+    mean = template[face].astype(np.float64)
     if (data / "encoder.safetensors").is_file():
         load_state(model.arcface, read_safetensors(data / "encoder.safetensors")[0])
 
     def batch(step: int, slots: list[int]) -> dict[str, torch.Tensor]:
-        images, wanted = [], []
+        images, subjects = [], []
         for slot in slots:
             group = slot // config["images_per_subject"]
             subject = int(step_rng(config["seed"], step, group).choice(training))
             rng = step_rng(config["seed"] + 1, step, slot)
             images.append(augment(crops[rng.choice(members[subject])], change, rng))
-            wanted.append(betas[subject])
-        return {"image": to_blobs(np.stack(images)), "beta": torch.from_numpy(np.stack(wanted))}
+            subjects.append(subject)
+        return {"image": to_blobs(np.stack(images)), **truth_of(subjects)}
 
     held = np.flatnonzero(validation[owners])
     held = held[
         np.unique(np.linspace(0, len(held) - 1, min(len(held), MAX_VALIDATION)).astype(int))
     ]
-    basis = arrays.shapedirs[face][..., : betas.shape[1]].astype(np.float64)
-    mean = arrays.v_template[face].astype(np.float64)
-    truth = [mean + basis @ betas[owner] for owner in owners[held]]
-    average = mean + basis @ betas[training].mean(axis=0)
+    truth = faces_of(owners[held])
+    average = faces_of(training).mean(axis=0)
     fixed = {
         "template_mm": float(np.mean([aligned_distance_mm(mean, t) for t in truth])),
         "average_mm": float(np.mean([aligned_distance_mm(average, t) for t in truth])),
     }
 
     def validate(net: torch.nn.Module) -> dict[str, float]:
-        predicted = [
-            predict(net, to_blobs(crops[held[i : i + 64]])).cpu().numpy()
-            for i in range(0, len(held), 64)
-        ]
+        predicted = []
+        for i in range(0, len(held), VALIDATION_BATCH):
+            codes = predict(net, to_blobs(crops[held[i : i + VALIDATION_BATCH]]))
+            predicted.append(model.decode(codes, torch.from_numpy(face)).cpu().numpy())
         errors = [
-            aligned_distance_mm(mean + basis @ beta, t)
-            for beta, t in zip(np.concatenate(predicted), truth, strict=True)
+            aligned_distance_mm(p.astype(np.float64), t)
+            for p, t in zip(np.concatenate(predicted), truth, strict=True)
         ]
         return {"face_mm": float(np.mean(errors)), **fixed}
 

@@ -131,7 +131,7 @@ def test_a_gpu_repeats_itself_and_resumes(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize("saves", [1, 2, 4])
-@pytest.mark.parametrize("keep", ["best", "last"])
+@pytest.mark.parametrize("keep", ["best", "smoothed", "last"])
 def test_resumed_equals_uninterrupted(saves: int, keep: str) -> None:
     settings = replace(SETTINGS, keep=keep)
     whole = run(Memory(), settings)
@@ -161,6 +161,21 @@ def test_best_returns_the_best_validation() -> None:
     result = run(Memory())
     best = min(result.history, key=lambda row: row["validation"]["error"])
     assert result.step == best["step"]
+
+
+@pytest.mark.parametrize("window", [1, 3, 7])
+def test_smoothed_returns_the_lowest_running_mean(window: int) -> None:
+    """Reference: r <- r (n - 1) / n + a / n from r = a_1; a lucky validation decides nothing."""
+    values = [9.0, 5.0, 8.0, 2.0, 6.0, 5.5, 5.0, 4.5]
+    left = iter(values)
+    settings = replace(SETTINGS, steps=8, report_every=1, keep="smoothed", window=window)
+    make_deterministic(settings.seed)
+    result = fit(Line(), batches, settings, Memory(), validate=lambda _: {"error": next(left)})
+    running = values[:1]
+    for value in values[1:]:
+        running.append(running[-1] * (window - 1) / window + value / window)
+    assert result.step == 1 + int(np.argmin(running))
+    assert (result.step == 4) == (window == 1)  # window 1 is the best validation
 
 
 def test_another_seed_gives_other_weights() -> None:

@@ -207,7 +207,7 @@ def test_published_figures_need_their_source_and_number() -> None:
         ablation.Grid.model_validate(odd)
 
 
-@pytest.mark.parametrize("method", ["mica", "pix2face"])
+@pytest.mark.parametrize("method", ["mica", "pix2face", "ringnet"])
 def test_committed_grids_change_parameters_that_exist(
     method: str, repository: Path, tmp_path: Path
 ) -> None:

@@ -41,7 +41,7 @@ class Joint:
         return self._answer(float(image.mean()))
 
     def _answer(self, value: float) -> Reconstruction:
-        return Reconstruction(np.full((3, 3), value), FACES, np.full((7, 3), value))
+        return Reconstruction(np.full((3, 3), value), FACES, np.full((51, 3), value))
 
     def together(
         self, photographs: Sequence[tuple[np.ndarray, np.ndarray]]
@@ -100,7 +100,7 @@ def test_overlay_draws_the_head_where_the_camera_puts_it(k: float) -> None:
     shown = np.array([[-20.0, -20, 0], [20, -20, 0], [0, 25, 0]])
     camera = FaceCamera(np.eye(3), 1.0, k, np.array([5.0, 3.0]), np.array([50.0, 40.0]))
     points = np.full((68, 2), 70.0)
-    answer = Reconstruction(shown, FACES, np.zeros((7, 3)), shown, camera, points_px=points)
+    answer = Reconstruction(shown, FACES, np.zeros((51, 3)), shown, camera, points_px=points)
     drawn = overlay(np.zeros((80, 100, 3), np.uint8), answer)
     assert drawn.shape == (80, 200, 3)
     lit = drawn[:, 100:].max(axis=2) > 0

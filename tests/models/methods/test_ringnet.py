@@ -9,12 +9,14 @@ import torch
 
 from models.encoders.resnet import ResNetConfig
 from models.flame import FlameArrays, LandmarkEmbedding
+from models.flame_layer import rotation_matrices
 from models.losses import gated_l1, ring_loss
 from models.methods import METHODS
 from models.methods.ringnet import (
     Regressor,
     RingNet,
     RingNetConfig,
+    balanced_units,
     crop_box,
     input_blob,
     mean_camera,
@@ -127,6 +129,43 @@ def test_first_estimates() -> None:
     start = tiny(init_estimate="mean").initial
     np.testing.assert_allclose(start[:3].numpy(), [8, 0.01, -0.02], rtol=1e-6)
     assert start[3:].abs().sum() == 0
+
+
+def test_corrections_are_counted_from_the_first_estimate_in_units() -> None:
+    model = tiny(init_estimate="mean", balanced=True).eval()
+    image = torch.randn(2, 3, 32, 32)
+    features = model.trunk(image)
+    relative = model.regressor(features, torch.zeros(2, model.config.outputs))
+    unit = torch.ones(model.config.outputs)
+    unit[:6] = torch.tensor([0.8, 0.0125, 0.0125, 0.3, 0.3, 0.3])
+    torch.testing.assert_close(model.unit, unit)
+    torch.testing.assert_close(model(image), model.initial + unit * relative)
+    loaded = RingNet(model.config)  # as at inference: without a camera
+    loaded.load_state_dict(model.state_dict())
+    torch.testing.assert_close(loaded.eval()(image), model(image))
+    assert (tiny(init_estimate="mean").unit == 1).all()
+
+
+def test_balanced_units_move_a_face_s_landmarks_alike() -> None:
+    """On points spread like a face's, every unit moves the picture by 0.03 to 0.3."""
+    rng = np.random.default_rng(6)
+    points = torch.as_tensor(
+        rng.normal(size=(1, 68, 3)) * [0.035, 0.045, 0.03], dtype=torch.float32
+    )
+    camera = torch.tensor([[8.0, 0.0, 0.0]])
+    before = project(points, camera)
+    units = balanced_units(8.0)
+    moves = []
+    for k in range(3):
+        changed = camera.clone()
+        changed[0, k] += units[k]
+        moves.append(float((project(points, changed) - before).norm(dim=-1).mean()))
+    for k in range(3):
+        turn = torch.zeros(1, 3)
+        turn[0, k] = units[3 + k]
+        turned = points @ rotation_matrices(turn)[0].T
+        moves.append(float((project(turned, camera) - before).norm(dim=-1).mean()))
+    assert 0.03 < min(moves) < max(moves) < 0.3
 
 
 def test_at_scale_zero_only_the_camera_learns_from_landmarks() -> None:
@@ -265,4 +304,4 @@ def test_resumed_training_equals_an_undisturbed_one_dropout_included() -> None:
 def test_state_holds_no_flame() -> None:
     assert METHODS["ringnet"] is RingNet
     names = {name.split(".")[0] for name in tiny().state_dict()}
-    assert names == {"trunk", "regressor", "initial"}
+    assert names == {"trunk", "regressor", "initial", "unit"}

@@ -98,7 +98,7 @@ def test_own_weights_are_checked_and_exported(
     np.testing.assert_array_equal(state["fc.weight"], net.fc.weight.detach().numpy())
 
     torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "backbone.pth")
-    with pytest.raises(ValueError, match=r"does not fit recognizer\.\*\.encoder"):
+    with pytest.raises(ValueError, match=r"recognizer\.\*\.weights: .* does not fit the encoder"):
         run(identities, own, compute, tmp_path / "a")
     missing = variant.model_copy(update={"weights": tmp_path / "absent.pth"})
     with pytest.raises(FileNotFoundError, match="expected your recogniser weights"):

@@ -34,7 +34,7 @@ def section(loop: LoopParams) -> RingNetParams:
         "size_px": 32, "trunk": TRUNK, "weights": None, "n_shape": 5, "n_expression": 3,
         "hidden": 8, "dropout": 0.2,
         "ring": {"size": 4, "weight": 1, "margin": 0.5, "pseudo_share": 0.4},
-        "ief": {"n_iter": 2, "init_estimate": "mean"}, "contour": "dynamic",
+        "ief": {"n_iter": 2, "init_estimate": "mean", "balanced": True}, "contour": "dynamic",
         "landmark_weight": 60, "shape_penalty": 1e-4, "expression_penalty": 1e-4,
         "confidence_gate": 0.41, "box_scale": (1.4, 1.8), "box_shift": 0.1, "holdout": 0.2,
         "augment": {**AUGMENT, "flip": False},

@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import save_file
 
 from models.encoders.iresnet import IResNet, IResNetConfig
 from models.encoders.square_crop import crop_matrix
+from models.flame import FlameArrays, shape_vertices
 from models.morphable import LinearModel
 from models.rendering.pncc import PnccMaps, PnccRenderer, Sample, Window
 from models.rendering.pncc_codec import encode, origin_of
@@ -25,7 +27,7 @@ from stages.artifacts import (
     write_table,
 )
 from stages.contracts import table_of
-from stages.datasets.meshes import read_mesh
+from stages.datasets.meshes import read_mesh, write_obj
 from stages.inference.pix2face import Pix2FaceReconstructor
 from stages.landmark_scores import score_landmarks
 from stages.params import (
@@ -38,19 +40,24 @@ from stages.params import (
     Pix2FaceFitParams,
     Pix2FaceParams,
     ReconstructParams,
+    SirenParams,
 )
-from stages.training.mica import aligned_distance_mm, prepare, validation_subjects
+from stages.training.mica import aligned_distance_mm, build, prepare, validation_subjects
 from stages.training.pix2face_planes import COLUMNS, DrawnPlanes, save_coefficients
+from stages.training.run import FileStore
 from tests.stages.training.conftest import AUGMENT, ENCODER, failed_row, image_row, landmarks_68
 
+PLAIN_ENCODER = {k: list(v) if isinstance(v, tuple) else v for k, v in ENCODER.items()}
 Run = Callable[[str, Path], bytes]
 
 
 @pytest.fixture
 def mica(loop: LoopParams) -> MicaParams:
     return MicaParams(
-        trainable="L4", pretrained=True, n_shape=10, hidden=12, face_weight=150, side_weight=0.01,
-        rest_weight=1, shape_penalty=0.1, encoder_rate=1, images_per_subject=2, holdout=0.3,
+        trainable="L4", bn_drift="frozen", pretrained=True, weights=None, decoder="flame",
+        siren=SirenParams(width=6, layers=2, mapping=4, points=20, truth="shapes"), exclude=(),
+        n_shape=10, hidden=12, face_weight=150, side_weight=0.01, rest_weight=1,
+        shape_penalty=0.1, encoder_rate=1, images_per_subject=2, holdout=0.3,
         augment=AugmentParams(**AUGMENT, flip=False), fit=loop,
     )  # fmt: skip
 
@@ -83,9 +90,8 @@ def data(tmp_path: Path, flame_folder: Path) -> Path:
     root = flame_folder.parents[1]
     rng = np.random.default_rng(7)
     encoder = IResNet(IResNetConfig((1, 1, 1, 1), (4, 4, 6, 8), 8, 28))
-    plain = {k: list(v) if isinstance(v, tuple) else v for k, v in ENCODER.items()}
     write_safetensors(
-        state_arrays(encoder), root / "recognizers/a/model.safetensors", {"encoder": plain}
+        state_arrays(encoder), root / "recognizers/a/model.safetensors", {"encoder": PLAIN_ENCODER}
     )
     for actor in range(6):
         folder = root / "unified/LYHM"
@@ -459,7 +465,7 @@ def _add_florence(data: Path) -> None:
 def _prepared(data: Path, mica: MicaParams, out: Path) -> dict[str, object]:
     out.mkdir()
     return prepare(
-        out, unified=data / "unified", recognizer=None, model=data / "models/flame",
+        out, unified=data / "unified", encoder=None, model=data / "models/flame",
         section=mica.model_dump(mode="json", exclude={"fit"}), seed=3,
     )  # fmt: skip
 
@@ -488,6 +494,129 @@ def test_nobody_is_in_training_and_validation(data: Path, mica: MicaParams, tmp_
     )
     with pytest.raises(ValueError, match="nobody both in training and in FLORENCE, got LYHM/subj"):
         _prepared(data, mica, tmp_path / "a")
+
+
+def test_a_set_is_left_out_by_name(data: Path, mica: MicaParams, tmp_path: Path) -> None:
+    _add_florence(data)
+    without = mica.model_copy(update={"exclude": ("FLORENCE",)})
+    facts = _prepared(data, without, tmp_path / "a")
+    assert facts["excluded"] == ["FLORENCE"]
+    assert facts["sets"] == {"LYHM": 4}  # without Florence a part of the others validates again
+    with pytest.raises(ValueError, match=r"exclude: expected data sets .*LYHM.*got \['FRGC'\]"):
+        _prepared(data, mica.model_copy(update={"exclude": ("FRGC",)}), tmp_path / "b")
+    nobody = mica.model_copy(update={"exclude": ("LYHM",)})
+    with pytest.raises(ValueError, match=">= 2 training subjects .* got 2 in all, 2 of them for"):
+        _prepared(data, nobody, tmp_path / "c")
+
+
+def test_every_subject_is_drawn_equally_often(data: Path, mica: MicaParams, tmp_path: Path) -> None:
+    """K photographs of a subject, and the subject's chance does not grow with its photographs."""
+    folder = data / "unified/LYHM/arcface_input/00000"
+    for extra in range(30):
+        np.save(folder / f"more{extra}.npy", np.zeros((3, 112, 112), np.float32))
+    _prepared(data, mica, tmp_path / "a")
+    config = mica.model_dump(mode="json") | {"seed": 1, "encoder": PLAIN_ENCODER}
+    job = build(tmp_path / "a", config | {"augment": {}})
+    drawn = np.concatenate([job.batch(step, list(range(8)))["beta"].numpy() for step in range(150)])
+    assert (drawn[::2] == drawn[1::2]).all()  # slots 2k and 2k + 1 show one subject
+    counts = np.unique(drawn, axis=0, return_counts=True)[1]
+    validating = np.load(tmp_path / "a/validation.npy")
+    assert len(counts) == (~validating).sum()
+    assert counts.min() > 0.75 * counts.mean()
+    assert counts.max() < 1.25 * counts.mean()
+
+
+def test_siren_trains_without_a_basis_and_reconstructs(
+    data: Path,
+    mica: MicaParams,
+    section: ReconstructParams,
+    compute: ComputeParams,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    siren = mica.model_copy(update={"decoder": "siren"})
+    work = data.parent / "work"
+    _prepared(data, siren, data / "prepared")
+    assert not (data / "prepared/flame.safetensors").exists()
+    heads, betas = np.load(data / "prepared/heads.npy"), np.load(data / "prepared/betas.npy")
+    arrays = FlameArrays.load(data / "models/flame")
+    np.testing.assert_allclose(heads[2], shape_vertices(arrays, betas[2]), atol=1e-6)
+
+    def trained(name: str) -> bytes:
+        train.run(siren, compute, method="mica", seed=3, data=data, out=data / name, work=work)
+        return (data / name / "model.safetensors").read_bytes()
+
+    whole = trained("checkpoints/mica")
+    save = FileStore.save
+
+    def die(store: FileStore, *content: Any) -> None:
+        save(store, *content)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FileStore, "save", die)
+        with pytest.raises(KeyboardInterrupt):
+            trained("again")
+    assert trained("again") == whole  # the drawn vertices too depend on the step alone
+    state, _ = read_safetensors(data / "again/model.safetensors")
+    per_vertex = [name for name, value in state.items() if value.shape[:1] == (40,)]
+    assert per_vertex == []  # neither template nor basis
+    metrics = read_json(data / "again/metrics.json")
+    assert set(metrics["train"]) == {"loss", "vertices", "offsets"}
+    assert metrics["validation"]["face_mm"] > 0
+    assert metrics["validation"]["template_mm"] > 0
+
+    reconstruct.load_method.cache_clear()
+    out = data / "predictions/mica"
+    reconstruct.run(section, compute, method="mica", data=data, out=out, work=data / "work")
+    reconstruct.load_method.cache_clear()
+    rows = {row["item_id"]: row for row in read_table(out / "rows.parquet").to_pylist()}
+    row = rows["S1/selfie/IMG_1"]
+    assert row["status"] == "ok"
+    mesh = read_mesh(out / row["mesh"])
+    assert mesh.vertices.shape == (40, 3)
+    template_mm = 1000 * arrays.v_template
+    assert 0 < np.abs(mesh.vertices - template_mm).max() < 100
+
+
+def test_siren_learns_registered_meshes_that_no_basis_holds(
+    data: Path, mica: MicaParams, tmp_path: Path
+) -> None:
+    registered = mica.siren.model_copy(update={"truth": "registrations"})
+    siren = mica.model_copy(update={"decoder": "siren", "siren": registered})
+    with pytest.raises(FileNotFoundError, match=r"registrations/00000/fit\.obj"):
+        _prepared(data, siren, tmp_path / "a")
+    rng = np.random.default_rng(5)
+    faces = np.array([[0, 1, 2]])
+    meshes = [rng.normal(size=(40, 3)) * 0.05 for _ in range(6)]
+    for actor, vertices in enumerate(meshes):
+        mesh = data / f"unified/LYHM/registrations/{actor:05d}/fit.obj"
+        write_obj(mesh, vertices, faces)
+    _prepared(data, siren, tmp_path / "b")
+    np.testing.assert_allclose(np.load(tmp_path / "b/heads.npy"), meshes, atol=1e-6)
+    write_obj(mesh, meshes[0][:39], faces)
+    with pytest.raises(ValueError, match="expected the 40 vertices of the face model, got 39"):
+        _prepared(data, siren, tmp_path / "c")
+
+
+def test_own_encoder_weights_start_mica(
+    data: Path, mica: MicaParams, compute: ComputeParams, tmp_path: Path
+) -> None:
+    torch.manual_seed(9)
+    net = IResNet(IResNetConfig((1, 1, 1, 1), (4, 4, 6, 8), 8, 28))
+    file = tmp_path / "backbone.pth"
+    torch.save(net.state_dict(), file)
+    own = mica.model_copy(update={"weights": file, "trainable": "none"})
+    arguments = {"method": "mica", "seed": 3, "data": data, "work": data.parent / "work"}
+    train.run(own, compute, out=data / "own", **arguments)
+    state, _ = read_safetensors(data / "own/model.safetensors")
+    for name, value in state_arrays(net).items():
+        np.testing.assert_array_equal(state[f"arcface.{name}"], value, err_msg=name)
+    torch.save({"conv1.weight": torch.zeros(1)}, file)
+    with pytest.raises(ValueError, match=r"train\.mica\.weights: .* does not fit the encoder"):
+        train.run(own, compute, out=data / "own", **arguments)
+    absent = own.model_copy(update={"weights": tmp_path / "absent.pth"})
+    with pytest.raises(FileNotFoundError, match=r"absent\.pth"):
+        train.run(absent, compute, out=data / "own", **arguments)
 
 
 def test_who_validates() -> None:
