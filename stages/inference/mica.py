@@ -60,12 +60,13 @@ class MicaReconstructor:
             photographs: RGB pictures of one person with their landmarks (px).
 
         Raises:
-            ValueError: The landmarks do not determine a crop, or the checkpoint has no ``beta``.
+            ValueError: The landmarks do not determine a crop, or the checkpoint has SIREN's
+                decoder, which knows no ``beta``.
         """
         if self._net.flameModel is None:
             raise ValueError(
-                "expected a MICA checkpoint with FLAME's decoder, got one with SIREN's, which has no "
-                "shape coefficients; train with train.mica.decoder: flame"
+                "expected a MICA checkpoint with FLAME's decoder, whose answer is beta, got one "
+                "with SIREN's; train with train.mica.decoder: flame"
             )
         crops = [
             arcface_blob(arcface_crop(image, five_points(points))) for image, points in photographs

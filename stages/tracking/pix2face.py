@@ -16,6 +16,12 @@ from stages.inference.pix2face import Pix2FaceReconstructor
 from stages.params import Pix2FaceFitParams
 from stages.tracking.types import Answer, Arrays, Facts
 
+PARAMETERS = (
+    "identity_sigma", "expression_sigma", "rotation_cam_from_head", "px_per_mm",
+    "inverse_distance_per_mm", "shift_mm", "principal_point_px", "head_yaw_pitch_roll_deg",
+)  # fmt: skip
+"""What of a reconstruction's coefficients makes a frame's state."""
+
 
 class Pix2FaceTracking:
     """One reconstruction per frame; nothing is carried from frame to frame."""
@@ -39,6 +45,8 @@ class Pix2FaceTracking:
         linear = LinearModel.load(model)
         self.faces = linear.faces
         self._fit = ModelFit(linear, float(read_json(model / "meta.json")["unit_m"]))
+        learned = self._method.landmark_vertices
+        self._marks = self._fit.keypoints if learned is None else learned
         found = self._method.facts
         self.facts = Facts(found["weights"], found["synthetic"], found["inputs"])
 
@@ -52,35 +60,22 @@ class Pix2FaceTracking:
         Raises:
             ValueError: Too few pixels show a face.
         """
-        answer = self._method(frame.image, frame.points_px)
-        camera, found = answer.camera, answer.coefficients
-        assert isinstance(camera, FaceCamera), "pix2face always has a camera"
-        return {
-            "identity_sigma": np.array(found["identity_sigma"]),
-            "expression_sigma": np.array(found["expression_sigma"]),
-            "rotation": camera.rotation,
-            "px_per_mm": np.array(camera.m),
-            "inverse_distance_per_mm": np.array(camera.k),
-            "shift_mm": camera.shift,
-            "principal_point_px": camera.centre_px,
-        }
+        found = self._method(frame.image, frame.points_px).coefficients
+        return {name: np.array(found[name]) for name in PARAMETERS}
 
     def points_px(self, state: Arrays, size: tuple[int, int]) -> Float[np.ndarray, "68 2"]:
-        """The landmarks' vertices, those chosen in training where there are any."""
-        chosen = self._method.landmark_vertices
-        vertices = self._fit.keypoints if chosen is None else chosen
-        return _camera(state).project(self._posed_mm(state)[vertices])
+        """The learned landmark vertices, or the model's own where the checkpoint has none."""
+        return _camera(state).project(self._posed_mm(state)[self._marks])
 
     def answer(self, state: Arrays, size: tuple[int, int]) -> Answer:
-        """The mesh; no depth: its camera knows no true size."""
+        """The mesh. The camera's distance is too weakly determined to give depth."""
         return Answer(state, self._posed_mm(state))
 
     def draw(self, state: Arrays, image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
         """The face in clay."""
-        camera, vertices = _camera(state), self._posed_mm(state)
-        turned = (vertices @ camera.rotation.T).astype(np.float32)
-        clip = np.ascontiguousarray(camera.clip(vertices, *image.shape[:2])[None])
-        return clay_over(image, clip, turned, self.faces)
+        camera, posed = _camera(state), self._posed_mm(state)
+        clip = np.ascontiguousarray(camera.clip(posed, *image.shape[:2])[None])
+        return clay_over(image, clip, posed @ camera.rotation.T, self.faces)
 
     def _posed_mm(self, state: Arrays) -> Float[np.ndarray, "V 3"]:
         return self._fit.posed_mm(state["identity_sigma"], state["expression_sigma"])
@@ -88,9 +83,9 @@ class Pix2FaceTracking:
 
 def _camera(state: Arrays) -> FaceCamera:
     return FaceCamera(
-        state["rotation"],
-        float(state["px_per_mm"]),
-        float(state["inverse_distance_per_mm"]),
+        state["rotation_cam_from_head"].reshape(3, 3),
+        float(state["px_per_mm"][0]),
+        float(state["inverse_distance_per_mm"][0]),
         state["shift_mm"],
         state["principal_point_px"],
     )
