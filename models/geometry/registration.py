@@ -167,11 +167,16 @@ def register(
     if len(fits) > 1:
         best = int(np.argmax([_fit_score(model, *pair) for pair in zip(fits, views, strict=True)]))
     view, placed = views[best], placements[best]
-    near = settings
+    first = fits[best]
+    if landmarks is None:
+        # The stiff jaw of that schedule leaves an open mouth too closed.
+        first = fit_parameters(
+            model, view.marks, view.surface, settings, bald=scan.bald, start=first
+        )
     state, lower_face = with_the_mouth_as_open(
-        model, fits[best], view.marks, view.surface, view.areas, near, bald=scan.bald
+        model, first, view.marks, view.surface, view.areas, settings, bald=scan.bald
     )
-    if state is not fits[best] and landmarks is not None:
+    if state is not first and landmarks is not None:
         flags.append(MOUTH_OVERRULED)
     posed, blend = whole.evaluate(state)
     fitted = posed @ state.rotation.T + state.translation
@@ -180,8 +185,9 @@ def register(
     measured = measure(model, refined, fitted, view.surface, view.areas, view.marks)
     residuals = np.full(len(vertices), np.nan)
     residuals[view.ids] = measured.residuals_mm
-    result = _result(model, state, placed, refined, posed, blend, measured, residuals, flags)
-    result = replace(result, lower_face=lower_face)
+    result = _result(
+        model, state, placed, refined, posed, blend, measured, lower_face, residuals, flags
+    )
     return judge(result, limits, quality, evidence_of(result, marks, model))
 
 
@@ -411,6 +417,7 @@ def _result(
     posed: np.ndarray,
     blend: np.ndarray,
     measured: Closeness,
+    lower_face: float,
     residuals: np.ndarray,
     flags: list[str],
 ) -> Registration:
@@ -442,7 +449,7 @@ def _result(
         template_q95_mm=float(np.percentile(measured.template_mm, 95)),
         landmark_rms_mm=measured.landmark_rms_mm,
         coverage=measured.coverage,
-        lower_face=float("nan"),
+        lower_face=lower_face,
         flipped_faces=measured.flipped_faces,
         prior_energy=float((state.coefficients**2).sum()),
         flags=tuple(flags),

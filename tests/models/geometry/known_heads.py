@@ -105,7 +105,7 @@ class LinearHeads:
         strength = {"mild": 0.5, "strong": 1.4}.get(expression, 0.0)
         psi = strength * rng.normal(size=self.full.exprdirs.shape[-1])
         theta = np.zeros(15)
-        theta[6] = {"open": 0.35, "strong": 0.3, "mild": 0.1}.get(expression, 0.0)
+        theta[6] = {"open": 0.25, "strong": 0.3, "mild": 0.1}.get(expression, 0.0)
         head = 1e3 * pose_vertices(self.full, beta, psi, theta)
         if expression == "blink":
             for ball, lids in model.eyeballs:
