@@ -21,12 +21,14 @@ from models.geometry.parametric import (
 from models.geometry.placement import place_by_shape
 from models.geometry.quality import QualityModel, evidence_of, judge
 from models.geometry.settings import FitSettings, QualityLimits
-from models.geometry.template import RegistrationModel
+from models.geometry.template import MOUTH, RegistrationModel
 from models.geometry.winding import convexity
 
 UNITS_MM = {"m": 1e3, "dm": 1e2, "cm": 1e1, "mm": 1.0}
 INNER = 51
 MIN_LANDMARKS = 4
+MIN_ABOVE = 20
+"""Landmarks above the mouth from which the scale is taken."""
 MIN_SURFACE = 500
 SNAP = 1.25
 HEAD_EXTENT_MM = (120.0, 900.0)
@@ -328,7 +330,9 @@ def place_scan(
     """Similarity from the scan to FLAME's frame in millimetres, by the landmarks.
 
     The scale is snapped to a power of ten where it is within 25 % of one, because heads differ in
-    size and scanners measure; a scale that fits none is kept and flagged.
+    size and scanners measure; a scale that fits none is kept and flagged. An open mouth makes a
+    face longer by up to a fifth, so that the landmarks above it say how large the head is, where
+    enough of them are given.
 
     Raises:
         RegistrationError: The landmarks are a mirror image, or lie on a line.
@@ -345,10 +349,14 @@ def place_scan(
             "and right are swapped in the landmarks"
         )
     flags: list[str] = []
-    power = 10.0 ** np.round(np.log10(free.scale))
-    if not 1 / SNAP < free.scale / power < SNAP:
+    scale = free.scale
+    above = np.flatnonzero(given[: MOUTH.start])
+    if len(above) >= MIN_ABOVE:
+        scale = align_similarity(marks[above], model.landmarks[above]).scale
+    power = 10.0 ** np.round(np.log10(scale))
+    if not 1 / SNAP < scale / power < SNAP:
         flags.append("scale_not_metric")
-        return free, flags
+        return align_similarity(source, target, fixed_scale=scale), flags
     if unit in UNITS_MM and not np.isclose(power, UNITS_MM[unit]):
         flags.append("unit_mismatch")
     return align_similarity(source, target, fixed_scale=float(power)), flags
