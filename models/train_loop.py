@@ -7,7 +7,9 @@ keeps its checkpoints, and ``wrap`` may add gradient averaging over workers.
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -57,6 +59,8 @@ class FitSettings:
         keep: ``best`` returns the weights of the best validation, ``last`` the final ones.
         monitor: Validation metric that ``best`` minimises.
         seed: Root of initialisation and sampling.
+        loaders: Threads that prepare coming batches; 0 prepares each when it is needed. They
+            change no result: a batch is a function of its step.
     """
 
     steps: int
@@ -71,6 +75,7 @@ class FitSettings:
     keep: Literal["best", "last"] = "last"
     monitor: str = "loss"
     seed: int = 0
+    loaders: int = 0
 
     def rate(self, step: int) -> float:
         """Learning rate of ``step``, counted from 0."""
@@ -123,6 +128,12 @@ def make_deterministic(seed: int) -> None:
     torch.set_num_threads(1)
 
 
+def predict(net: nn.Module, image: Tensor) -> Tensor:
+    """Output for a batch of images, on the network's device."""
+    output: Tensor = net(image.to(next(net.parameters()).device))
+    return output
+
+
 def step_rng(seed: int, step: int, slot: int) -> np.random.Generator:
     """Generator of one sample of one step; the same whatever ran before, on any worker."""
     return np.random.default_rng([seed, step, slot])
@@ -151,6 +162,7 @@ def fit(
     parameter_rates: Sequence[tuple[list[nn.Parameter], float]] | None = None,
     rank: int = 0,
     wrap: Callable[[nn.Module], nn.Module] | None = None,
+    device: str = "cpu",
 ) -> FitResult:
     """Train ``model`` from its current weights, or from where ``store`` left off.
 
@@ -163,11 +175,13 @@ def fit(
         parameter_rates: Parameters with factors on the learning rate; None trains all alike.
         rank: This worker's number.
         wrap: Adds gradient averaging (DDP); None for a single worker.
+        device: Where the model is trained, as torch names it; batches are made on the CPU.
 
     Raises:
         FloatingPointError: The loss is not finite.
         KeyError: ``settings.keep`` is best and ``validate`` lacks the monitored metric.
     """
+    model.to(device)
     groups = parameter_rates or [([p for p in model.parameters() if p.requires_grad], 1.0)]
     optimizer = torch.optim.AdamW(
         [{"params": parameters, "factor": factor} for parameters, factor in groups],
@@ -190,13 +204,14 @@ def fit(
     if wrap is not None:
         objective = wrap(objective)
 
-    for step in range(start, settings.steps):
+    coming = _batches_from(start, batches, settings)
+    for step, batch in enumerate(coming, start):
         torch.manual_seed(_torch_seed(settings.seed, step, rank))
         model.train()
         rate = settings.rate(step)
         for group in optimizer.param_groups:
             group["lr"] = rate * group["factor"]
-        terms = objective(batches(step))
+        terms = objective({name: part.to(device) for name, part in batch.items()})
         loss = terms["loss"]
         if not bool(torch.isfinite(loss)):
             raise FloatingPointError(
@@ -248,6 +263,24 @@ def fit(
     if settings.keep == "best" and best:
         return FitResult(best, best_step, history)
     return FitResult(state_arrays(model), settings.steps, history)
+
+
+def _batches_from(
+    start: int, batches: Callable[[int], Batch], settings: FitSettings
+) -> Iterator[Batch]:
+    """Batches of the steps from ``start`` on, in order, coming ones prepared meanwhile."""
+    steps = range(start, settings.steps)
+    if settings.loaders == 0:
+        yield from map(batches, steps)
+        return
+    with ThreadPoolExecutor(settings.loaders) as pool:
+        waiting: deque[Future[Batch]] = deque()
+        for step in steps:
+            waiting.append(pool.submit(batches, step))
+            if len(waiting) > 2 * settings.loaders:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def _torch_seed(seed: int, step: int, rank: int) -> int:

@@ -180,11 +180,13 @@ class WorkerContext:
         rank: This worker's number, from 0.
         world_size: Number of workers.
         resume_dir: Folder, shared by the workers, for the checkpoints of this very run.
+        device: Where it trains, as torch names it.
     """
 
     rank: int
     world_size: int
     resume_dir: Path
+    device: str = "cpu"
 
     def wrap_model(self, model: Any) -> Any:  # noqa: ANN401 - torch.nn.Module, imported late
         """Return ``model`` with gradients averaged over the workers (DDP), or itself."""
@@ -217,7 +219,7 @@ def run_training(
         num_workers: World size, 0 to run in this process without Ray (unit tests).
         compute: Object store size when no head is attached.
         work: Folder for resumable state.
-        use_gpu: One GPU per worker and NCCL instead of gloo.
+        use_gpu: One GPU per worker and NCCL instead of gloo; without Ray, this process's GPU.
 
     Raises:
         RuntimeError: A worker failed more often than it may.
@@ -225,7 +227,7 @@ def run_training(
     resume_dir = (work / "train" / fingerprint).resolve()
     resume_dir.mkdir(parents=True, exist_ok=True)
     if num_workers == 0:
-        worker(WorkerContext(0, 1, resume_dir), config)
+        worker(WorkerContext(0, 1, resume_dir, "cuda" if use_gpu else "cpu"), config)
         return resume_dir
 
     storage = (work / "ray").resolve()
@@ -241,6 +243,7 @@ def run_training(
                 "worker": worker,
                 "config": config,
                 "resume_dir": str(resume_dir),
+                "use_gpu": use_gpu,
             },
             scaling_config=ScalingConfig(
                 num_workers=num_workers,
@@ -271,9 +274,13 @@ def worker_resources(*, use_gpu: bool) -> dict[str, float]:
 def _train_worker(loop: dict[str, Any]) -> None:
     """Entry point inside each Ray Train worker."""
     import ray.train
+    from ray.train.torch import get_device
 
     train = ray.train.get_context()
     context = WorkerContext(
-        train.get_world_rank(), train.get_world_size(), Path(loop["resume_dir"])
+        train.get_world_rank(),
+        train.get_world_size(),
+        Path(loop["resume_dir"]),
+        str(get_device()) if loop["use_gpu"] else "cpu",
     )
     loop["worker"](context, loop["config"])

@@ -1,10 +1,11 @@
-"""Stage `evaluate`: predictions against the NoW scans.
+"""Stage `evaluate`: predictions against the scans of every benchmark.
 
-Reads one method's predicted meshes and landmarks, and the packed NoW images and scans. Writes
-``distances.parquet`` (one row per image and protocol, failures too, all distances kept),
-``metrics.json`` (pooled statistics, by challenge, by subject) and ``curves.json``; with a
-recogniser, ``likeness.parquet`` and ``likeness.json`` (see ``stages.likeness``). An image whose
-scan, prediction and protocols are those of an earlier run is not measured again.
+Reads one method's predicted meshes and landmarks, the packed NoW images and scans, and the other
+benchmarks' folders. Writes ``distances.parquet`` (one row per image and protocol, failures too, all
+distances kept), ``metrics.json`` (pooled statistics, by challenge, by subject), ``curves.json`` and
+``benchmarks.json`` (those beside NoW); with a recogniser, ``likeness.parquet`` and
+``likeness.json`` (see ``stages.likeness``). A NoW image whose scan, prediction and protocols are
+those of an earlier run is not measured again.
 """
 
 import argparse
@@ -29,6 +30,7 @@ from stages.artifacts import (
     write_json,
     write_table,
 )
+from stages.benchmark_scores import score_benchmarks
 from stages.contracts import table_of
 from stages.datasets.meshes import read_mesh
 from stages.row_cache import WORK, Row, RowCache, cached_map, key_of_values
@@ -80,6 +82,7 @@ def run(
     out: Path,
     landmarks: Path | None = None,
     recognizer: Path | None = None,
+    benchmarks: Mapping[str, Path] | None = None,
     work: Path = WORK,
 ) -> None:
     """Score one method by every protocol and write distances, metrics and curves.
@@ -94,6 +97,8 @@ def run(
         landmarks: 68 points of the NoW photographs; with ``recognizer``, the likeness of the
             predictions to the photographs is measured too.
         recognizer: Folder of the evaluation encoder.
+        benchmarks: The other benchmarks' folders in their owners' layouts; those that
+            ``section.benchmarks`` names are scored.
         work: Folder of the rows of earlier runs.
 
     Raises:
@@ -138,7 +143,20 @@ def run(
         _require_enough(scores, section.max_unscored_fraction, method, protocol)
         metrics["protocols"][protocol] = summarise(scores, statistic=PROTOCOLS[protocol].statistic)
         curves[protocol] = curve_of(scores, thresholds)
+    roots = dict(benchmarks or {})
+    if unlisted := sorted(roots.keys() - section.benchmarks.keys()):
+        raise ValueError(f"expected protocols for {unlisted} in evaluate.benchmarks, got none")
+    others, further = score_benchmarks(
+        {name: section.benchmarks[name] for name in roots},
+        roots,
+        predictions=predictions,
+        unit=unit,
+        thresholds_mm=thresholds,
+        compute=compute,
+    )
+    rows += further
     with atomic_directory(out) as scratch:
+        write_json(others, scratch / "benchmarks.json")
         write_table(table_of(rows, "distances"), scratch / "distances.parquet")
         write_json(metrics, scratch / "metrics.json")
         write_json(curves, scratch / "curves.json")
@@ -313,6 +331,7 @@ def main() -> None:
     parser.add_argument("--now", type=Path, required=True)
     parser.add_argument("--landmarks", type=Path, required=True)
     parser.add_argument("--recognizer", type=Path, required=True)
+    parser.add_argument("--benchmarks", nargs="*", default=[], metavar="NAME=FOLDER")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     from stages.process import begin
@@ -328,6 +347,7 @@ def main() -> None:
         out=args.out,
         landmarks=args.landmarks,
         recognizer=args.recognizer,
+        benchmarks={name: Path(at) for name, _, at in (b.partition("=") for b in args.benchmarks)},
     )
 
 

@@ -169,12 +169,21 @@ class PackParams(Section):
 
 
 class EvaluateParams(Section):
-    """Scores against the NoW scans."""
+    """Scores against the benchmarks' scans."""
 
-    protocols: tuple[str, ...] = Field(min_length=1, description="names in models.metrics")
+    protocols: tuple[str, ...] = Field(min_length=1, description="names in models.metrics, for NoW")
+    benchmarks: dict[str, tuple[str, ...]] = Field(description="protocols of the other benchmarks")
     curve_max_mm: float = Field(gt=0, description="end of the cumulative error curve, mm")
     curve_step_mm: float = Field(gt=0, description="its step, mm")
     max_unscored_fraction: float = Field(ge=0, le=1, description="more missing images stop it")
+
+    @field_validator("benchmarks")
+    @classmethod
+    def _attached(cls, protocols: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        known = ("stirling", "florence", "facewarehouse", "bu3dfe")
+        if unknown := sorted(protocols.keys() - set(known)):
+            raise ValueError(f"expected benchmarks among {', '.join(known)}, got {unknown}")
+        return protocols
 
     @field_validator("protocols")
     @classmethod
@@ -359,6 +368,7 @@ class LoopParams(Section):
 
     workers: int = Field(ge=0, description="world size; it changes the result. 0: no Ray, 1 worker")
     gpu: bool = Field(description="one GPU per worker")
+    loaders: int = Field(ge=0, description="threads per worker that prepare coming batches")
     steps: int = Field(ge=0, description="optimiser steps; 0 keeps the initial weights")
     batch: int = Field(ge=1, description="samples per step over all workers")
     learning_rate: float = Field(gt=0)

@@ -22,6 +22,8 @@ ONE_THREAD = {
         "NUMBA_NUM_THREADS",
     )
 }
+SAME_SUMS_ON_GPU = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+"""cuBLAS's condition for giving the same bits twice; read when a process first uses a GPU."""
 NO_CLOUD_PROBE = {"http_proxy": "http://127.0.0.1:9"}
 """For the processes of Ray: its dashboard asks the metadata services of three clouds over HTTP at
 every start, whatever the usage statistics are set to. Nobody listens at port 9; gRPC takes no

@@ -5,7 +5,7 @@ Every function returns plain dicts that JSON can hold; distances are in millimet
 
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -45,6 +45,7 @@ from stages.params import ComputeParams
 __all__ = [
     "ImageScore",
     "curve_of",
+    "dataset_scores",
     "list_images",
     "measure",
     "read_landmarks",
@@ -213,12 +214,66 @@ def score_dataset(
         ValueError: The protocol is unknown.
         OSError, ValueError: Not one subject has a usable scan with landmarks; that of the first.
     """
+    result, scores = dataset_scores(
+        protocol,
+        dataset_dir,
+        submission_dir,
+        unit,
+        images=images,
+        order=order,
+        options=options,
+        scan_unit=scan_unit,
+        pairs=pairs,
+        compute=compute,
+    )
+    if out is not None:
+        with atomic_directory(out) as scratch:
+            rows = [row_of(score, protocol) for score in scores]
+            write_table(table_of(rows, "distances"), scratch / "distances.parquet")
+            write_json(result, scratch / "scores.json")
+            chosen = with_options(protocol_named(protocol), options or {})
+            _write_official(scratch / "official", chosen, method, scores)
+    return result
+
+
+def dataset_scores(
+    protocol: str,
+    dataset_dir: Path,
+    submission_dir: Path,
+    unit: str = "m",
+    *,
+    images: Path | None = None,
+    order: Order = "position",
+    options: Mapping[str, str] | None = None,
+    scan_unit: str | None = None,
+    pairs: Path | None = None,
+    compute: ComputeParams | None = None,
+    among: Collection[str] | None = None,
+) -> tuple[dict[str, Any], list[ImageScore]]:
+    """:func:`score_dataset` that writes nothing and returns every image's distances too.
+
+    Args:
+        protocol: As there, like all others but the last.
+        dataset_dir: The benchmark.
+        submission_dir: The predictions.
+        unit: Theirs.
+        images: A list of those that count.
+        order: Of ``.pp`` files.
+        options: Of the protocol.
+        scan_unit: Of the scans.
+        pairs: Corresponding vertices.
+        compute: Workers.
+        among: Names of predictions, without suffix; images that have none of these names do not
+            count, not even as missing. None: all count.
+    """
     chosen = with_options(protocol_named(protocol), options or {})
     layout = layout_of(protocol)
     if not submission_dir.is_dir():
         raise FileNotFoundError(f"expected a submission folder, got {submission_dir}")
     factor = _scan_factor(scan_unit, layout)
     cases = layout.list_cases(dataset_dir, images)
+    if among is not None:
+        cases = [case for case in cases if not set(among).isdisjoint(case.stems)]
     _require_usable(cases)
     if pairs is None:
         found = (dataset_dir / f"correspondence{suffix}" for suffix in (".npy", ".txt"))
@@ -254,13 +309,7 @@ def score_dataset(
             if score.status != "ok"
         ],
     }
-    if out is not None:
-        with atomic_directory(out) as scratch:
-            rows = [row_of(score, protocol) for score in scores]
-            write_table(table_of(rows, "distances"), scratch / "distances.parquet")
-            write_json(result, scratch / "scores.json")
-            _write_official(scratch / "official", chosen, method, scores)
-    return result
+    return result, scores
 
 
 def row_of(score: ImageScore, protocol: str) -> dict[str, Any]:

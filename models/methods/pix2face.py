@@ -23,6 +23,7 @@ import torch.nn.functional as nnf
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from models.encoders.upsample import doubled
 from models.losses import masked_l1
 
 ORIGIN_RADIUS_MM = 10.0
@@ -170,7 +171,7 @@ class Pix2Face(nn.Module):
         for i in range(depth):
             if i > 0:
                 x = torch.cat([x, skips[depth - 1 - i]], dim=1)
-            x = nnf.interpolate(nnf.relu(x), scale_factor=2, mode="bilinear", align_corners=True)
+            x = doubled(nnf.relu(x))
             x = self.get_submodule(f"dconv{i + 1}")(x)
             if i < depth - 1:
                 x = nnf.instance_norm(x)

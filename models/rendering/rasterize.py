@@ -54,7 +54,9 @@ def rasterize(
         width: Columns.
         cull: Draw only triangles that are counter-clockwise on the screen.
         backend: ``numba`` (CPU), ``torch`` (any device), ``cuda`` (kernels compiled at run
-            time, or torch where that fails) or ``auto``: numba on the CPU, torch elsewhere.
+            time, or torch where that fails) or ``auto``: numba on the CPU; on a CUDA device the
+            kernels, or torch where deterministic algorithms are demanded, because the kernels'
+            gradients may differ in their last bits; torch elsewhere.
             NumPy input is always drawn by numba.
 
     Returns:

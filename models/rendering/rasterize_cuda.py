@@ -7,7 +7,8 @@ float64, so their last bits may differ between runs. Products must not be contra
 fused multiply-adds: the two triangles of an edge would get different numbers for it.
 
 The kernels are written in the common part of CUDA C++ and C++, and the tests run this very text
-on the CPU. They have NEVER RUN ON A GPU; ``backend="auto"`` therefore does not choose them.
+on the CPU. ``backend="auto"`` chooses them for CUDA tensors, but where torch was told to use
+deterministic algorithms only: there the tensor operations draw.
 """
 
 import logging

@@ -215,7 +215,8 @@ Engine = CudaKernels | Literal["numba", "torch"]
 def _engine(backend: str, tensor: Tensor) -> Engine:
     """What draws ``tensor``: a backend's name, or its compiled kernels."""
     on_cpu = tensor.device.type == "cpu"
-    if backend == "cuda":
+    by_kernels = tensor.device.type == "cuda" and not torch.are_deterministic_algorithms_enabled()
+    if backend == "cuda" or (backend == "auto" and by_kernels):
         return cuda_kernels(tensor) or "torch"
     if backend == "numba" and not on_cpu:
         raise ValueError(

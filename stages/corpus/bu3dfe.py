@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 SOURCE = "bu3dfe"
 ETHNICITIES = ("WH", "AE", "BL", "LA", "IN", "AM")
+NOSE_TIP = 30  # place in the iBUG 68
 EXPRESSIONS = {
     "NE": "neutral",
     "HA": "smile",
@@ -290,7 +291,7 @@ def _shoot(
 
 
 def build(order: Order) -> None:
-    """Write BU-3DFE: scans, points, photographs."""
+    """Write BU-3DFE: scans, points, photographs, and nose tips as a user would pick them."""
     rows = studio.map_items(
         functools.partial(make_subject, order=order),
         subjects(order),
@@ -298,6 +299,14 @@ def build(order: Order) -> None:
         cost=order.sizes.bu3dfe.scans + order.sizes.bu3dfe.photos,
         label="BU-3DFE",
     )
+    tips = [
+        f"{scan.subject},{x:.3f},{y:.3f},{z:.3f}\n"
+        for _, found, _ in rows
+        for scan in found
+        if not scan.expression
+        for x, y, z in [scan.landmarks[NOSE_TIP]]
+    ]
+    write(order.out / "nose_tips.csv", "".join(["subject,x,y,z\n", *tips]))
     images, scans = order.truth / "images.parquet", order.truth / "scans.parquet"
     write_photo_truth([row for photos, _, _ in rows for row in photos], images)
     write_scan_truth([row for _, found, _ in rows for row in found], scans)

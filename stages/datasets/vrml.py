@@ -17,6 +17,8 @@ from stages.datasets.meshes import Mesh, MeshError, checked, decompressed, numbe
 _SKIPPED = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|#[^\r\n]*+', re.DOTALL)
 _ARRAY = re.compile(rb"(?<!\w)([A-Za-z_]\w*+)[\s,]*+\[([^\[\]{}]*+)(\]|\Z)")
 _TOKEN = re.compile(rb"[{}\[\]]|[^\s,{}\[\]]++")
+_DEEPEST = 256
+"""Open nodes within each other; scene graphs of scanners nest less than ten."""
 _MOVES = {
     b"translation": np.zeros(3),
     b"scale": np.ones(3),
@@ -81,6 +83,8 @@ def _walk(tokens: list[bytes], arrays: list[tuple[bytes, bytes]]) -> list[_Node]
     for token in tokens:
         node = stack[-1]
         if token == b"{":
+            if len(stack) > _DEEPEST:
+                raise MeshError(f"more than {_DEEPEST} nodes open at once; the file is damaged")
             kind = node.words[-1] if node.words else b""
             defined = len(node.words) > 2 and node.words[-3] == b"DEF"
             stack.append(_Node(kind, node.words[-2] if defined else b""))

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -55,6 +55,7 @@ class Evaluation:
         protocols: Content of ``metrics.json`` by protocol.
         curves: Points of the cumulative curve by protocol.
         likeness: Content of ``likeness.json``; empty where it was not measured.
+        others: Content of ``benchmarks.json``: by benchmark beside NoW, then protocol.
     """
 
     method: str
@@ -64,6 +65,7 @@ class Evaluation:
     protocols: dict[str, dict[str, Any]]
     curves: dict[str, list[dict[str, float]]]
     likeness: dict[str, Any]
+    others: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -130,6 +132,7 @@ def load_evaluations(data: Path) -> list[Evaluation]:
             metrics["protocols"],
             _object(folder / "curves.json"),
             _object(folder / "likeness.json"),
+            _object(folder / "benchmarks.json"),
         )
         for style, (method, metrics, folder) in enumerate(found)
     ]

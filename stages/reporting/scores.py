@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from stages.reporting.charts import Line, dot_chart, key, line_chart
-from stages.reporting.inputs import BASELINE, PROTOCOL_TITLES, Evaluation
+from stages.reporting.inputs import BASELINE, DATASET_TITLES, PROTOCOL_TITLES, Evaluation
 from stages.reporting.markup import (
     Cell,
     Section,
@@ -89,7 +89,8 @@ def score_section(evaluations: Sequence[Evaluation]) -> Section:
         "<h3>By person</h3>",
         _people_chart(evaluations, protocols[-1]),
         published_block(protocols),
-        _other_published(protocols),
+        *_other_benchmarks(evaluations),
+        _other_published([*protocols, *_others(evaluations)]),
     ]
     return Section("scores", "Scores", "\n".join(body))
 
@@ -135,6 +136,67 @@ def _score_table(evaluations: Sequence[Evaluation], protocols: Sequence[str]) ->
             "under <i>not scored</i> and do not enter the statistics."
         ),
     )
+
+
+def _others(evaluations: Sequence[Evaluation]) -> list[str]:
+    """Protocols of the benchmarks beside NoW."""
+    found = {protocol for e in evaluations for part in e.others.values() for protocol in part}
+    return [p for p in PROTOCOL_TITLES if p in found] + sorted(found - set(PROTOCOL_TITLES))
+
+
+def _other_benchmarks(evaluations: Sequence[Evaluation]) -> list[str]:
+    """One table per benchmark beside NoW, and what was published by its protocols."""
+    blocks = []
+    for benchmark in sorted({found for e in evaluations for found in e.others}):
+        parts = [(e, e.others.get(benchmark, {})) for e in evaluations]
+        protocols = [p for p in _others(evaluations) if any(p in part for _, part in parts)]
+        least = {
+            (p, s): min(known)
+            for p in protocols
+            for s in (*STATISTICS[:2], "image_error_mm")
+            if (known := [v for _, part in parts if (v := part.get(p, {}).get(s)) is not None])
+        }
+        reasons = {
+            f"{PROTOCOL_TITLES.get(p, p)}: {part[p]['reason']}"
+            for _, part in parts
+            for p in part
+            if "reason" in part[p]
+        }
+        rows = []
+        for e, part in parts:
+            row = [Cell(f"{key(e.style)}{text(e.title)}", "steady", header=True)]
+            for p in protocols:
+                facts = part.get(p, {})
+                row += [
+                    _statistic(facts, s, least.get((p, s)))
+                    for s in (*STATISTICS[:2], "image_error_mm")
+                ]
+            first = part.get(protocols[0], {})
+            unscored = (first.get("missing") or 0) + (first.get("failed") or 0)
+            row += [Cell(source(synthetic=e.synthetic)), number(first.get("images"), 0)]
+            rows.append([*row, number(unscored, 0)])
+        titles = [PROTOCOL_TITLES.get(p, p) for p in protocols]
+        blocks.append(f"<h3>{text(DATASET_TITLES.get(benchmark, benchmark))}</h3>")
+        blocks.append(
+            table(
+                [
+                    Cell("Method"),
+                    *[Cell(w, "num") for _ in protocols for w in ("median", "mean", "own")],
+                    Cell("Data"),
+                    Cell("meshes", "num"),
+                    Cell("not scored", "num"),
+                ],
+                rows,
+                groups=[("", 1), *((f"{title}, mm", 3) for title in titles), ("", 3)],
+                caption=(
+                    "Median and mean are pooled over all scan vertices; <i>own</i> is the "
+                    "protocol's own figure of a mesh, averaged over the meshes. "
+                    + " ".join(map(text, sorted(reasons)))
+                ),
+            )
+        )
+        blocks.append(published_block(protocols))
+    return blocks
 
 
 def published_block(protocols: Sequence[str]) -> str:

@@ -130,7 +130,7 @@ def build(data: Path, config: Mapping[str, Any]) -> "Job":
     from models.encoders.augment import Augmentation, augment
     from models.encoders.iresnet import IResNetConfig
     from models.methods.mica import Mica, MicaConfig
-    from models.train_loop import load_state, step_rng
+    from models.train_loop import load_state, predict, step_rng
     from stages.training.run import Job
 
     crops = np.load(data / "crops.npy", mmap_mode="r")
@@ -179,7 +179,8 @@ def build(data: Path, config: Mapping[str, Any]) -> "Job":
 
     def validate(net: torch.nn.Module) -> dict[str, float]:
         predicted = [
-            net(to_blobs(crops[held[i : i + 64]])).numpy() for i in range(0, len(held), 64)
+            predict(net, to_blobs(crops[held[i : i + 64]])).cpu().numpy()
+            for i in range(0, len(held), 64)
         ]
         errors = [
             aligned_distance_mm(mean + basis @ beta, t)

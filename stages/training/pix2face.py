@@ -133,7 +133,7 @@ def build(data: Path, config: Mapping[str, Any]) -> "Job":
         input_blob,
         target_planes,
     )
-    from models.train_loop import step_rng
+    from models.train_loop import predict, step_rng
     from stages.training.run import Job
 
     images = np.load(data / "images.npy", mmap_mode="r")
@@ -191,7 +191,7 @@ def build(data: Path, config: Mapping[str, Any]) -> "Job":
         pncc, offset, zero, overlap = [], [], [], []
         for index in held:
             [(picture, values, seen)] = windows([(int(index), VALIDATION_SCALE, np.zeros(2))])
-            out = net(torch.from_numpy(input_blob(picture))[None])[0].numpy()
+            out = predict(net, torch.from_numpy(input_blob(picture))[None])[0].cpu().numpy()
             guess = boxes.decode(out.transpose(1, 2, 0).astype(np.float64))
             found = face_pixels(guess[..., :3])
             pncc.append(np.linalg.norm(guess[..., :3] - values[..., :3], axis=-1)[seen].mean())

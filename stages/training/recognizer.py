@@ -68,7 +68,7 @@ def build(data: Path, config: Mapping[str, Any]) -> "Job":
     from models.encoders.augment import Augmentation, augment
     from models.encoders.iresnet import IResNetConfig
     from models.methods.recognizer import Recognizer, RecognizerConfig
-    from models.train_loop import step_rng
+    from models.train_loop import predict, step_rng
     from stages.training.run import Job
 
     crops = np.load(data / "crops.npy", mmap_mode="r")
@@ -98,7 +98,10 @@ def build(data: Path, config: Mapping[str, Any]) -> "Job":
     held = np.flatnonzero(validation)
 
     def validate(net: torch.nn.Module) -> dict[str, float]:
-        embedded = [net(to_blobs(crops[held[i : i + 64]])).numpy() for i in range(0, len(held), 64)]
+        embedded = [
+            predict(net, to_blobs(crops[held[i : i + 64]])).cpu().numpy()
+            for i in range(0, len(held), 64)
+        ]
         return verification(np.concatenate(embedded), labels[held])
 
     return Job(model, batch, validate, None, "error")

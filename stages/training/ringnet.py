@@ -250,7 +250,7 @@ def build(data: Path, config: Mapping[str, Any]) -> "Job":
 
     from models.encoders.augment import Augmentation, jitter_matrix, occlude, relight
     from models.methods.ringnet import RingNet, RingNetConfig, input_blob, mean_camera, project
-    from models.train_loop import load_state, step_rng
+    from models.train_loop import load_state, predict, step_rng
     from stages.training.run import Job
 
     crops = np.load(data / "crops.npy", mmap_mode="r")
@@ -319,13 +319,17 @@ def build(data: Path, config: Mapping[str, Any]) -> "Job":
         codes, gaps = [], []
         for index in held:
             picture = crop_image(np.ascontiguousarray(crops[index]), standard, size)
-            code = model.split(net(torch.from_numpy(input_blob(picture))[None]))
+            code = model.split(predict(net, torch.from_numpy(input_blob(picture))[None]))
             assert model.landmarks is not None
-            seen = project(model.landmarks(code.beta, code.psi, code.theta), code.camera)[0].numpy()
+            seen = (
+                project(model.landmarks(code.beta, code.psi, code.theta), code.camera)[0]
+                .cpu()
+                .numpy()
+            )
             target = placed(int(index), standard)
             eyes = np.linalg.norm(target[36] - target[45])
             gaps.append(np.linalg.norm(seen - target, axis=1).mean() / max(eyes, 1e-6))
-            codes.append(code.beta[0].numpy().astype(np.float64))
+            codes.append(code.beta[0].cpu().numpy().astype(np.float64))
         return {
             "landmark_percent": 100.0 * float(np.mean(gaps)),
             **consistency(np.stack(codes), people[held]),

@@ -7,6 +7,7 @@ find anything to continue from.
 """
 
 import logging
+import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -27,6 +28,7 @@ from stages.artifacts import (
 from stages.compute import WorkerContext, run_training
 from stages.fingerprint import hash_code, hash_input
 from stages.params import ComputeParams, LoopParams
+from stages.process import SAME_SUMS_ON_GPU
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -182,6 +184,7 @@ def work_of_worker(context: WorkerContext, arguments: dict[str, Any]) -> None:
     for key in ("workers", "gpu", "batch"):
         numbers.pop(key)
     numbers["betas"] = tuple(numbers["betas"])
+    os.environ.update(SAME_SUMS_ON_GPU)
     make_deterministic(numbers["seed"])
     job: Job = arguments["build"](context.resume_dir / "data", arguments["config"])
     settings = FitSettings(**numbers, monitor=job.monitor)
@@ -195,6 +198,7 @@ def work_of_worker(context: WorkerContext, arguments: dict[str, Any]) -> None:
         parameter_rates=job.rates,
         rank=context.rank,
         wrap=None if context.world_size == 1 else context.wrap_model,
+        device=context.device,
     )
     if context.rank == 0:
         write_safetensors(

@@ -10,7 +10,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.train_loop import FitResult, FitSettings, fit, make_deterministic, slots, step_rng
+from models.train_loop import (
+    FitResult,
+    FitSettings,
+    fit,
+    make_deterministic,
+    predict,
+    slots,
+    step_rng,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -83,6 +91,43 @@ def same(a: FitResult, b: FitResult) -> None:
         np.testing.assert_array_equal(a.state[name], b.state[name], err_msg=name)
     assert a.history == b.history
     assert a.step == b.step
+
+
+def test_batches_prepared_ahead_change_nothing() -> None:
+    same(run(Memory()), run(Memory(), replace(SETTINGS, loaders=3)))
+
+
+def test_a_batch_that_fails_ahead_is_an_error() -> None:
+    def breaks(step: int) -> dict[str, Tensor]:
+        if step == 7:
+            raise ValueError("no such photograph")
+        return batches(step)
+
+    with pytest.raises(ValueError, match="no such photograph"):
+        fit(Line(), breaks, replace(SETTINGS, loaders=2), Memory(), validate=validate)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_repeats_itself_and_resumes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+    def on_gpu(store: Memory) -> FitResult:
+        make_deterministic(SETTINGS.seed)
+        return fit(Line(), batches, SETTINGS, store, validate=measured, device="cuda")
+
+    def measured(model: nn.Module) -> dict[str, float]:
+        x = torch.linspace(-1, 1, 12).reshape(4, 3)
+        return {
+            "error": float((predict(model, x).cpu() - x.sum(1, keepdim=True).sin()).abs().mean())
+        }
+
+    whole, killed = on_gpu(Memory()), Memory(saves_left=2)
+    with pytest.raises(KeyboardInterrupt):
+        on_gpu(killed)
+    killed.saves_left = None
+    same(whole, on_gpu(killed))
+    for name, value in run(Memory()).state.items():
+        np.testing.assert_allclose(whole.state[name], value, atol=1e-3, err_msg=name)
 
 
 @pytest.mark.parametrize("saves", [1, 2, 4])

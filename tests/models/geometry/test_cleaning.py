@@ -1,6 +1,5 @@
 """Cleaning: closed forms, slow twins of the checks, invariances, what passes untouched."""
 
-import time
 from collections import Counter
 
 import numpy as np
@@ -163,26 +162,6 @@ def test_a_clean_mesh_is_the_same_arrays(ball, junk) -> None:
     assert found.faces is faces
     assert found.report == {}
     np.testing.assert_array_equal(found.kept, np.arange(len(vertices)))
-
-
-def test_a_clean_mesh_costs_no_more_than_a_few_passes(toy, junk) -> None:
-    """A ratio within one process: against one pass over the same triangles."""
-    from models.geometry.mesh import face_normals
-
-    vertices, faces = toy._sphere(152, 310)
-
-    def seconds(work) -> float:
-        def once() -> float:
-            start = time.process_time()
-            work()
-            return time.process_time() - start
-
-        return min(once() for _ in range(7))
-
-    clean_scan(vertices, faces, junk)
-    assert seconds(lambda: clean_scan(vertices, faces, junk)) < 5 * seconds(
-        lambda: face_normals(vertices, faces)
-    )
 
 
 def test_what_no_mesh_can_be_made_of_is_left_to_who_uses_it(ball, junk) -> None:

@@ -1,12 +1,10 @@
 """OBJ and PLY as data sets write them, against a reader that takes one line at a time."""
 
 import gzip
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-import trimesh
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -159,20 +157,3 @@ def test_a_ply_of_points_alone(tmp_path: Path, kind: str) -> None:
     mesh = read_mesh(path, allow_point_cloud=True)
     np.testing.assert_array_equal(mesh.vertices, SQUARE)
     assert mesh.faces.shape == (0, 3)
-
-
-def test_reading_a_real_scan_costs_no_more_than_trimesh(shared_data: Path) -> None:
-    path = shared_data / "real_scan" / "scan.obj"
-    read_mesh(path)
-
-    def cost(reader: object) -> float:
-        assert callable(reader)
-        started = time.process_time()
-        reader(path)
-        return time.process_time() - started
-
-    def theirs(file: Path) -> object:
-        return trimesh.load(file, process=False)
-
-    ratios = [cost(read_mesh) / cost(theirs) for _ in range(5)]
-    assert min(ratios) < 1.0

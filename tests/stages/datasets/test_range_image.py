@@ -1,7 +1,6 @@
 """Range images: known triangles, a slow twin, jumps, and damage that is always told."""
 
 import gzip
-import time
 from pathlib import Path
 
 import numpy as np
@@ -194,14 +193,11 @@ def test_no_text_raises_anything_else(tmp_path_factory, data: st.DataObject) -> 
         assert str(path) in message
 
 
-def test_a_whole_image_takes_a_fraction_of_a_second() -> None:
+def test_a_whole_image_keeps_every_triangle() -> None:
     rng = np.random.default_rng(0)
     depth = -1500.0 + rng.normal(0.0, 0.2, (480, 640))
     image = image_of(depth)
-    started = time.process_time()
-    mesh = surface(image)
-    assert len(mesh.faces) == 2 * 479 * 639
-    assert time.process_time() - started < 3.0  # 0.3 s where nothing else runs
+    assert len(surface(image).faces) == 2 * 479 * 639
 
 
 def test_ppm_keeps_every_pixel() -> None:

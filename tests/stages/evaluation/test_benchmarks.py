@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 
 from stages import scoring
-from stages.artifacts import read_json, read_table
+from stages.artifacts import read_json, read_table, write_table
+from stages.benchmark_scores import score_benchmarks
 from stages.benchmarks.layouts import layout_of, list_stirling, read_pairs
 from stages.benchmarks.points import read_landmarks
-from stages.contracts import schema
+from stages.contracts import schema, table_of
 from stages.datasets.meshes import write_obj
+from stages.params import ComputeParams
 from stages.scoring import score_dataset, score_files
 from stages.unpickle import read_npy
 
@@ -84,6 +86,34 @@ def test_feng_scores_parts_gaps_and_the_official_files(stirling, tmp_path, kit):
     assert read_json(out / "scores.json") == json.loads(json.dumps(result))
     assert rows["LQ/m1002_003"]["reason"].startswith("missing: ")
     assert rows["LQ/F1003_001"]["reason"].startswith("scan: expected a neutral scan")
+
+
+def test_the_stage_counts_what_was_asked_for_only(stirling, tmp_path, kit):
+    predictions = tmp_path / "predictions"
+    kit.submit(predictions / "stirling", "HQ/F1001_001", bump=1.0)
+    blank = {"benchmark": "stirling", "challenge": "", "provider": "", "reason": ""}
+    rows = [
+        blank | {"item_id": "HQ/F1001_001", "subject_id": "F1001", "status": "ok"},
+        blank | {"item_id": "LQ/F1001_008", "subject_id": "F1001", "status": "failed"},
+    ]
+    rows[1]["reason"] = "no face was found"
+    write_table(table_of(rows, "predictions"), predictions / "rows.parquet")
+    found, table = score_benchmarks(
+        {"stirling": ("feng2018", "stirling-now"), "bu3dfe": ("bu3dfe",)},
+        {"stirling": stirling, "bu3dfe": tmp_path / "nothing"},
+        predictions=predictions,
+        unit="m",
+        thresholds_mm=np.linspace(0, 4, 5),
+        compute=ComputeParams(workers=1, ray_threshold_s=1e9, object_store_mb=100),
+    )
+    for protocol in ("feng2018", "stirling-now"):
+        facts = found["stirling"][protocol]
+        assert (facts["images"], facts["scored"], facts["missing"]) == (2, 1, 1)
+        assert facts["curve"][-1]["percent"] == pytest.approx(100)
+        assert facts["curve"][0]["percent"] < 100
+    assert "expected a submission folder" in found["bu3dfe"]["bu3dfe"]["reason"]
+    assert [row["status"] for row in table] == ["ok", "failed", "ok", "failed"]
+    assert table_of(table, "distances").num_rows == 4
 
 
 def test_stirling_by_now_pools_and_takes_a_list_of_images(stirling, tmp_path, kit):

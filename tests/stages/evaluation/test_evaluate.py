@@ -13,7 +13,11 @@ from stages.contracts import schema, table_of
 from stages.params import ComputeParams, EvaluateParams, load
 
 SECTION = EvaluateParams(
-    protocols=("now", "now-metric"), curve_max_mm=8.0, curve_step_mm=0.5, max_unscored_fraction=0.5
+    protocols=("now", "now-metric"),
+    curve_max_mm=8.0,
+    curve_step_mm=0.5,
+    max_unscored_fraction=0.5,
+    benchmarks={},
 )
 COMPUTE = ComputeParams(workers=1, ray_threshold_s=1e9, object_store_mb=100)
 

@@ -149,7 +149,11 @@ def test_missing_recogniser_is_said(inputs: Path, tmp_path: Path) -> None:
 
 def test_the_stage_writes_what_was_measured(inputs: Path, tmp_path: Path) -> None:
     section = EvaluateParams(
-        protocols=("now",), curve_max_mm=8.0, curve_step_mm=0.5, max_unscored_fraction=1.0
+        protocols=("now",),
+        curve_max_mm=8.0,
+        curve_step_mm=0.5,
+        max_unscored_fraction=1.0,
+        benchmarks={},
     )
     evaluate.run(
         section,

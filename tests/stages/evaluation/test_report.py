@@ -100,6 +100,7 @@ def data(tmp_path_factory, kit):
         curve_max_mm=8.0,
         curve_step_mm=0.5,
         max_unscored_fraction=1.0,
+        benchmarks={},
     )
     compute = ComputeParams(workers=1, ray_threshold_s=1e9, object_store_mb=100)
     for method, bump in (("mica", 0.5), ("mean", 4.0)):

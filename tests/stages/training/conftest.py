@@ -55,7 +55,7 @@ def compute() -> ComputeParams:
 @pytest.fixture
 def loop() -> LoopParams:
     return LoopParams(
-        workers=0, gpu=False, steps=6, batch=4, learning_rate=1e-3, final_rate=0.1,
+        workers=0, gpu=False, loaders=0, steps=6, batch=4, learning_rate=1e-3, final_rate=0.1,
         schedule="cosine", weight_decay=0.0, betas=(0.9, 0.999), clip_norm=0.0, report_every=3,
         checkpoint_every=2, keep="best",
     )  # fmt: skip

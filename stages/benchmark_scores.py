@@ -1,0 +1,68 @@
+"""Scores of one method on the benchmarks beside NoW, from their owners' folders.
+
+Only what `reconstruct` was asked for counts: its rows name the meshes, those that failed included.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stages.artifacts import read_table
+from stages.params import ComputeParams
+from stages.scoring import curve_of, dataset_scores, row_of
+
+logger = logging.getLogger(__name__)
+
+
+def score_benchmarks(
+    protocols: Mapping[str, Sequence[str]],
+    roots: Mapping[str, Path],
+    *,
+    predictions: Path,
+    unit: str,
+    thresholds_mm: np.ndarray,
+    compute: ComputeParams,
+) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
+    """Measure every benchmark by each of its protocols.
+
+    Args:
+        protocols: Names in ``models.metrics``, by benchmark.
+        roots: Folders in the owners' layouts, by benchmark.
+        predictions: What `reconstruct` left.
+        unit: Of the predicted meshes.
+        thresholds_mm: (t,) of the cumulative curves.
+        compute: Workers.
+
+    Returns:
+        By benchmark, then protocol, the summary of ``stages.scoring.summarise`` with ``curve``, or
+        ``reason`` where nothing could be measured; and the rows of schema ``distances``.
+    """
+    asked: dict[str, set[str]] = {}
+    for row in read_table(predictions / "rows.parquet").to_pylist():
+        asked.setdefault(row["benchmark"], set()).add(row["item_id"])
+    found: dict[str, dict[str, Any]] = {}
+    rows = []
+    for benchmark in sorted(protocols):
+        for protocol in protocols[benchmark]:
+            entry: dict[str, Any]
+            try:
+                entry, scores = dataset_scores(
+                    protocol,
+                    roots[benchmark],
+                    predictions / benchmark,
+                    unit,
+                    among=asked.get(benchmark, set()),
+                    compute=compute,
+                )
+            except (OSError, ValueError) as error:
+                entry = {"protocol": protocol, "reason": str(error)}
+                logger.warning("%s by %s: %s", benchmark, protocol, error)
+            else:
+                entry["curve"] = curve_of(scores, thresholds_mm)
+                rows += [row_of(score, protocol) for score in scores]
+            found.setdefault(benchmark, {})[protocol] = entry
+    rows.sort(key=lambda row: (row["protocol"], row["item_id"]))
+    return found, rows
