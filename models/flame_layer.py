@@ -119,9 +119,18 @@ class Flame(nn.Module):
                 f"Flame needs theta of shape {(B, 3 * J)} ({J} joints x 3), "
                 f"got {tuple(theta.shape)}"
             )
+        return self.articulated(beta, psi, rotation_matrices(theta.reshape(B, J, 3)))
+
+    def articulated(
+        self,
+        beta: Float[Tensor, "B s"],
+        psi: Float[Tensor, "B e"],
+        R: Float[Tensor, "B J 3 3"],
+    ) -> Float[Tensor, "B V 3"]:
+        """Posed vertices in metres from the joints' rotation matrices, in the order of theta."""
+        B = len(beta)
         shaped = self.shaped(beta, psi)
         joints = self.joints(beta, psi)
-        R = rotation_matrices(theta.reshape(B, J, 3))
         eye = torch.eye(3, dtype=R.dtype, device=R.device)
         feature = (R[:, 1:] - eye).reshape(B, -1)
         posed = shaped + torch.einsum("vcp,bp->bvc", self.posedirs, feature)

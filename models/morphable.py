@@ -90,6 +90,20 @@ class LinearModel:
         """The face with every coefficient zero: mean identity and mean expression."""
         return self.mean_shape + self.mean_expression
 
+    def of_keypoints(self) -> "LinearModel":
+        """The 68 landmarks as a model of their own, without faces or texture."""
+        at = self.keypoints
+        return LinearModel(
+            mean_shape=self.mean_shape[at],
+            shape_basis=self.shape_basis[at],
+            shape_sigma=self.shape_sigma,
+            mean_expression=self.mean_expression[at],
+            expression_basis=self.expression_basis[at],
+            expression_sigma=self.expression_sigma,
+            faces=np.zeros((0, 3), self.faces.dtype),
+            keypoints=np.arange(len(at)),
+        )
+
     def shape(
         self,
         alpha: Float[np.ndarray, " k"] | None = None,

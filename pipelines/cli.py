@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipelines import cli_track
+
 logger = logging.getLogger("faceline")
 
 TREE_WIDTH = 200
@@ -110,8 +112,17 @@ def build_parser() -> argparse.ArgumentParser:
     reconstruct.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
     reconstruct.add_argument("--checkpoint", type=Path, required=True)
     reconstruct.add_argument("--out", type=Path, required=True)
+    reconstruct.add_argument(
+        "--one-person",
+        action="store_true",
+        help="all photographs show one person: one identity from all of them (pix2face)",
+    )
     reconstruct.add_argument("--json", action="store_true")
     reconstruct.set_defaults(command=_reconstruct)
+
+    follow = commands.add_parser("track", help="the face in a video: parameters, overlay, meshes")
+    cli_track.add_options(follow)
+    follow.set_defaults(command=_track)
 
     _add_score(commands)
 
@@ -325,14 +336,22 @@ def _reconstruct(options: argparse.Namespace) -> int:
         options.out,
         section=params.load(root / "params.yaml").reconstruct,
         data=root / "data",
+        one_person=options.one_person,
     )
     failed = all(row["status"] != "ok" for row in rows)
     if options.json:
         _emit(rows)
     else:
         for row in rows:
-            _console().print(f"{row['image']}: {row['status']} {row['reason']}".rstrip())
+            _console().print(
+                f"{row['image']}: {row['status']} {row['reason'] or row['note']}".rstrip()
+            )
     return 1 if failed else 0
+
+
+def _track(options: argparse.Namespace) -> int:
+    meta = cli_track.track(options, _checkout())
+    return _finish(meta, options, failed=meta["status"] != "ok")
 
 
 def _ablate(options: argparse.Namespace) -> int:

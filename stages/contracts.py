@@ -26,8 +26,8 @@ def schema(name: str) -> Any:  # noqa: ANN401 - pyarrow.Schema, imported late
 
     Args:
         name: ``images``, ``scans``, ``subjects``, ``landmarks``, ``registrations``,
-            ``unified_subjects``, ``rendered``, ``predictions``, ``distances``, ``likeness`` or
-            ``ablation``.
+            ``unified_subjects``, ``rendered``, ``predictions``, ``landmark_predictions``,
+            ``distances``, ``likeness``, ``tracked_frames`` or ``ablation``.
 
     Raises:
         KeyError: No schema has that name.
@@ -143,6 +143,14 @@ def schema(name: str) -> Any:  # noqa: ANN401 - pyarrow.Schema, imported late
             _field("landmarks", text),
             _field("provider", text),
         ],
+        "landmark_predictions": [
+            *item,
+            _field("set", text, values="300w_lp|aflw2000"),
+            _field("points_px", floats, order="iBUG-68, x0 y0 ...", **pixels),
+            _field("true_px", floats, order="iBUG-68, x0 y0 ...", **pixels),
+            _field("points_mm", floats, unit="mm", frame="face model", order="x0 y0 z0 ..."),
+            _field("true_mm", floats, unit="mm", frame="face model", order="x0 y0 z0 ..."),
+        ],
         "distances": [
             *item,
             _field("protocol", text),
@@ -163,6 +171,23 @@ def schema(name: str) -> Any:  # noqa: ANN401 - pyarrow.Schema, imported late
             *item,
             _field("cosine", f64, unit="of the photograph's and its rendering's embeddings"),
             _field("rank", i32, unit="place of the best photograph of the right person, from 1"),
+        ],
+        "tracked_frames": [
+            _field("frame", i32, order="from 0"),
+            _field("name", text),
+            _field("time_s", f64, unit="s"),
+            _field("status", text, values="|".join(STATUSES)),
+            _field("reason", text),
+            _field("box_px", floats, order="left top right bottom", **pixels),
+            _field("box_source", text, values="detected|interpolated|held|missing"),
+            _field("faces", i32, of="all that were detected in the frame"),
+            _field("score", f32),
+            _field("landmarks_px", floats, order="iBUG-68, x0 y0 ...", of="detected", **pixels),
+            _field("fitted_px", floats, order="iBUG-68, x0 y0 ...", of="the fitted head", **pixels),
+            _field("landmark_rms_px", f64, unit="px", of="detected to fitted landmarks"),
+            _field("photometric_rmse", f64, unit="RGB in 0..255", of="the visible face"),
+            _field("depth_rmse_mm", f64, unit="mm", of="the face where reference depth exists"),
+            _field("depth_bias_mm", f64, unit="mm", of="mean of fitted minus reference depth"),
         ],
         "ablation": [
             _field("method", text),

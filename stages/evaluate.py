@@ -4,8 +4,9 @@ Reads one method's predicted meshes and landmarks, the packed NoW images and sca
 benchmarks' folders. Writes ``distances.parquet`` (one row per image and protocol, failures too, all
 distances kept), ``metrics.json`` (pooled statistics, by challenge, by subject), ``curves.json`` and
 ``benchmarks.json`` (those beside NoW); with a recogniser, ``likeness.parquet`` and
-``likeness.json`` (see ``stages.likeness``). A NoW image whose scan, prediction and protocols are
-those of an earlier run is not measured again.
+``likeness.json`` (see ``stages.likeness``); where the method predicts landmarks of annotated
+photographs, ``landmarks.json`` (see ``stages.landmark_scores``). A NoW image whose scan, prediction
+and protocols are those of an earlier run is not measured again.
 """
 
 import argparse
@@ -33,6 +34,7 @@ from stages.artifacts import (
 from stages.benchmark_scores import score_benchmarks
 from stages.contracts import table_of
 from stages.datasets.meshes import read_mesh
+from stages.landmark_scores import TABLE, score_landmarks
 from stages.row_cache import WORK, Row, RowCache, cached_map, key_of_values
 from stages.scoring import (
     ImageScore,
@@ -155,11 +157,16 @@ def run(
         compute=compute,
     )
     rows += further
+    for name, measured in others.items():
+        for entry in measured.values():
+            entry["learned_from"] = name.upper() in facts.get("learned_from", [])
     with atomic_directory(out) as scratch:
         write_json(others, scratch / "benchmarks.json")
         write_table(table_of(rows, "distances"), scratch / "distances.parquet")
         write_json(metrics, scratch / "metrics.json")
         write_json(curves, scratch / "curves.json")
+        if (predictions / TABLE).is_file():
+            write_json(score_landmarks(predictions), scratch / "landmarks.json")
         if landmarks is not None and recognizer is not None:
             from stages.likeness import measure_likeness
 

@@ -227,6 +227,7 @@ class ScanFitParams(Section):
     scalp_weight: float = Field(ge=0, le=1, description="data weight of hair")
     lip_gap_mm: float = Field(gt=0, description="lips this far apart count as open, mm")
     lip_weight: float = Field(ge=0, description="of closed lips staying together; 0: do not")
+    mouth_support: float = Field(ge=0, le=1, description="lower face below it: mouth tried anew")
 
 
 class FitPreset(Section):
@@ -247,6 +248,7 @@ class QualityParams(Section):
     max_landmark_rms_mm: float = Field(gt=0, description="root mean square landmark distance, mm")
     max_landmark_drift_mm: float = Field(gt=0, description="rigid part of the landmark error, mm")
     min_coverage: float = Field(ge=0, le=1, description="share of the face on the scan")
+    min_lower_face: float = Field(ge=0, le=1, description="of the lower face, parametric fit")
     max_prior_energy: float = Field(gt=0, description="sum of squared coefficients")
     max_flipped_faces: int = Field(ge=0, description="triangles turned by the refinement")
     min_score: float = Field(ge=0, le=1, description="estimated probability of being right")
@@ -470,12 +472,23 @@ class MicaParams(Section):
     fit: LoopParams
 
 
+class LandmarkChoiceParams(Section):
+    """How pix2face's landmark vertices are chosen on training photographs."""
+
+    frames: int = Field(ge=1, description="annotated training photographs")
+    gate_mm: float = Field(gt=0, description="largest PNCC distance of a vertex to its pixel")
+    coefficient_prior: float = Field(ge=0, description="ridge per coefficient in sigma units, mm")
+    camera: Literal["affine", "pinhole"]
+
+
 class Pix2FaceParams(Section):
     """pix2face."""
 
     size_px: int = Field(ge=8, description="side of the crop the network sees")
     width: int = Field(ge=1, description="channels of the first convolution")
     depth: int = Field(ge=3, description="halvings")
+    up: Literal["bilinear", "transposed"] = Field(description="how the decoder doubles")
+    target: Literal["pncc_offset", "xyz"] = Field(description="what the planes hold")
     background_weight: float = Field(ge=0, le=1)
     target_box: Literal["fitted", "published"] = Field(
         description="mm that [-1, 1] stands for: fitted to the mean face, or the paper's numbers"
@@ -484,7 +497,11 @@ class Pix2FaceParams(Section):
     box_scale: tuple[float, float] = Field(description="range of the crop's side over the box's")
     box_shift: float = Field(ge=0, description="largest shift, fraction of the box")
     holdout: float = Field(gt=0, lt=1, description="fraction of subjects kept for validation")
+    colour: Literal["augment", "published"] = Field(
+        description="gamma, gains and noise of `augment`, or the paper's gamma and gains"
+    )
     augment: AugmentParams
+    landmarks: LandmarkChoiceParams
     fit: LoopParams
 
 
@@ -561,19 +578,116 @@ class BenchmarkSizes(Section):
     bu3dfe: int | None = Field(ge=0, description="people")
 
 
+class Pix2FaceFitParams(Section):
+    """What follows pix2face's network."""
+
+    box_scale: float = Field(gt=0, description="side of the crop over the landmarks' square's")
+    gate_mm: float = Field(gt=0, description="largest PNCC distance of a vertex to its pixel")
+    coefficient_prior: float = Field(
+        ge=0, description="ridge per coefficient in sigma units, mm; the paper's is 0.025"
+    )
+    min_correspondences: int = Field(ge=10)
+    most_vertices: int | None = Field(
+        ge=10, description="evenly spread ones that count in the solution; null: all"
+    )
+    camera: Literal["affine", "pinhole"]
+    joint: int = Field(
+        ge=1, description="photographs of a person solved together; 1: each by itself"
+    )
+    landmark_photographs: int | None = Field(
+        ge=0,
+        description="held-out photographs of 300W-LP, and as many of AFLW2000-3D, whose landmarks "
+        "are measured; null: all, 0: none",
+    )
+
+
 class ReconstructParams(Section):
     """From photographs to meshes."""
 
     photographs: BenchmarkSizes
-    box_scale: float = Field(gt=0, description="side of pix2face's crop over the box's")
-    gate_mm: float = Field(gt=0, description="largest PNCC distance of a vertex to its pixel")
-    coefficient_prior: float = Field(
-        gt=0, description="ridge per coefficient in sigma units, mm; the paper's is 0.025"
-    )
-    min_correspondences: int = Field(ge=10)
+    pix2face: Pix2FaceFitParams
     detector_min_score: float = Field(description="smallest detection score in user photographs")
     detector_max_side_px: int = Field(ge=64, description="user photographs are searched this large")
     max_failed_fraction: float = Field(ge=0, le=1, description="more failures stop the stage")
+
+
+class PyramidLevel(Section):
+    """One level of the tracker's image pyramid."""
+
+    scale: float = Field(gt=0, le=1, description="of the tracked image")
+    steps: int = Field(ge=0, description="Adam steps in a frame")
+    dense: bool = Field(description="whether colours count")
+
+
+class TrackPreset(Section):
+    """How long and how fast MICA's tracker descends."""
+
+    size_px: int = Field(ge=64, description="frames are tracked at most this large, longer side")
+    camera_steps: int = Field(ge=0, description="that fit the camera alone, first frames")
+    camera_rate: float = Field(gt=0)
+    camera_drop_every: int = Field(ge=1, description="steps after which the rate is a tenth")
+    levels: tuple[PyramidLevel, ...] = Field(min_length=1)
+    start_factor: int = Field(ge=1, description="first frames take this many times as many steps")
+    raster_every: int = Field(ge=1, description="steps between rasterisations")
+    final_rate: float = Field(gt=0, le=1, description="rate at a level's end, of its start")
+    colour_rates: dict[str, float] = Field(description="unknown to learning rate: first colours")
+    keyframe_rates: dict[str, float] = Field(description="first frames")
+    frame_rates: dict[str, float] = Field(description="every frame")
+
+
+class TrackWeights(Section):
+    """Terms of the tracker's energy; 0 switches one off."""
+
+    dense: float = Field(ge=0, description="mean L1 colour difference of the visible face")
+    points: float = Field(ge=0, description="68 landmarks, squared, fractions of the image")
+    oval: float = Field(ge=0, description="contour landmarks besides")
+    lids: float = Field(ge=0, description="differences of upper and lower lids")
+    lips: float = Field(ge=0, description="differences of upper and lower lips")
+    expression: float = Field(ge=0)
+    texture: float = Field(ge=0)
+    jaw: float = Field(ge=0)
+    shape: float = Field(ge=0)
+    principal: float = Field(ge=0)
+    eyes: float = Field(ge=0)
+    eye_symmetry: float = Field(ge=0)
+    camera: float = Field(gt=0, description="68 landmarks while only the camera is fitted")
+
+
+class SmoothParams(Section):
+    """Frames over which 2-D landmarks are averaged: MICA's detected ones, pix2face's answers."""
+
+    mica: Literal[1, 3]
+    pix2face: Literal[1, 3]
+
+
+class TrackParams(Section):
+    """Faces in videos."""
+
+    smooth: SmoothParams
+    longest_gap: int = Field(ge=0, description="frames without a detection that are bridged")
+    min_landmark_score: float = Field(ge=0, le=1, description="frames below it are not tracked")
+    detector_min_score: float
+    detector_max_side_px: int = Field(ge=64, description="frames are searched at most this large")
+    max_failed_fraction: float = Field(ge=0, le=1, description="more failed frames fail the video")
+    shape_init: Literal["mica", "mean", "free"] = Field(
+        description="MICA's shape, the average head's, or fitted to the first frames from there"
+    )
+    shape_frames: int = Field(ge=1, description="first frames whose MICA embeddings are averaged")
+    keyframes: int = Field(ge=1, description="first frames that camera and shape are fitted to")
+    dense: bool = Field(description="colours count; false: landmarks alone")
+    texture: Path | None = Field(description="FLAME_texture.npz; null: a colour per vertex")
+    texture_modes: int = Field(ge=1, le=200, description="of its 200")
+    preset: str
+    weights: TrackWeights
+    presets: dict[str, TrackPreset]
+
+    @model_validator(mode="after")
+    def _preset_exists(self) -> "TrackParams":
+        if self.preset not in self.presets:
+            raise ValueError(
+                f"track.preset: expected one of {sorted(self.presets)}, got {self.preset!r}"
+            )
+        return self
 
 
 class RenderParams(Section):
@@ -653,6 +767,7 @@ class Params(Section):
     recognizer: RecognizerParams
     train: TrainParams
     reconstruct: ReconstructParams
+    track: TrackParams
     render: RenderParams
     landmark_model: LandmarkModelParams
     landmarks: LandmarksParams

@@ -1,23 +1,27 @@
 """Stage `reconstruct`: a method's meshes for every benchmark, in the submissions' layouts.
 
 Reads the benchmarks' packed photographs, their landmarks (px), a checkpoint and its face model.
-Writes ``<benchmark>/<name>.obj`` (mm) with seven landmarks ``.npy`` beside it where the face is
-neutral (``stages.benchmark_photos`` says which photographs make which mesh), ``rows.parquet`` (one
-row per mesh, failures too) and ``meta.json``. A mesh that the same code and weights made of the
-same photographs before is not made again.
-``reconstruct_photos`` does the same for any photographs, with overlay and GLB.
+Writes ``<benchmark>/<name>.obj`` (mm) with landmarks ``.npy`` beside it (NoW's seven, or 51) where
+the face is neutral (``stages.benchmark_photos`` says which photographs make which mesh),
+``rows.parquet`` (one row per mesh, failures too) and ``meta.json``. A mesh that the same code and
+weights made of the same photographs before is not made again. pix2face also leaves
+``landmarks.parquet``: its landmarks on annotated photographs that it has not learned from
+(``stages.landmark_scores``).
+``reconstruct_photos`` does the same for any photographs, with overlay, GLB and point cloud.
 """
 
 import argparse
 import io
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from models.flame import NOW_SEVEN_IN_STATIC_51
 from stages import params
 from stages.artifacts import (
     atomic_directory,
@@ -29,15 +33,25 @@ from stages.artifacts import (
 from stages.benchmark_photos import Job, Photo, benchmark_jobs
 from stages.contracts import table_of
 from stages.datasets.images import decode_rgb
-from stages.datasets.meshes import obj_bytes, write_obj
+from stages.datasets.meshes import cloud_ply_bytes, obj_bytes
 from stages.inference.types import Reconstruction, Reconstructor
+from stages.landmark_scores import TABLE, finished, labelled_photos, predict_landmarks
 from stages.process import begin
 from stages.row_cache import WORK, Row, RowCache, cached_each, key_of_values
 
+if TYPE_CHECKING:
+    from stages.inference.pix2face import Pix2FaceReconstructor
+
 logger = logging.getLogger(__name__)
 
+ON_SEVEN = ("now", "stirling")
+"""Benchmarks whose submissions carry NoW's seven landmarks; the others' carry 51."""
 METHODS = ("mean", "mica", "pix2face", "ringnet")
 SECONDS_PER_IMAGE = {"mean": 0.05, "mica": 0.1, "pix2face": 0.6, "ringnet": 0.1}
+Together = Callable[
+    [Sequence[tuple[np.ndarray, np.ndarray]]], tuple[list[Reconstruction | None], list[str]]
+]
+"""A joint solution of photographs (RGB, 68 points): answers, and reasons where there are none."""
 UNDECIDING = {"max_failed_fraction", "detector_min_score", "detector_max_side_px", "photographs"}
 """Parameters that change no mesh of a packed photograph."""
 
@@ -72,7 +86,7 @@ def load_method(
     if method == "pix2face":
         from stages.inference.pix2face import Pix2FaceReconstructor
 
-        return Pix2FaceReconstructor(weights, data / "models" / "3ddfa", section)
+        return Pix2FaceReconstructor(weights, data / "models" / "3ddfa", section.pix2face)
     if method == "ringnet":
         from stages.inference.ringnet import RingNetReconstructor
 
@@ -110,6 +124,8 @@ def run(
         for benchmark, most in sizes.items()
         for job in benchmark_jobs(data, benchmark, reconstructor.needs_landmarks, most)
     ]
+    if method == "pix2face" and section.pix2face.joint > 1:
+        jobs = with_companions(jobs, section.pix2face.joint)
     photographs = sum(len(job.photos) for job in jobs)
     deciding = section.model_dump(mode="json", exclude=UNDECIDING) | {"method": method}
     known = RowCache.of("reconstruct", section=deciding, inputs=_inputs(method, data), work=work)
@@ -125,6 +141,10 @@ def run(
             seconds_per_item=SECONDS_PER_IMAGE[method] * photographs / max(1, len(jobs)),
             label=f"reconstruct {method}",
         )
+        if method == "pix2face" and section.pix2face.landmark_photographs != 0:
+            load = partial(load_method, method, data, section)
+            landmarks = _landmarks(load, section, compute, data, known)
+            write_table(table_of(landmarks, "landmark_predictions"), scratch / TABLE)
         known.forget_unused()
         counts = {}
         for benchmark in sizes:
@@ -147,6 +167,55 @@ def run(
             "benchmarks": counts,
         }
         write_json(meta, scratch / "meta.json")
+
+
+def with_companions(jobs: Sequence[Job], joint: int) -> list[Job]:
+    """Neutral meshes of one photograph, each with the next photographs of its person.
+
+    A benchmark that wants a mesh per photograph gets meshes that rest on up to ``joint`` of them:
+    the photograph's own first, then those that follow it in order of ``item_id``, beginning again
+    at the end.
+    """
+    own: dict[tuple[str, str], list[Job]] = {}
+    for job in jobs:
+        if len(job.photos) == 1 and not job.expression:
+            own.setdefault((job.benchmark, job.subject_id), []).append(job)
+    found = []
+    for job in jobs:
+        group = own.get((job.benchmark, job.subject_id), [])
+        if job in group:
+            at = group.index(job)
+            chosen = (group[at:] + group[:at])[:joint]
+            job = replace(job, photos=tuple(other.photos[0] for other in chosen))
+        found.append(job)
+    return found
+
+
+def _landmarks(
+    load: Callable[[], Any],
+    section: params.ReconstructParams,
+    compute: params.ComputeParams,
+    data: Path,
+    known: RowCache,
+) -> list[dict[str, Any]]:
+    """Rows of ``landmarks.parquet``."""
+    method: Pix2FaceReconstructor = load()
+    photos = labelled_photos(
+        data / "packed" / "300w_lp",
+        method.validation_subjects,
+        section.pix2face.landmark_photographs,
+    )
+    return cached_each(
+        partial(predict_landmarks, load=load),
+        photos,
+        finished,
+        keys=[photo.key for photo in photos],
+        subjects=[[photo.subject_id] for photo in photos],
+        cache=known,
+        compute=compute,
+        seconds_per_item=SECONDS_PER_IMAGE["pix2face"],
+        label="landmarks pix2face",
+    )
 
 
 def _inputs(method: str, data: Path) -> dict[str, Path]:
@@ -178,14 +247,17 @@ def reconstruct_jobs(jobs: Sequence[Job], *, load: Callable[[], Reconstructor]) 
 def reconstruct_job(job: Job, load: Callable[[], Reconstructor]) -> Row:
     """One mesh and, where the face is neutral, its landmarks.
 
-    A mesh of several photographs is their mean; those that cannot be used are said in ``reason``.
+    A mesh of several photographs is their mean, or their joint solution where the method has one
+    and is told to; those that cannot be used are said in ``reason``.
     """
-    answers, reasons = [], []
-    for photo in job.photos:
-        try:
-            answers.append(_answer(photo, load()))
-        except ValueError as error:
-            reasons.append(str(error))
+    method = load()
+    together = getattr(method, "together", None) if getattr(method, "joint", 1) > 1 else None
+    if together is None or len(job.photos) == 1:
+        found = [_answered(photo, method) for photo in job.photos]
+    else:
+        found = _joint_answers(job.photos, together)
+    answers = [answer for answer in found if not isinstance(answer, str)]
+    reasons = [answer for answer in found if isinstance(answer, str)]
     lost = "; ".join(sorted(set(reasons)))
     if not answers:
         return {"photographs": 0, "reason": lost}
@@ -199,8 +271,9 @@ def reconstruct_job(job: Job, load: Callable[[], Reconstructor]) -> Row:
     row: Row = {"photographs": len(answers), "reason": lost, "mesh": mesh}
     if job.expression:
         return row
-    seven = np.mean([answer.landmarks_mm for answer in answers], axis=0)
-    return row | {"landmarks": npy_bytes(seven)}
+    inner = np.mean([answer.inner_mm for answer in answers], axis=0)
+    points = inner[list(NOW_SEVEN_IN_STATIC_51)] if job.benchmark in ON_SEVEN else inner
+    return row | {"landmarks": npy_bytes(points)}
 
 
 def write_answer(job: Job, answer: Row, *, folder: Path) -> dict[str, Any]:
@@ -223,18 +296,33 @@ def write_answer(job: Job, answer: Row, *, folder: Path) -> dict[str, Any]:
     return row
 
 
-def _answer(photo: Photo, reconstructor: Reconstructor) -> Reconstruction:
-    """Reconstruct one photograph.
-
-    Raises:
-        ValueError: It cannot be used or does not show enough.
-    """
+def _answered(photo: Photo, reconstructor: Reconstructor) -> Reconstruction | str:
+    """Reconstruct one photograph, or say why it cannot be used or does not show enough."""
     if photo.reason:
-        raise ValueError(photo.reason)
+        return photo.reason
     blank = np.zeros((0, 0, 3), np.uint8)
-    image = decode_rgb(photo.image) if reconstructor.needs_landmarks else blank
     points = np.zeros((68, 2)) if photo.points_px is None else photo.points_px
-    return reconstructor(image, points)
+    try:
+        image = decode_rgb(photo.image) if reconstructor.needs_landmarks else blank
+        return reconstructor(image, points)
+    except ValueError as error:
+        return str(error)
+
+
+def _joint_answers(photos: Sequence[Photo], together: Together) -> list[Reconstruction | str]:
+    """The joint solution's answer for every photograph that can be used, reasons for the others."""
+    reasons = [photo.reason for photo in photos]
+    inputs = []
+    for at, photo in enumerate(photos):
+        if not photo.reason:
+            assert photo.points_px is not None
+            try:
+                inputs.append((decode_rgb(photo.image), photo.points_px))
+            except ValueError as error:
+                reasons[at] = str(error)
+    answers, whys = together(inputs)
+    found = iter([answer or why for answer, why in zip(answers, whys, strict=True)])
+    return [reason or next(found) for reason in reasons]
 
 
 def npy_bytes(array: np.ndarray) -> bytes:
@@ -251,21 +339,27 @@ def reconstruct_photos(
     *,
     section: params.ReconstructParams,
     data: Path,
+    one_person: bool = False,
 ) -> list[dict[str, Any]]:
     """Reconstruct any photographs: one folder each with mesh, GLB and overlay.
 
     Args:
-        images: Photographs; the best detected face of each is used.
+        images: Photographs; the largest detected face of each is used.
         checkpoint: ``model.safetensors`` of the train stage, or the folder that holds it.
-        out: Folder; ``<image name>/{head.obj,head.glb,overlay.png,landmarks.npy}`` is written.
+        out: Folder; ``<image name>/{head.obj,head.glb,overlay.png,landmarks.npy}`` is written, by
+            pix2face also ``posed.obj`` (with the expression), ``cloud.ply`` (coloured, one point
+            per face pixel), ``landmarks_px.npy`` and ``landmarks_mm.npy`` (68 each).
         section: Crop, fit and detection.
         data: Folder of all stages' outputs: face models and the landmark predictor.
+        one_person: All photographs show one person: one identity from all of them (pix2face only).
 
     Returns:
-        One row per photograph: ``image``, ``status``, ``reason`` and the files written.
+        One row per photograph: ``image``, ``status``, ``reason``, ``note`` and the files written.
 
     Raises:
         FileNotFoundError: The checkpoint or a model is missing.
+        ValueError: The checkpoint is of no known method, the method has no joint solution, or two
+            photographs have one name.
     """
     from stages.landmark_predictor import FaceDetector, LandmarkPredictor
 
@@ -278,61 +372,129 @@ def reconstruct_photos(
         raise ValueError(
             f"expected a checkpoint of {', '.join(METHODS[1:])}, got {method!r} in {file}"
         )
+    stems = [path.stem for path in images]
+    if twice := sorted({stem for stem in stems if stems.count(stem) > 1}):
+        raise ValueError(
+            f"expected photographs of different names, one folder each, got {twice[0]!r} twice; "
+            "rename one or call twice"
+        )
     reconstructor = load_method(method, data, section, file)
+    together = getattr(reconstructor, "together", None)
+    if one_person and together is None:
+        raise ValueError(
+            f"expected a method that solves for several photographs (pix2face), got {method}; "
+            "leave --one-person out"
+        )
     predictor = LandmarkPredictor(data / "landmark_model" / "shape_predictor_68.dat")
     detector = FaceDetector(
         min_score=section.detector_min_score, max_side_px=section.detector_max_side_px
     )
+    faces = [_face(path, detector, predictor) for path in images]
+    answers = _answers_of(faces, reconstructor, together if one_person else None)
     rows = []
-    for path in images:
+    for path, face, answer in zip(images, faces, answers, strict=True):
         row: dict[str, Any] = {"image": str(path), "method": method, "weights": facts["weights"]}
-        try:
-            answer, picture = _one_photo(path, reconstructor, detector, predictor)
-        except (OSError, ValueError) as error:
-            rows.append(row | {"status": "failed", "reason": str(error)})
+        if isinstance(face, str) or isinstance(answer, str):
+            reason = face if isinstance(face, str) else str(answer)
+            rows.append(row | {"status": "failed", "reason": reason, "note": ""})
             continue
-        folder = out / path.stem
-        _write_photo(folder, answer, picture)
-        names = ("head.obj", "head.glb", "landmarks.npy", "coefficients.json", "overlay.png")
-        rows.append(row | {"status": "ok", "reason": "", "files": [str(folder / n) for n in names]})
+        names = _write_photo(out / path.stem, answer, face.image)
+        files = [str(out / path.stem / name) for name in names]
+        rows.append(row | {"status": "ok", "reason": "", "note": face.note, "files": files})
     return rows
 
 
-def _one_photo(
+class _Face(NamedTuple):
+    """The face that is taken of a photograph."""
+
+    image: np.ndarray
+    points_px: np.ndarray
+    note: str
+
+
+def _face(
     path: Path,
-    reconstructor: Reconstructor,
     detector: Any,  # noqa: ANN401 - FaceDetector, imported late
     predictor: Any,  # noqa: ANN401 - LandmarkPredictor, imported late
-) -> tuple[Reconstruction, np.ndarray]:
-    """Detect, reconstruct and draw one photograph."""
+) -> _Face | str:
+    """Find the landmarks of a photograph's largest face, or say why there are none."""
     import cv2
 
-    from stages.inference.overlay import overlay
-
     if not path.is_file():
-        raise FileNotFoundError(f"expected a photograph at {path}, found none")
-    image = decode_rgb(path.read_bytes())
+        return f"expected a photograph at {path}, found none"
+    try:
+        image = decode_rgb(path.read_bytes())
+    except (OSError, ValueError) as error:
+        return str(error)
     grey = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8)
     found = detector(grey)
     if not found:
-        raise ValueError("no face was found; give a larger or more frontal photograph")
-    points = predictor(grey, found[0][0]).points
-    answer = reconstructor(image, points)
-    return answer, overlay(image, answer)
+        return "no face was found; give a larger or more frontal photograph"
+    box = largest_face([box for box, _ in found], image.shape[1], image.shape[0])
+    note = f"{len(found)} faces were found; the largest is taken" if len(found) > 1 else ""
+    return _Face(image, predictor(grey, box).points, note)
 
 
-def _write_photo(folder: Path, answer: Reconstruction, picture: np.ndarray) -> None:
+def largest_face(boxes: Sequence[np.ndarray], width: int, height: int) -> np.ndarray:
+    """The box with the largest area; of equal ones the nearest to the photograph's centre."""
+    middle = np.array([width, height]) / 2
+
+    def rank(box: np.ndarray) -> tuple[float, float]:
+        area = float((box[2] - box[0]) * (box[3] - box[1]))
+        return -round(area), float(np.linalg.norm((box[:2] + box[2:]) / 2 - middle))
+
+    return min(boxes, key=rank)
+
+
+def _answers_of(
+    faces: Sequence[_Face | str], reconstructor: Reconstructor, together: Together | None
+) -> list[Reconstruction | str]:
+    """An answer or a reason per photograph; photographs without a face get an empty reason."""
+    if together is not None:
+        usable = [face for face in faces if not isinstance(face, str)]
+        answers, reasons = together([(face.image, face.points_px) for face in usable])
+        found = iter([answer or why for answer, why in zip(answers, reasons, strict=True)])
+        return ["" if isinstance(face, str) else next(found) for face in faces]
+    answered: list[Reconstruction | str] = []
+    for face in faces:
+        if isinstance(face, str):
+            answered.append("")
+            continue
+        try:
+            answered.append(reconstructor(face.image, face.points_px))
+        except ValueError as error:
+            answered.append(str(error))
+    return answered
+
+
+def _write_photo(folder: Path, answer: Reconstruction, image: np.ndarray) -> list[str]:
+    """Write a photograph's files; return their names."""
     import cv2
     import trimesh
 
+    from stages.inference.overlay import overlay
+
     mesh = trimesh.Trimesh(answer.vertices_mm / 1000.0, answer.faces, process=False)
-    ok, png = cv2.imencode(".png", picture[..., ::-1])
+    ok, png = cv2.imencode(".png", overlay(image, answer)[..., ::-1])
     assert ok
-    write_obj(folder / "head.obj", answer.vertices_mm, answer.faces, decimals=4)
-    write_bytes(folder / "head.glb", mesh.export(file_type="glb"))
-    write_bytes(folder / "landmarks.npy", npy_bytes(answer.landmarks_mm))
+    head = obj_bytes(answer.vertices_mm, answer.faces, decimals=4)
+    contents: dict[str, bytes] = {
+        "head.obj": head,
+        "head.glb": mesh.export(file_type="glb"),
+        "landmarks.npy": npy_bytes(answer.inner_mm[list(NOW_SEVEN_IN_STATIC_51)]),
+        "overlay.png": png.tobytes(),
+    }
+    if answer.points_px is not None and answer.points_mm is not None:
+        contents["landmarks_px.npy"] = npy_bytes(answer.points_px)
+        contents["landmarks_mm.npy"] = npy_bytes(answer.points_mm)
+    if answer.cloud_mm is not None and answer.cloud_rgb is not None:
+        assert answer.shown_mm is not None
+        contents["posed.obj"] = obj_bytes(answer.shown_mm, answer.faces, decimals=4)
+        contents["cloud.ply"] = cloud_ply_bytes(answer.cloud_mm, answer.cloud_rgb)
+    for name, content in contents.items():
+        write_bytes(folder / name, content)
     write_json({"unit": "mm", **answer.coefficients}, folder / "coefficients.json")
-    write_bytes(folder / "overlay.png", png.tobytes())
+    return [*contents, "coefficients.json"]
 
 
 def main() -> None:

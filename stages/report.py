@@ -15,6 +15,7 @@ from stages import params
 from stages.artifacts import atomic_directory, write_bytes, write_json
 from stages.reporting.faces import reconstruction_section
 from stages.reporting.inputs import Evaluation, Packed, load_evaluations, load_packed
+from stages.reporting.landmark_errors import landmark_error_section
 from stages.reporting.likeness import likeness_section
 from stages.reporting.markup import page
 from stages.reporting.overview import overview_picture
@@ -49,6 +50,7 @@ def run(section: params.ReportParams, *, data: Path, out: Path) -> None:
     sections = [
         score_section(evaluations),
         likeness_section(evaluations),
+        landmark_error_section(evaluations),
         reconstruction_section(data, evaluations, section),
         data_section(data, packed),
         registration_section(data, section),
@@ -104,6 +106,7 @@ def summary(evaluations: Sequence[Evaluation]) -> dict[str, Any]:
                 for protocol, content in sorted(e.protocols.items())
             },
             **({"likeness": _likeness(e.likeness)} if e.likeness else {}),
+            **({"landmarks": _landmarks(e.landmarks)} if e.landmarks else {}),
         }
         for e in evaluations
     }
@@ -112,6 +115,11 @@ def summary(evaluations: Sequence[Evaluation]) -> dict[str, Any]:
 def _likeness(facts: Mapping[str, Any]) -> dict[str, Any]:
     keys = ("cosine_mean", "emd_same", "emd_different", "recall", "renderings", "not_rendered")
     return {key: facts.get(key) for key in keys}
+
+
+def _landmarks(facts: Mapping[str, Any]) -> dict[str, Any]:
+    keys = ("photographs", "scored", "nme_mean", "nme_inner_mean", "mm_mean", "mm_inner_mean")
+    return {name: {key: part.get(key) for key in keys} for name, part in sorted(facts.items())}
 
 
 def main() -> None:

@@ -6,24 +6,30 @@ embedded facts: method, sizes, input hashes, parameters, provenance of the weigh
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from stages import params
 from stages.artifacts import atomic_directory, read_facts, write_json, write_safetensors
 from stages.photos import is_synthetic
 from stages.process import begin
-from stages.training import mica, pix2face, ringnet
+from stages.training import mica, pix2face, pix2face_landmarks, ringnet
 from stages.training.assembly import parameter_count, weights_label
 from stages.training.run import WORK, forget, train
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one method's data is assembled and its worker built."""
+    """How one method's data is assembled, its worker built, and what follows the training.
+
+    Attributes:
+        finish: From the trained state and the preparation's facts, further facts; or None.
+    """
 
     inputs: dict[str, Path]
     config: dict[str, Any]
@@ -31,6 +37,7 @@ class Recipe:
     build: Callable[..., Any]
     loop: params.LoopParams
     labelled: tuple[Path, ...]
+    finish: Callable[[Mapping[str, np.ndarray], Mapping[str, Any]], dict[str, Any]] | None = None
 
 
 def mica_recipe(section: params.MicaParams, seed: int, data: Path) -> Recipe:
@@ -75,6 +82,13 @@ def pix2face_recipe(section: params.Pix2FaceParams, seed: int, data: Path) -> Re
         pix2face.build,
         section.fit,
         tuple(inputs.values()),
+        partial(
+            pix2face_landmarks.choose_landmarks,
+            packed=inputs["packed"],
+            model=inputs["model"],
+            section=plain,
+            seed=seed,
+        ),
     )
 
 
@@ -140,6 +154,9 @@ def run(
         compute=compute,
         work=work,
     )
+    data_facts = trained.data
+    if recipe.finish is not None:
+        data_facts = {**data_facts, **recipe.finish(trained.state, trained.data)}
     synthetic = is_synthetic(*recipe.labelled)
     weights = weights_label(recipe.loop.steps, synthetic)
     facts = {
@@ -148,7 +165,7 @@ def run(
         "weights": weights,
         "synthetic": synthetic,
         "config": recipe.config,
-        "data": trained.data,
+        "data": data_facts,
         "inputs": trained.inputs,
         "fit": recipe.loop.model_dump(mode="json"),
         "seed": seed,
@@ -161,7 +178,7 @@ def run(
         "weights": weights,
         "synthetic": synthetic,
         "parameters": parameter_count(trained.state),
-        "data": trained.data,
+        "data": data_facts,
         "step": trained.step,
         "train": chosen.get("train", {}),
         "validation": chosen.get("validation", {}),

@@ -7,6 +7,9 @@ Reference: github.com/VSI-Vision/pix2face_net, whose parameter names are kept (`
 A U-Net maps a 256 px face crop to six planes: PNCC (the mean face's coordinates of the surface
 point seen) and the offset from there to the observed face, both in mm, scaled to [-1, 1] by boxes.
 
+Variants for ablations: transposed convolutions in the decoder (the paper dropped them for their
+checkerboards), and three planes with the observed point itself instead of PNCC and offset.
+
 Departures: the boxes are fitted to the face model in use and travel with the checkpoint; targets
 are floats, not 8-bit images; width and depth are options; background pixels carry a weight.
 
@@ -16,11 +19,12 @@ GPU-days; the small preset takes about a minute on two cores.
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as nnf
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
 from models.encoders.upsample import doubled
@@ -28,6 +32,11 @@ from models.losses import masked_l1
 
 ORIGIN_RADIUS_MM = 10.0
 """Predicted coordinates nearer to the origin than this are background."""
+
+
+Target = Literal["pncc_offset", "xyz"]
+"""What the planes hold: the mean face's point and the way from it, or the observed point."""
+PLANES: dict[Target, int] = {"pncc_offset": 6, "xyz": 3}
 
 
 @dataclass(frozen=True)
@@ -44,22 +53,26 @@ class Boxes:
     pncc_high_mm: tuple[float, float, float] = (100.0, 100.0, 150.0)
     offset_mm: float = 25.0
 
-    def ranges(self) -> tuple[Float[np.ndarray, "6"], Float[np.ndarray, "6"]]:
-        """Lower and upper ends of the six planes in mm."""
-        offset = [self.offset_mm] * 3
-        return (
-            np.array([*self.pncc_low_mm, *[-o for o in offset]]),
-            np.array([*self.pncc_high_mm, *offset]),
-        )
+    def ranges(self, target: Target = "pncc_offset") -> tuple[np.ndarray, np.ndarray]:
+        """Lower and upper ends of the planes in mm; the observed point's is both boxes' sum."""
+        low, high = np.array(self.pncc_low_mm), np.array(self.pncc_high_mm)
+        if target == "xyz":
+            return low - self.offset_mm, high + self.offset_mm
+        offset = np.full(3, self.offset_mm)
+        return np.concatenate([low, -offset]), np.concatenate([high, offset])
 
-    def encode(self, planes_mm: Float[np.ndarray, "*n 6"]) -> Float[np.ndarray, "*n 6"]:
+    def encode(
+        self, planes_mm: Float[np.ndarray, "*n c"], target: Target = "pncc_offset"
+    ) -> Float[np.ndarray, "*n c"]:
         """Millimetres to [-1, 1], clipped."""
-        low, high = self.ranges()
+        low, high = self.ranges(target)
         return np.clip((planes_mm - low) / (high - low) * 2.0 - 1.0, -1.0, 1.0)
 
-    def decode(self, planes: Float[np.ndarray, "*n 6"]) -> Float[np.ndarray, "*n 6"]:
+    def decode(
+        self, planes: Float[np.ndarray, "*n c"], target: Target = "pncc_offset"
+    ) -> Float[np.ndarray, "*n c"]:
         """[-1, 1] to millimetres."""
-        low, high = self.ranges()
+        low, high = self.ranges(target)
         return (planes + 1.0) / 2.0 * (high - low) + low
 
 
@@ -115,6 +128,8 @@ class Pix2FaceConfig:
         depth: Number of halvings; ``2 ** depth`` may not exceed ``size_px``.
         background_weight: Loss weight of pixels off the face, against 1 on it.
         boxes: Ranges of the targets.
+        up: How the decoder doubles: bilinear and a 3x3 convolution, or a 4x4 transposed one.
+        target: What the planes hold.
     """
 
     size_px: int = 256
@@ -122,6 +137,8 @@ class Pix2FaceConfig:
     depth: int = 8
     background_weight: float = 1.0
     boxes: Boxes = Boxes()
+    up: Literal["bilinear", "transposed"] = "bilinear"
+    target: Target = "pncc_offset"
 
     def __post_init__(self) -> None:
         """Check the depth.
@@ -149,11 +166,16 @@ class Pix2Face(nn.Module):
         decoded = widths[-1]
         for i in range(depth):
             inputs = decoded if i == 0 else decoded + widths[depth - 1 - i]
-            decoded = widths[depth - 2 - i] if i < depth - 1 else 6
-            self.add_module(f"dconv{i + 1}", nn.Conv2d(inputs, decoded, 3, 1, 1))
+            decoded = widths[depth - 2 - i] if i < depth - 1 else PLANES[config.target]
+            layer = (
+                nn.Conv2d(inputs, decoded, 3, 1, 1)
+                if config.up == "bilinear"
+                else nn.ConvTranspose2d(inputs, decoded, 4, 2, 1)
+            )
+            self.add_module(f"dconv{i + 1}", layer)
 
-    def forward(self, image: Float[Tensor, "B 3 s s"]) -> Float[Tensor, "B 6 s s"]:
-        """Predict the six planes in [-1, 1].
+    def forward(self, image: Float[Tensor, "B 3 s s"]) -> Float[Tensor, "B c s s"]:
+        """Predict the planes in [-1, 1].
 
         Args:
             image: RGB in [-0.5, 0.5].
@@ -171,7 +193,9 @@ class Pix2Face(nn.Module):
         for i in range(depth):
             if i > 0:
                 x = torch.cat([x, skips[depth - 1 - i]], dim=1)
-            x = doubled(nnf.relu(x))
+            x = nnf.relu(x)
+            if self.config.up == "bilinear":
+                x = doubled(x)
             x = self.get_submodule(f"dconv{i + 1}")(x)
             if i < depth - 1:
                 x = nnf.instance_norm(x)
@@ -193,15 +217,35 @@ def target_planes(
     offset_mm: Float[np.ndarray, "h w 3"],
     mask: Bool[np.ndarray, "h w"],
     boxes: Boxes,
-) -> Float[np.ndarray, "6 h w"]:
+    target: Target = "pncc_offset",
+) -> Float[np.ndarray, "c h w"]:
     """Normalised targets; background holds the encoding of the zero vector."""
-    planes = np.concatenate([pncc_mm, offset_mm], axis=-1)
+    if target == "xyz":
+        planes = pncc_mm + offset_mm
+    else:
+        planes = np.concatenate([pncc_mm, offset_mm], axis=-1)
     planes[~mask] = 0.0
-    return boxes.encode(planes).astype(np.float32).transpose(2, 0, 1)
+    return boxes.encode(planes, target).astype(np.float32).transpose(2, 0, 1)
+
+
+def published_jitter(
+    image: UInt8[np.ndarray, "h w 3"], rng: np.random.Generator
+) -> UInt8[np.ndarray, "h w 3"]:
+    """The paper's colour jitter as its code has it: gamma, channel gains, brightest value kept.
+
+    v^g over 0..255 values with g = 1 + 0.4 (U - 0.5), times 1 - 0.2 U per channel, scaled so that
+    the largest value of the picture is again what it was.
+    """
+    exponent = 1.0 + 0.4 * (rng.random() - 0.5)
+    gains = 1.0 - 0.2 * rng.random(3)
+    curve = np.arange(256.0)[:, None] ** exponent * gains
+    lit = np.stack([curve[image[..., c], c] for c in range(3)], axis=-1)
+    scale = float(image.max()) / max(float(lit.max()), 1e-12)
+    return np.rint(scale * lit).astype(np.uint8)
 
 
 def face_pixels(pncc_mm: Float[np.ndarray, "h w 3"]) -> Bool[np.ndarray, "h w"]:
-    """Pixels that show the face: coordinates away from the origin, 3x3 eroded."""
+    """Pixels that show the face: coordinates (PNCC or xyz) off the origin, 3x3 eroded."""
     valid = np.linalg.norm(pncc_mm, axis=-1) > ORIGIN_RADIUS_MM
     padded = np.pad(valid, 1)
     h, w = valid.shape

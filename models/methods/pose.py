@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from models.rendering.cameras import orthographic_clip
+
 
 @dataclass(frozen=True)
 class ScaledOrthographic:
@@ -24,6 +26,14 @@ class ScaledOrthographic:
         """Pixels of head points."""
         turned = points @ self.rotation.T
         return self.centre_px + self.scale_px * turned[:, :2] * [1.0, -1.0]
+
+    def clip(
+        self, points: Float[np.ndarray, "n 3"], height: int, width: int
+    ) -> Float[np.ndarray, "n 4"]:
+        """Clip coordinates (float32) that a rasteriser draws at :meth:`project`'s pixels."""
+        turned = (points @ self.rotation.T).astype(np.float32)
+        x, y = self.centre_px.tolist()
+        return orthographic_clip(turned[None], self.scale_px, x, y, height, width)[0]
 
 
 def fit_scaled_orthographic(

@@ -111,6 +111,35 @@ def perspective_clip(
     return cast("Array", _stack([right, up, depth, w], points))
 
 
+def pixels_of_ndc(
+    focal_ndc: float | Array,
+    principal_x_ndc: float | Array,
+    principal_y_ndc: float | Array,
+    height: int,
+    width: int,
+) -> tuple[float | Array, float | Array, float | Array]:
+    """Intrinsics in pixels of a PyTorch3D perspective camera in normalised device coordinates.
+
+    There +x is left, +y up, +z into the scene, and the shorter side of the image spans -1..1:
+    x_px = W/2 - s/2 (f x/z + p_x), y_px = H/2 - s/2 (f y/z + p_y) with s = min(H, W). Our camera
+    frame is that one turned by half a turn about y, (-x, y, -z), and the image is that of
+    :func:`perspective_pixels` with what is returned here.
+
+    Args:
+        focal_ndc: Focal length f.
+        principal_x_ndc: Principal point p_x, positive to the left.
+        principal_y_ndc: Principal point p_y, positive upward.
+        height: Rows.
+        width: Columns.
+
+    Returns:
+        Focal length, column and row of the principal point, pixels.
+    """
+    half = 0.5 * min(height, width)
+    f, x, y = cast("Any", focal_ndc), cast("Any", principal_x_ndc), cast("Any", principal_y_ndc)
+    return half * f, 0.5 * width - half * x, 0.5 * height - half * y
+
+
 def orthographic_pixels(
     vertices: Array,
     scale_px: float | Array,

@@ -66,12 +66,14 @@ class Window:
         top: First row coordinate.
         side: Extent of the square, px of the photograph.
         size: Rows and columns drawn.
+        turn_rad: The picture is turned by this about its middle, clockwise as seen.
     """
 
     left: float
     top: float
     side: float
     size: int
+    turn_rad: float = 0.0
 
 
 def rotation_300w_lp(pose: Float[np.ndarray, "*b 7"]) -> Float[np.ndarray, "*b 3 3"]:
@@ -256,11 +258,13 @@ class PnccRenderer:
             scale, x, y = scale * zoom, (x - window.left) * zoom, (y - window.top) * zoom
             height = width = window.size
         axes = np.array([[1.0], [-1.0], [1.0]]) * (scale / self.to_mm)
-        return (
-            Projection(axes * rotation_300w_lp(sample.pose), np.array([x, y, 0.0])),
-            height,
-            width,
-        )
+        linear, origin = axes * rotation_300w_lp(sample.pose), np.array([x, y, 0.0])
+        if window is not None and window.turn_rad:
+            cosine, sine = np.cos(window.turn_rad), np.sin(window.turn_rad)
+            turn = np.array([[cosine, -sine, 0.0], [sine, cosine, 0.0], [0.0, 0.0, 1.0]])
+            middle = np.array([window.size / 2, window.size / 2, 0.0])
+            linear, origin = turn @ linear, middle + turn @ (origin - middle)
+        return Projection(linear, origin), height, width
 
     def crops(self, samples: list[Sample], windows: list[Window] | None = None) -> Iterator[Crop]:
         """Draw samples as :meth:`render` does, each in the rectangle that it needs.

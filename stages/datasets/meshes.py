@@ -1,4 +1,4 @@
-"""Triangle meshes in files: OBJ and PLY in, OBJ out.
+"""Triangle meshes in files: OBJ and PLY in, OBJ out; coloured point clouds out, as PLY.
 
 The readers keep every vertex in file order (landmark files count vertices), fan polygons into
 triangles, and refuse what cannot be right (NaN, indices out of range, nothing at all), naming the
@@ -141,6 +141,19 @@ def obj_bytes(
     text = (line + "\n") * len(rows) % tuple(rows.ravel().tolist())
     text += "f %d %d %d\n" * len(triangles) % tuple(triangles.ravel().tolist())
     return text.encode("ascii")
+
+
+def cloud_ply_bytes(points: Float[np.ndarray, "n 3"], colors: UInt8[np.ndarray, "n 3"]) -> bytes:
+    """A coloured point cloud as binary PLY, single precision, in the unit of ``points``."""
+    kind = [(axis, "<f4") for axis in "xyz"] + [(f"c{k}", "u1") for k in range(3)]
+    rows = np.zeros(len(points), dtype=kind)
+    for k, axis in enumerate("xyz"):
+        rows[axis], rows[f"c{k}"] = points[:, k], colors[:, k]
+    properties = [f"property float {axis}" for axis in "xyz"]
+    properties += [f"property uchar {colour}" for colour in ("red", "green", "blue")]
+    header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(rows)}"]
+    text = "\n".join([*header, *properties, "end_header"]) + "\n"
+    return text.encode("ascii") + rows.tobytes()
 
 
 def write_obj(

@@ -25,8 +25,8 @@ class MeanHead:
         """
         arrays = FlameArrays.load(flame)
         vertices = 1000.0 * arrays.v_template.astype(np.float64)
-        seven = LandmarkEmbedding.load(flame).now_seven(vertices, arrays.faces)
-        self._answer = Reconstruction(vertices, arrays.faces, seven)
+        inner = LandmarkEmbedding.load(flame).static(vertices, arrays.faces)
+        self._answer = Reconstruction(vertices, arrays.faces, inner)
         self.facts: dict[str, Any] = {
             "weights": "none",
             "synthetic": is_synthetic(flame),

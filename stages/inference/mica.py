@@ -1,11 +1,13 @@
 """MICA on photographs."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
+from torch.nn.functional import normalize
 
 from models.encoders.arcface_crop import arcface_blob, arcface_crop, five_points
 from models.flame import FlameArrays, LandmarkEmbedding, shape_vertices
@@ -41,11 +43,39 @@ class MicaReconstructor:
         self.facts: dict[str, Any] = {
             "weights": facts["weights"],
             "synthetic": facts["synthetic"],
+            "learned_from": sorted(facts["data"]["sets"]),
             "inputs": {
                 "checkpoint": sha256_file(checkpoint),
                 "flame": sha256_file(flame / "model.safetensors"),
             },
         }
+
+    def shape_of(
+        self,
+        photographs: Sequence[tuple[UInt8[np.ndarray, "h w 3"], Float[np.ndarray, "68 2"]]],
+    ) -> Float[np.ndarray, " s"]:
+        """One person's ``beta`` from the mean of the photographs' unit-length embeddings.
+
+        Args:
+            photographs: RGB pictures of one person with their landmarks (px).
+
+        Raises:
+            ValueError: The landmarks do not determine a crop, or the checkpoint has SIREN's
+                decoder, which knows no ``beta``.
+        """
+        if self._net.flameModel is None:
+            raise ValueError(
+                "expected a MICA checkpoint with FLAME's decoder, whose answer is beta, got one "
+                "with SIREN's; train with train.mica.decoder: flame"
+            )
+        crops = [
+            arcface_blob(arcface_crop(image, five_points(points))) for image, points in photographs
+        ]
+        with torch.no_grad():
+            identities = normalize(self._net.arcface(torch.from_numpy(np.stack(crops))))
+            identity = normalize(identities.mean(dim=0, keepdim=True))
+            beta = self._net.flameModel.regressor(identity)[0].numpy().astype(np.float64)
+        return beta[: self._arrays.shapedirs.shape[-1]]
 
     def __call__(
         self, image: UInt8[np.ndarray, "h w 3"], points_px: Float[np.ndarray, "68 2"]
@@ -70,7 +100,7 @@ class MicaReconstructor:
         return Reconstruction(
             vertices,
             faces,
-            self._embedding.now_seven(vertices, faces),
+            inner,
             vertices,
             fit_scaled_orthographic(inner, points_px[17:]),
             {name: coefficients.tolist()},

@@ -76,7 +76,7 @@ class RingNetReconstructor:
         return Reconstruction(
             neutral,
             faces,
-            self._embedding.now_seven(neutral, faces),
+            self._embedding.static(neutral, faces),
             1000.0 * pose_vertices(self._arrays, beta_used, psi, pose),
             ScaledOrthographic(np.eye(3), scale_px / 1000.0, centre + shift),
             {

@@ -56,6 +56,7 @@ class Evaluation:
         curves: Points of the cumulative curve by protocol.
         likeness: Content of ``likeness.json``; empty where it was not measured.
         others: Content of ``benchmarks.json``: by benchmark beside NoW, then protocol.
+        landmarks: Content of ``landmarks.json`` by set; empty where the method predicts none.
     """
 
     method: str
@@ -66,6 +67,7 @@ class Evaluation:
     curves: dict[str, list[dict[str, float]]]
     likeness: dict[str, Any]
     others: dict[str, dict[str, Any]] = field(default_factory=dict)
+    landmarks: dict[str, Any] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -133,6 +135,7 @@ def load_evaluations(data: Path) -> list[Evaluation]:
             _object(folder / "curves.json"),
             _object(folder / "likeness.json"),
             _object(folder / "benchmarks.json"),
+            _object(folder / "landmarks.json"),
         )
         for style, (method, metrics, folder) in enumerate(found)
     ]

@@ -17,6 +17,7 @@ from stages.training.assembly import held_out, save_array
 from stages.training.pix2face_planes import COLUMNS, planes_of, save_coefficients
 
 if TYPE_CHECKING:
+    from models.methods.pix2face import Pix2Face
     from stages.training.run import Job
 
 VALIDATION_SCALE = 1.4
@@ -100,6 +101,7 @@ def prepare(
     return {
         "photographs": len(images),
         "validation_photographs": int(validation.sum()),
+        "validation_subjects": sorted(kept),
         "skipped": skipped,
         "base_px": base_px,
         "wide": wide,
@@ -121,16 +123,36 @@ def boxes_of(facts: Mapping[str, Any]) -> Any:  # noqa: ANN401 - Boxes, imported
     )
 
 
+def network(config: Mapping[str, Any], facts: Mapping[str, Any]) -> "Pix2Face":
+    """The network of these parameters and prepared facts, freshly initialised."""
+    from models.methods.pix2face import Pix2Face, Pix2FaceConfig
+
+    sizes = (config["size_px"], config["width"], config["depth"], config["background_weight"])
+    boxes = boxes_of(facts["boxes"])
+    return Pix2Face(Pix2FaceConfig(*sizes, boxes, config["up"], config["target"]))
+
+
+def turned(
+    matrix: Float[np.ndarray, "2 3"], angle_rad: float, size_px: int
+) -> Float[np.ndarray, "2 3"]:
+    """T_crop_from_image of the same square, turned clockwise as seen about its middle.
+
+    Only the picture turns: PNCC and offset are coordinates of the head.
+    """
+    cosine, sine = np.cos(angle_rad), np.sin(angle_rad)
+    turn, middle = np.array([[cosine, -sine], [sine, cosine]]), np.full(2, size_px / 2)
+    return np.c_[turn @ matrix[:, :2], middle + turn @ (matrix[:, 2] - middle)]
+
+
 def build(data: Path, config: Mapping[str, Any]) -> "Job":
     """The worker's job: random windows, masked targets, millimetre metrics."""
     import torch
 
     from models.encoders.augment import Augmentation, relight
     from models.methods.pix2face import (
-        Pix2Face,
-        Pix2FaceConfig,
         face_pixels,
         input_blob,
+        published_jitter,
         target_planes,
     )
     from models.train_loop import predict, step_rng
@@ -144,28 +166,27 @@ def build(data: Path, config: Mapping[str, Any]) -> "Job":
     size, base, wide = config["size_px"], facts["base_px"], facts["wide"]
     change = Augmentation(**config["augment"])
     training, held = np.flatnonzero(~validation), np.flatnonzero(validation)[:MAX_VALIDATION]
-    model = Pix2Face(
-        Pix2FaceConfig(size, config["width"], config["depth"], config["background_weight"], boxes)
-    )
+    model = network(config, facts)
+    target = config["target"]
 
     def windows(
-        picks: list[tuple[int, float, Float[np.ndarray, "2"]]],
+        picks: list[tuple[int, float, Float[np.ndarray, "2"], float]],
     ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Image bytes, six planes in mm and mask of windows (photograph, scale, shift)."""
+        """Image bytes, six planes in mm and mask of windows (photograph, scale, shift, turn)."""
         unit = base / wide  # the landmarks' square in base pixels
         matrices = [
-            crop_matrix(np.full(2, base / 2) + shift * unit, scale * unit, size)
-            for _, scale, shift in picks
+            turned(crop_matrix(np.full(2, base / 2) + shift * unit, scale * unit, size), turn, size)
+            for _, scale, shift, turn in picks
         ]
-        indices = [index for index, _, _ in picks]
+        indices = [index for index, _, _, _ in picks]
         pictures = [
             crop_image(np.ascontiguousarray(images[index]), matrix, size)
             for index, matrix in zip(indices, matrices, strict=True)
         ]
         targets = planes.targets(indices, matrices, size)
         return [
-            (picture, target.planes_mm, target.mask)
-            for picture, target in zip(pictures, targets, strict=True)
+            (picture, truth.planes_mm, truth.mask)
+            for picture, truth in zip(pictures, targets, strict=True)
         ]
 
     def batch(step: int, slots: list[int]) -> dict[str, torch.Tensor]:
@@ -174,12 +195,16 @@ def build(data: Path, config: Mapping[str, Any]) -> "Job":
             rng = step_rng(config["seed"], step, slot)
             scale = rng.uniform(*config["box_scale"])
             shift = rng.uniform(-config["box_shift"], config["box_shift"], 2)
-            picks.append((int(rng.choice(training)), scale, shift))
+            index = int(rng.choice(training))
+            limit = float(np.radians(change.rotate_deg))
+            picks.append((index, scale, shift, rng.uniform(-limit, limit) if limit else 0.0))
             rngs.append(rng)
         blobs, targets, seens = [], [], []
         for rng, (picture, values, seen) in zip(rngs, windows(picks), strict=True):
-            blobs.append(input_blob(relight(picture, change, rng)))
-            targets.append(target_planes(values[..., :3], values[..., 3:], seen, boxes))
+            published = config["colour"] == "published"
+            lit = published_jitter(picture, rng) if published else relight(picture, change, rng)
+            blobs.append(input_blob(lit))
+            targets.append(target_planes(values[..., :3], values[..., 3:], seen, boxes, target))
             seens.append(seen)
         return {
             "image": torch.from_numpy(np.stack(blobs)),
@@ -188,21 +213,26 @@ def build(data: Path, config: Mapping[str, Any]) -> "Job":
         }
 
     def validate(net: torch.nn.Module) -> dict[str, float]:
-        pncc, offset, zero, overlap = [], [], [], []
-        for index in held:
-            [(picture, values, seen)] = windows([(int(index), VALIDATION_SCALE, np.zeros(2))])
-            out = predict(net, torch.from_numpy(input_blob(picture))[None])[0].cpu().numpy()
-            guess = boxes.decode(out.transpose(1, 2, 0).astype(np.float64))
-            found = face_pixels(guess[..., :3])
-            pncc.append(np.linalg.norm(guess[..., :3] - values[..., :3], axis=-1)[seen].mean())
-            offset.append(np.linalg.norm(guess[..., 3:] - values[..., 3:], axis=-1)[seen].mean())
-            zero.append(np.linalg.norm(values[..., 3:], axis=-1)[seen].mean())
-            overlap.append((found & seen).sum() / max(1, (found | seen).sum()))
-        return {
-            "pncc_mm": float(np.mean(pncc)),
-            "offset_mm": float(np.mean(offset)),
-            "zero_offset_mm": float(np.mean(zero)),
-            "overlap": float(np.mean(overlap)),
-        }
+        found: dict[str, list[float]] = {}
 
-    return Job(model, batch, validate, None, "pncc_mm")
+        def note(name: str, errors: Float[np.ndarray, "s s 3"], seen: np.ndarray) -> None:
+            found.setdefault(name, []).append(float(np.linalg.norm(errors, axis=-1)[seen].mean()))
+
+        for index in held:
+            picks = [(int(index), VALIDATION_SCALE, np.zeros(2), 0.0)]
+            [(picture, values, seen)] = windows(picks)
+            out = predict(net, torch.from_numpy(input_blob(picture))[None])[0].cpu().numpy()
+            guess = boxes.decode(out.transpose(1, 2, 0).astype(np.float64), target)
+            shape = guess
+            if target == "pncc_offset":
+                note("pncc_mm", guess[..., :3] - values[..., :3], seen)
+                note("offset_mm", guess[..., 3:] - values[..., 3:], seen)
+                note("zero_offset_mm", values[..., 3:], seen)
+                shape = guess[..., :3] + guess[..., 3:]
+            note("xyz_mm", shape - values[..., :3] - values[..., 3:], seen)
+            face = face_pixels(guess[..., :3])
+            overlap = (face & seen).sum() / max(1, (face | seen).sum())
+            found.setdefault("overlap", []).append(float(overlap))
+        return {name: float(np.mean(values)) for name, values in found.items()}
+
+    return Job(model, batch, validate, None, "pncc_mm" if target == "pncc_offset" else "xyz_mm")

@@ -82,9 +82,12 @@ class DrawnPlanes:
         windows = []
         for index, matrix in zip(photographs, matrices, strict=True):
             base = self._bases[index]
-            scale = float(matrix[0, 0] * base[0, 0])
-            left, top = -(matrix[:, :2] @ base[:, 2] + matrix[:, 2]) / scale
-            windows.append(Window(float(left), float(top), size / scale, size))
+            linear = matrix[:, :2] * base[0, 0]  # T_window_from_image, a similarity
+            scale = float(np.hypot(linear[0, 0], linear[1, 0]))
+            middle = size / 2 - (matrix[:, :2] @ base[:, 2] + matrix[:, 2])
+            left, top = np.linalg.solve(linear, middle) - size / scale / 2
+            turn = float(np.arctan2(linear[1, 0], linear[0, 0]))
+            windows.append(Window(float(left), float(top), size / scale, size, turn))
         drawn = self._renderer.render([self._sample(index) for index in photographs], windows)
         return [
             Target(np.concatenate([maps.pncc_mm, maps.offset_mm], axis=-1), maps.mask)

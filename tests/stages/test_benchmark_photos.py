@@ -132,7 +132,7 @@ class Copies:
             raise ValueError("99 shows too little")
         vertices = np.full((3, 3), k)
         camera = ScaledOrthographic(np.eye(3), 1.0, np.zeros(2))
-        return Reconstruction(vertices, FACES, np.full((7, 3), k), vertices + 0.5, camera)
+        return Reconstruction(vertices, FACES, np.full((51, 3), k), vertices + 0.5, camera)
 
 
 def job(benchmark: str, *numbers: float, expression: bool = False) -> Job:

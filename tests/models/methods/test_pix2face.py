@@ -1,5 +1,8 @@
 """pix2face: the released size and names, boxes, masks, one batch learned."""
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -12,8 +15,12 @@ from models.methods.pix2face import (
     fit_boxes,
     input_blob,
     published_boxes,
+    published_jitter,
     target_planes,
 )
+from models.train_loop import FitSettings
+from pipelines import presets
+from stages import params
 
 TINY = Pix2FaceConfig(size_px=32, width=8, depth=4, background_weight=0.3)
 
@@ -127,3 +134,67 @@ def test_overfits_one_batch() -> None:
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.25 * losses[0]
+
+
+def test_transposed_variant_has_its_own_count_and_the_same_shapes() -> None:
+    with torch.device("meta"):
+        model = Pix2Face(Pix2FaceConfig(up="transposed"))
+        out = model(torch.empty(1, 3, 256, 256))
+    bilinear = 39_156_870
+    widths = [64, 128, 256, 512, 512, 512, 512, 512]
+    outputs = [*widths[-2::-1], 6]
+    inputs = [512, *[2 * width for width in widths[-2::-1]]]
+    kernels = sum(a * b for a, b in zip(inputs, outputs, strict=True))
+    assert sum(p.numel() for p in model.parameters()) == bilinear + (16 - 9) * kernels
+    assert out.shape == (1, 6, 256, 256)
+
+
+def test_direct_xyz_has_three_planes_that_hold_mean_and_offset() -> None:
+    config = Pix2FaceConfig(size_px=32, width=8, depth=4, target="xyz")
+    assert Pix2Face(config)(torch.zeros(1, 3, 32, 32)).shape == (1, 3, 32, 32)
+    pncc, offset = np.full((2, 2, 3), [50.0, -40, 90]), np.full((2, 2, 3), [-3.0, 25, 1])
+    mask = np.array([[True, False], [True, True]])
+    planes = target_planes(pncc, offset, mask, Boxes(), "xyz")
+    assert planes.shape == (3, 2, 2)
+    shape = Boxes().decode(planes.transpose(1, 2, 0), "xyz")
+    np.testing.assert_allclose(shape[mask], (pncc + offset)[mask], atol=1e-4)
+    np.testing.assert_allclose(shape[0, 1], 0, atol=1e-4)  # background: the zero vector
+    low, high = Boxes().ranges("xyz")
+    np.testing.assert_array_equal(low, [-125, -155, -50])
+    np.testing.assert_array_equal(high, [125, 125, 175])
+
+
+def test_published_jitter_written_out() -> None:
+    rng = np.random.default_rng(3)
+    image = rng.integers(0, 200, (5, 6, 3)).astype(np.uint8)
+    lit = published_jitter(image, np.random.default_rng(4))
+    draws = np.random.default_rng(4)
+    exponent, gains = 1 + 0.4 * (draws.random() - 0.5), 1 - 0.2 * draws.random(3)
+    values = image.astype(float) ** exponent * gains
+    np.testing.assert_array_equal(lit, np.rint(values * image.max() / values.max()))
+    assert lit.max() == image.max()
+    assert not published_jitter(np.zeros((2, 2, 3), np.uint8), rng).any()
+
+
+def test_paper_preset_is_the_papers_schedule(repository: Path, tmp_path: Path) -> None:
+    shutil.copytree(repository / "presets", tmp_path / "presets")
+    shutil.copy(repository / "params.yaml", tmp_path / "params.yaml")
+    presets.apply("paper", tmp_path)
+    section = params.load(tmp_path / "params.yaml").train.pix2face
+    fit = section.fit
+    assert fit.steps * fit.batch == 60 * 100_000
+    assert fit.batch == 4
+    assert tuple(fit.betas) == (0.5, 0.9)
+    rate = FitSettings(
+        fit.steps, fit.learning_rate, fit.final_rate, fit.schedule, betas=tuple(fit.betas)
+    ).rate
+    assert rate(0) == pytest.approx(1e-3)
+    assert rate(fit.steps - 1) == pytest.approx(2.1e-5)
+    epoch = fit.steps / 60
+    for e in (10, 30, 59):  # one factor per epoch, as 0.001 * 0.021 ** (e / 59) but for 1 / 60
+        assert rate(round(e * epoch)) == pytest.approx(1e-3 * 0.021 ** (e / 60), rel=1e-4)
+    assert section.augment.rotate_deg == 0
+    assert not section.augment.flip
+    config = Pix2FaceConfig(section.size_px, section.width, section.depth, up=section.up)
+    with torch.device("meta"):
+        assert sum(p.numel() for p in Pix2Face(config).parameters()) == 39_156_870

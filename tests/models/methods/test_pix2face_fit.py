@@ -105,6 +105,7 @@ def test_moves_gate_and_keep_each_vertex_once(model: LinearModel) -> None:
     np.testing.assert_array_equal(moves.vertices, [7, 20])
     np.testing.assert_array_equal(moves.offset_mm, offset[0, 1:3])
     np.testing.assert_array_equal(moves.pixels, [[0, 1], [0, 2]])
+    np.testing.assert_array_equal(moves.near, [[0, 0], [0, 1], [0, 2]])
     with pytest.raises(ValueError, match="needs >= 10 vertices seen, got 2"):
         fit.solve([moves], 1.0)
 
@@ -122,3 +123,100 @@ def test_scaled_orthographic_camera_is_recovered() -> None:
     assert np.linalg.det(noisy.rotation) == pytest.approx(1)
     with pytest.raises(ValueError, match="off a plane"):
         fit_scaled_orthographic(points * [1, 1, 0], pixels)
+
+
+@pytest.mark.parametrize("photographs", [1, 3])
+def test_known_coefficients_come_back_without_a_ridge(model: LinearModel, photographs: int) -> None:
+    fit = ModelFit(model, 1e-6)
+    rng = np.random.default_rng(5)
+    z, ws = rng.normal(size=K), rng.normal(size=(photographs, E))
+    seen = [_said(fit, np.sort(rng.choice(V, 90, replace=False)), z, w) for w in ws]
+    for most in (None, 40):
+        solution = fit.solve(seen, prior=0.0, most=most)
+        np.testing.assert_allclose(solution.identity, z, atol=1e-6)
+        np.testing.assert_allclose(solution.expressions, ws, atol=1e-6)
+
+
+def _said(fit: ModelFit, seen: np.ndarray, z: np.ndarray, w: np.ndarray) -> Moves:
+    """Exact moves, from the bases in double precision."""
+    offset = fit._basis[seen].astype(np.float64) @ np.concatenate([z, w])
+    return Moves(seen, offset, np.zeros((len(seen), 2), np.int64))
+
+
+def test_elimination_gives_the_solution_of_the_dense_system(model: LinearModel) -> None:
+    """Equation 5 written out: every block of the design matrix in its place."""
+    fit = ModelFit(model, 1e-6)
+    rng = np.random.default_rng(6)
+    photographs, prior = [], 3.0
+    for count in (30, 55, 40):
+        seen = np.sort(rng.choice(V, count, replace=False))
+        photographs.append(Moves(seen, rng.normal(size=(count, 3)), np.zeros((count, 2), int)))
+    rows, right = [], []
+    for n, moves in enumerate(photographs):
+        D = fit._basis[moves.vertices].reshape(-1, K + E).astype(np.float64)
+        block = np.zeros((len(D), K + 3 * E))
+        block[:, :K], block[:, K + n * E : K + (n + 1) * E] = D[:, :K], D[:, K:]
+        rows.append(block)
+        right.append(moves.offset_mm.reshape(-1))
+    rows.append(prior * np.eye(K + 3 * E))
+    right.append(np.zeros(K + 3 * E))
+    z = np.linalg.lstsq(np.concatenate(rows), np.concatenate(right), rcond=None)[0]
+    solution = fit.solve(photographs, prior)
+    np.testing.assert_allclose(solution.identity, z[:K], atol=1e-9)
+    np.testing.assert_allclose(solution.expressions.reshape(-1), z[K:], atol=1e-9)
+
+
+def test_moves_are_those_of_an_exhaustive_search(model: LinearModel) -> None:
+    fit = ModelFit(model, 1e-6)
+    rng = np.random.default_rng(7)
+    pncc = fit.mean_mm[rng.integers(0, V, (12, 15))] + rng.normal(0, 2, (12, 15, 3))
+    valid = rng.random((12, 15)) < 0.8
+    moves = fit.moves(pncc, pncc, valid, gate_mm=3.0)
+    distance = np.linalg.norm(pncc[:, :, None] - fit.mean_mm, axis=-1)
+    expected = {}
+    for row, column in zip(*np.nonzero(valid), strict=True):
+        vertex = int(distance[row, column].argmin())
+        gap = distance[row, column, vertex]
+        if gap <= 3.0 and gap < expected.get(vertex, (np.inf,))[0]:
+            expected[vertex] = (gap, row, column)
+    assert moves.vertices.tolist() == sorted(expected)
+    pixels = [expected[vertex][1:] for vertex in sorted(expected)]
+    np.testing.assert_array_equal(moves.pixels, pixels)
+    np.testing.assert_array_equal(moves.offset_mm, pncc[moves.pixels[:, 0], moves.pixels[:, 1]])
+
+
+def test_the_ridge_is_that_of_raw_coefficients_over_four_sigma(model: LinearModel) -> None:
+    """The published system in raw coefficients, weights 0.1 / (4 sigma), against ours at 0.025."""
+    fit = ModelFit(model, 1e-6)
+    rng = np.random.default_rng(8)
+    seen = np.sort(rng.choice(V, 60, replace=False))
+    offset = rng.normal(size=(60, 3))
+    sigma = np.concatenate([model.shape_sigma, model.expression_sigma])
+    D = np.concatenate([model.shape_basis, model.expression_basis], axis=2)[seen] / 1000  # um: mm
+    D, G = D.reshape(-1, K + E), np.diag(0.1 / (4 * sigma))
+    raw = np.linalg.solve(D.T @ D + G.T @ G, D.T @ offset.reshape(-1))
+    ours = fit.solve([Moves(seen, offset, np.zeros((60, 2), np.int64))], prior=0.025)
+    z = np.concatenate([ours.identity, ours.expressions[0]])
+    np.testing.assert_allclose(z * sigma, raw, rtol=1e-4, atol=1e-4 * np.abs(raw).max())
+
+
+def test_an_undetermined_solution_is_refused(model: LinearModel) -> None:
+    fit = ModelFit(model, 1e-6)
+    same = Moves(np.full(12, 5), np.zeros((12, 3)), np.zeros((12, 2), np.int64))
+    fit._basis[5] = 0.0
+    with pytest.raises(ValueError, match="use a prior above 0"):
+        fit.solve([same], prior=0.0)
+
+
+def test_a_shape_without_pncc_finds_its_vertices(model: LinearModel) -> None:
+    fit = ModelFit(model, 1e-6)
+    rng = np.random.default_rng(9)
+    z, w = 0.4 * rng.normal(size=K), 0.2 * rng.normal(size=E)
+    shape = fit.posed_mm(z, w)[:288].reshape(12, 24, 3)
+    found = fit.moves_of_shape(shape, np.ones((12, 24), bool), 2.0, prior=0.01, rounds=8)
+    ids = np.arange(288).reshape(12, 24)[found.pixels[:, 0], found.pixels[:, 1]]
+    right = ids == found.vertices
+    at_once = fit.moves(shape, shape, np.ones((12, 24), bool), 1e9)
+    guess = np.arange(288).reshape(12, 24)[at_once.pixels[:, 0], at_once.pixels[:, 1]]
+    assert right.mean() > 0.95
+    assert right.sum() > (guess == at_once.vertices).sum()

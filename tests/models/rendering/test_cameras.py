@@ -10,6 +10,7 @@ from models.rendering.cameras import (
     orthographic_pixels,
     perspective_clip,
     perspective_pixels,
+    pixels_of_ndc,
     transform_points,
 )
 from models.rendering.rasterize import rasterize
@@ -91,3 +92,14 @@ def test_wrong_requests_are_refused():
         orthographic_clip(POINTS, 1.0, 0.0, 0.0, 4, 4, depth_range=(1.0, 1.0))
     with pytest.raises(ValueError, match="off the view axis"):
         look_at(np.zeros(3), np.array([0, 1.0, 0]), np.array([0, 1.0, 0]))
+
+
+@pytest.mark.parametrize(("height", "width"), [(240, 320), (320, 240), (256, 256)])
+def test_ndc_camera_equals_pytorch3d_equations(height, width):
+    f, px, py = 3.7, 0.11, -0.23
+    x, y, z = np.moveaxis(POINTS * [-1, 1, -1], -1, 0)  # +x left, +z into the scene
+    side = min(height, width)
+    u = width / 2 - side / 2 * (f * x / z + px)
+    v = height / 2 - side / 2 * (f * y / z + py)
+    got = perspective_pixels(POINTS, *pixels_of_ndc(f, px, py, height, width))
+    np.testing.assert_allclose(got, np.stack([u, v], -1))

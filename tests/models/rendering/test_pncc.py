@@ -1,5 +1,7 @@
 """PNCC maps: projection, slow twin, records, and real samples where they are beside us."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -166,6 +168,20 @@ def test_window_draws_the_same_surface_enlarged():
     both = inset.mask[1::3, 1::3] & whole.mask[8:48, 10:50]
     assert (inset.mask[1::3, 1::3] != whole.mask[8:48, 10:50]).mean() < 0.01
     np.testing.assert_allclose(centres[both], whole.pncc_mm[8:48, 10:50][both], atol=0.02)
+
+
+@pytest.mark.parametrize("quarters", [1, 2, 3])
+def test_a_turned_window_turns_the_picture_and_not_its_values(quarters: int):
+    renderer = PnccRenderer(face_like(), UNIT_M)
+    sample = samples(1)[0]
+    window = Window(left=10.0, top=8.0, side=40.0, size=96)
+    turned = replace(window, turn_rad=quarters * np.pi / 2)
+    upright, askew = renderer.render([sample, sample], [window, turned])
+    mask = np.rot90(upright.mask, -quarters)  # clockwise as seen
+    assert (askew.mask != mask).mean() < 0.01
+    both = askew.mask & mask
+    expected = np.rot90(upright.pncc_mm, -quarters)
+    np.testing.assert_allclose(askew.pncc_mm[both], expected[both], atol=0.02)
 
 
 def test_code_spans_the_unit_cube():

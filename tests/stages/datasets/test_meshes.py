@@ -9,7 +9,13 @@ import trimesh
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.datasets.meshes import MeshError, read_mesh, triangulate, write_obj
+from stages.datasets.meshes import (
+    MeshError,
+    cloud_ply_bytes,
+    read_mesh,
+    triangulate,
+    write_obj,
+)
 
 QUAD = "v 0 0 0\nv 1 0 0\nv 1 1 0\nv 0 1 0\n"
 SQUARE = [[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]]
@@ -193,6 +199,16 @@ def test_write_then_read(
     np.testing.assert_array_equal(mesh.faces, faces)
     if colors is not None:
         np.testing.assert_array_equal(mesh.colors, colors)
+
+
+def test_a_coloured_point_cloud_is_read_by_trimesh(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    points, colors = rng.normal(size=(9, 3)), rng.integers(0, 256, (9, 3)).astype(np.uint8)
+    path = tmp_path / "cloud.ply"
+    path.write_bytes(cloud_ply_bytes(points, colors))
+    cloud = trimesh.load(path, process=False)
+    np.testing.assert_allclose(cloud.vertices, points, atol=1e-6)
+    np.testing.assert_array_equal(np.asarray(cloud.colors)[:, :3], colors)
 
 
 def test_real_scan_and_template(shared_data: Path) -> None:

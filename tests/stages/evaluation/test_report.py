@@ -22,6 +22,7 @@ SECTION = ReportParams(
 SECTIONS = [
     "scores",
     "likeness",
+    "landmark-errors",
     "faces",
     "data",
     "registration",
@@ -29,6 +30,7 @@ SECTIONS = [
     "renders",
     "training",
 ]
+LANDMARKS = {"photographs": 3, "people": 1, "scored": 2, "failed": {"too dark": 1}}
 LIKENESS = {
     "encoder": {"name": "recognizer b", "weights": "random", "synthetic": True},
     "photographs": 5,
@@ -115,6 +117,7 @@ def data(tmp_path_factory, kit):
             work=folder / "work",
         )
         write_json(LIKENESS, folder / "evaluation" / method / "likeness.json")
+    write_json({"300w_lp": LANDMARKS}, folder / "evaluation" / "mica" / "landmarks.json")
     rows = [registrations("ok", 0.1), registrations("ok", 0.3), registrations("rejected", 9.0)]
     write_table(
         table_of(rows, "registrations"), folder / "registered" / "lyhm" / "registrations.parquet"

@@ -11,7 +11,14 @@ from safetensors.numpy import save_file
 from models.encoders.arcface_crop import TEMPLATE_PX
 from stages.artifacts import write_json, write_table
 from stages.contracts import table_of
-from stages.params import AugmentParams, ComputeParams, EncoderParams, LoopParams, RecognizerVariant
+from stages.params import (
+    AugmentParams,
+    ComputeParams,
+    EncoderParams,
+    LoopParams,
+    Pix2FaceFitParams,
+    RecognizerVariant,
+)
 
 AUGMENT = {
     "shift": 0.02, "zoom": 0.02, "rotate_deg": 2, "gamma": 0.2, "gain": 0.05, "noise": 2,
@@ -58,6 +65,14 @@ def loop() -> LoopParams:
         workers=0, gpu=False, loaders=0, steps=6, batch=4, learning_rate=1e-3, final_rate=0.1,
         schedule="cosine", weight_decay=0.0, betas=(0.9, 0.999), clip_norm=0.0, report_every=3,
         checkpoint_every=2, keep="best", window=3,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def pix2face_fit() -> Pix2FaceFitParams:
+    return Pix2FaceFitParams(
+        box_scale=1.4, gate_mm=1e4, coefficient_prior=1.0, min_correspondences=10,
+        most_vertices=3000, camera="pinhole", joint=1, landmark_photographs=None,
     )  # fmt: skip
 
 

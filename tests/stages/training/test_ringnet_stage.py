@@ -17,6 +17,7 @@ from stages.params import (
     BenchmarkSizes,
     ComputeParams,
     LoopParams,
+    Pix2FaceFitParams,
     ReconstructParams,
     RingNetParams,
 )
@@ -218,13 +219,13 @@ def test_killed_and_continued_gives_the_same_bytes(
 
 
 def test_reconstructs_neutral_heads_and_places_them(
-    data: Path, section: RingNetParams, compute: ComputeParams
+    data: Path, section: RingNetParams, compute: ComputeParams, pix2face_fit: Pix2FaceFitParams
 ) -> None:
     run(data, section, compute, data / "checkpoints/ringnet")
     rng = np.random.default_rng(8)
     photographs(data, "now", {"S1": 1, "S2": 1}, rng)
     options = ReconstructParams(
-        box_scale=1.4, gate_mm=1, coefficient_prior=1.0, min_correspondences=10,
+        pix2face=pix2face_fit,
         max_failed_fraction=0.7, detector_min_score=0.0, detector_max_side_px=640,
         photographs=BenchmarkSizes(now=None, stirling=0, florence=0, facewarehouse=0, bu3dfe=0),
     )  # fmt: skip

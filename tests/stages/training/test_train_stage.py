@@ -28,12 +28,16 @@ from stages.artifacts import (
 )
 from stages.contracts import table_of
 from stages.datasets.meshes import read_mesh, write_obj
+from stages.inference.pix2face import Pix2FaceReconstructor
+from stages.landmark_scores import score_landmarks
 from stages.params import (
     AugmentParams,
     BenchmarkSizes,
     ComputeParams,
+    LandmarkChoiceParams,
     LoopParams,
     MicaParams,
+    Pix2FaceFitParams,
     Pix2FaceParams,
     ReconstructParams,
     SirenParams,
@@ -61,18 +65,21 @@ def mica(loop: LoopParams) -> MicaParams:
 @pytest.fixture
 def pix2face(loop: LoopParams) -> Pix2FaceParams:
     return Pix2FaceParams(
-        size_px=16, width=4, depth=3, background_weight=0.3, target_box="fitted",
-        largest_offset_mm=25,
+        size_px=16, width=4, depth=3, up="bilinear", target="pncc_offset",
+        background_weight=0.3, target_box="fitted", largest_offset_mm=25, colour="augment",
+        landmarks=LandmarkChoiceParams(
+            frames=4, gate_mm=1e4, coefficient_prior=1.0, camera="pinhole"
+        ),
         box_scale=(1.0, 1.5), box_shift=0.1, holdout=0.3,
         augment=AugmentParams(**AUGMENT, flip=False), fit=loop,
     )  # fmt: skip
 
 
 @pytest.fixture
-def section() -> ReconstructParams:
+def section(pix2face_fit: Pix2FaceFitParams) -> ReconstructParams:
     return ReconstructParams(
         photographs=BenchmarkSizes(now=None, stirling=0, florence=0, facewarehouse=0, bu3dfe=0),
-        box_scale=1.4, gate_mm=1e4, coefficient_prior=1.0, min_correspondences=10,
+        pix2face=pix2face_fit,
         max_failed_fraction=0.5, detector_min_score=0.0, detector_max_side_px=640,
     )  # fmt: skip
 
@@ -296,6 +303,8 @@ def test_reconstructs_every_photograph_or_says_why_not(
     assert list(rows) == sorted(rows)
     assert rows["S1/selfie/IMG_9"]["reason"] == "truncated"
     row = rows["S1/selfie/IMG_1"]
+    if method == "pix2face":
+        _landmarks_of_held_out_people(data, out)
     if method == "mean":
         assert rows["S2/selfie/IMG_1"]["status"] == "ok"
     else:
@@ -313,6 +322,67 @@ def test_reconstructs_every_photograph_or_says_why_not(
     assert meta["unit"] == "mm"
     assert meta["weights"] == ("none" if method == "mean" else "synthetic-trained")
     assert np.ptp(mesh.vertices, axis=0).max() > 10  # millimetres, not metres
+
+
+def _landmarks_of_held_out_people(data: Path, out: Path) -> None:
+    """One row per photograph of the people whom the training left out, and its score."""
+    facts = read_json(data / "checkpoints/pix2face/metrics.json")["data"]
+    found = read_table(out / "landmarks.parquet").to_pylist()
+    assert {row["subject_id"] for row in found} == set(facts["validation_subjects"])
+    assert len(found) == facts["validation_photographs"]
+    assert all(row["reason"] for row in found if row["status"] == "failed")
+    scores = score_landmarks(out)["300w_lp"]
+    assert scores["scored"] + sum(scores["failed"].values()) == len(found)
+    fitted, failed = facts["landmark_frames"], facts["landmark_frames_failed"]
+    assert fitted + sum(failed.values()) == 4
+    vertices = facts["landmark_vertices"]
+    assert (vertices is None) == (fitted == 0)
+    if vertices is not None:
+        assert len(vertices) == 68
+        assert facts["landmark_error_px"] > 0
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"up": "transposed"}, {"target": "xyz"}, {"colour": "published"}, {"rotate_deg": 20}],
+    ids=str,
+)
+def test_pix2face_variants_train(
+    changes: dict[str, Any], pix2face: Pix2FaceParams, data: Path, compute: ComputeParams
+) -> None:
+    degrees = changes.pop("rotate_deg", 0)
+    augment = pix2face.augment.model_copy(update={"rotate_deg": degrees})
+    section = pix2face.model_copy(update={**changes, "augment": augment})
+    out = data / "variant"
+    train.run(
+        section, compute, method="pix2face", seed=3, data=data, out=out, work=data.parent / "work"
+    )
+    _, facts = read_safetensors(out / "model.safetensors")
+    assert facts["config"]["up"] == section.up
+    metrics = read_json(out / "metrics.json")["validation"]
+    assert ("pncc_mm" in metrics) == (section.target == "pncc_offset")
+    assert np.isfinite(metrics["xyz_mm"])
+    model = data / "models/3ddfa"
+    options = Pix2FaceFitParams(
+        box_scale=1.4, gate_mm=1e4, coefficient_prior=1.0, min_correspondences=10,
+        most_vertices=None, camera="affine", joint=1, landmark_photographs=0,
+    )  # fmt: skip
+    method = Pix2FaceReconstructor(out / "model.safetensors", model, options)
+    answers, reasons = method.together([(np.zeros((90, 90, 3), np.uint8), landmarks_68())] * 2)
+    assert all((answer is None) == bool(why) for answer, why in zip(answers, reasons, strict=True))
+
+
+def test_an_older_checkpoint_is_refused(trained: Run, data: Path) -> None:
+    trained("pix2face", data / "old")
+    state, facts = read_safetensors(data / "old/model.safetensors")
+    facts["data"].pop("landmark_vertices")
+    write_safetensors(state, data / "old/model.safetensors", facts)
+    options = Pix2FaceFitParams(
+        box_scale=1.4, gate_mm=1e4, coefficient_prior=1.0, min_correspondences=10,
+        most_vertices=None, camera="affine", joint=1, landmark_photographs=0,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="run train@pix2face again"):
+        Pix2FaceReconstructor(data / "old/model.safetensors", data / "models/3ddfa", options)
 
 
 def test_only_new_photographs_are_reconstructed(

@@ -1,0 +1,1 @@
+"""Methods applied to videos, frame by frame."""
