@@ -157,6 +157,9 @@ def run(
         compute=compute,
     )
     rows += further
+    for name, measured in others.items():
+        for entry in measured.values():
+            entry["learned_from"] = name.upper() in facts.get("learned_from", [])
     with atomic_directory(out) as scratch:
         write_json(others, scratch / "benchmarks.json")
         write_table(table_of(rows, "distances"), scratch / "distances.parquet")

@@ -227,6 +227,7 @@ class ScanFitParams(Section):
     scalp_weight: float = Field(ge=0, le=1, description="data weight of hair")
     lip_gap_mm: float = Field(gt=0, description="lips this far apart count as open, mm")
     lip_weight: float = Field(ge=0, description="of closed lips staying together; 0: do not")
+    mouth_support: float = Field(ge=0, le=1, description="lower face below it: mouth tried anew")
 
 
 class FitPreset(Section):
@@ -247,6 +248,7 @@ class QualityParams(Section):
     max_landmark_rms_mm: float = Field(gt=0, description="root mean square landmark distance, mm")
     max_landmark_drift_mm: float = Field(gt=0, description="rigid part of the landmark error, mm")
     min_coverage: float = Field(ge=0, le=1, description="share of the face on the scan")
+    min_lower_face: float = Field(ge=0, le=1, description="of the lower face, parametric fit")
     max_prior_energy: float = Field(gt=0, description="sum of squared coefficients")
     max_flipped_faces: int = Field(ge=0, description="triangles turned by the refinement")
     min_score: float = Field(ge=0, le=1, description="estimated probability of being right")

@@ -114,7 +114,9 @@ def track_video(
         "inputs": runner.facts.inputs,
         "predictor": sha256_file(predictor),
         "section": section.model_dump(mode="json"),
-        "reconstruct": loaded.reconstruct.model_dump(mode="json") if method == "pix2face" else {},
+        "pix2face": loaded.reconstruct.pix2face.model_dump(mode="json")
+        if method == "pix2face"
+        else {},
         "focal_px": focal_px,
         "method": method,
     }

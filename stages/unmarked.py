@@ -6,11 +6,20 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from models.geometry.registration import Registration, RegistrationError, Scan, check_scan
+from models.geometry.registration import (
+    MOUTH_OVERRULED,
+    Registration,
+    RegistrationError,
+    Scan,
+    check_scan,
+)
 from models.geometry.template import RegistrationModel
 from stages.landmark_providers import NoFaceError
 from stages.params import RegisterParams
 from stages.scan_landmarks import ScanLandmarker
+
+MOUTH = slice(48, 68)
+"""The mouth in iBUG's order."""
 
 Fit = Callable[[Float[np.ndarray, "l 3"] | None, RegisterParams], Registration]
 
@@ -25,7 +34,8 @@ def register_unmarked(
 ) -> tuple[Registration, str]:
     """Fit FLAME to a scan that has no landmarks.
 
-    Landmarks lifted from pictures of the scan place it. Where something speaks against them, its
+    Landmarks lifted from pictures of the scan place it; those of a mouth that the surface says is
+    open otherwise do not count. Where something speaks against them, its
     shape places it as well and the better fit is kept; without a landmarker its shape alone does.
 
     Args:
@@ -64,8 +74,11 @@ def register_unmarked(
         loose = section.model_copy(update={"fit": section.fit.model_copy(update=patient)})
         try:
             result = fit(found.points, loose)
-            flags = (*result.flags, "landmarks_from_views")
-            fits.append((replace(result, flags=flags), "views"))
+            if MOUTH_OVERRULED in result.flags:
+                result = fit(_without_mouth(found.points), loose)
+                result = replace(result, flags=(*result.flags, MOUTH_OVERRULED))
+            flags = dict.fromkeys((*result.flags, "landmarks_from_views"))
+            fits.append((replace(result, flags=tuple(flags)), "views"))
         except RegistrationError as error:
             errors.append(error)
     if not fits or doubts or fits[0][0].status != "ok":
@@ -80,6 +93,13 @@ def register_unmarked(
         reason = "; ".join(part for part in (best.reason, faceless) if part)
         best = replace(best, status="rejected", reason=reason)
     return best, source
+
+
+def _without_mouth(points: Float[np.ndarray, "68 3"]) -> Float[np.ndarray, "68 3"]:
+    """The points, the mouth's missing."""
+    kept = points.copy()
+    kept[MOUTH] = np.nan
+    return kept
 
 
 def _merit(result: Registration) -> tuple[bool, float]:

@@ -34,6 +34,26 @@ class Closeness:
     flipped_faces: int
 
 
+def disc_distances(
+    points: Float[np.ndarray, "n 3"], surface: Surface, areas: Float[np.ndarray, " k"]
+) -> Float[np.ndarray, " n"]:
+    """Distance (n,) of points to a scan, mm.
+
+    It is that to a disc: the tangent plane of the nearest scan vertex, as large as the surface that
+    the vertex stands for.
+
+    Args:
+        points: In the surface's frame, mm.
+        surface: The scan.
+        areas: (K,) surface that each of its vertices stands for, mm^2.
+    """
+    _, nearest = surface.tree.query(points)
+    gap = points - surface.vertices[nearest]
+    across = (gap * surface.normals[nearest]).sum(axis=1)
+    along = np.sqrt(np.maximum((gap**2).sum(axis=1) - across**2, 0.0))
+    return np.hypot(across, np.maximum(along - np.sqrt(areas[nearest] / np.pi), 0.0))
+
+
 def measure(
     model: RegistrationModel,
     refined: Float[np.ndarray, "V 3"],
@@ -46,8 +66,7 @@ def measure(
 
     A scan vertex counts when its closest triangle lies wholly in the face, within 15 mm, with
     normals that agree, and it is not on the scan's rim. The distance from a vertex of the face to
-    the scan is that to a disc: the tangent plane of the nearest scan vertex, as large as the
-    surface that the vertex stands for.
+    the scan is that of ``disc_distances``.
 
     Args:
         model: The prepared model.
@@ -74,11 +93,7 @@ def measure(
     region = (found.faces >= 0) & in_face[found.faces] & (agree > REGION_FACING)
     residuals = np.full(len(surface.vertices), np.nan)
     residuals[ids[region]] = found.distances[region]
-    _, nearest = surface.tree.query(refined[face_ids])
-    gap = refined[face_ids] - surface.vertices[nearest]
-    across = (gap * surface.normals[nearest]).sum(axis=1)
-    along = np.sqrt(np.maximum((gap**2).sum(axis=1) - across**2, 0.0))
-    back = np.hypot(across, np.maximum(along - np.sqrt(areas[nearest] / np.pi), 0.0))
+    back = disc_distances(refined[face_ids], surface, areas)
     covered = model.areas[face_ids] * (back < COVER_MM)
     given = np.isfinite(marks).all(axis=1)
     corners = refined[faces[model.landmark_faces]]

@@ -183,8 +183,14 @@ def judge(
         )
         if value > limit
     ]
-    if result.coverage < limits.min_coverage:
-        reasons.append(f"coverage {result.coverage:.3g} is below {limits.min_coverage:.3g}")
+    reasons += [
+        f"{name} {value:.3g} is below {limit:.3g}"
+        for name, value, limit in (
+            ("coverage", result.coverage, limits.min_coverage),
+            ("lower face on the scan", result.lower_face, limits.min_lower_face),
+        )
+        if value < limit
+    ]
     if quality is not None and evidence is not None:
         result = replace(result, score=quality.score(evidence))
         if result.score < limits.min_score:

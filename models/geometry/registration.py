@@ -10,29 +10,32 @@ from models.flame import NOW_SEVEN_IN_STATIC_51
 from models.geometry.alignment import Similarity, align_similarity
 from models.geometry.closeness import COVER_MM, Closeness, measure
 from models.geometry.mesh import crop, surface_at
+from models.geometry.mouth import with_the_mouth_as_open
 from models.geometry.nonrigid import refine
 from models.geometry.parametric import (
     FitState,
     Subset,
     Surface,
     fit_parameters,
-    rotation_matrix,
 )
 from models.geometry.placement import place_by_shape
 from models.geometry.quality import QualityModel, evidence_of, judge
 from models.geometry.settings import FitSettings, QualityLimits
-from models.geometry.template import RegistrationModel
+from models.geometry.template import MOUTH, RegistrationModel
 from models.geometry.winding import convexity
 
 UNITS_MM = {"m": 1e3, "dm": 1e2, "cm": 1e1, "mm": 1.0}
 INNER = 51
 MIN_LANDMARKS = 4
+MIN_ABOVE = 20
+"""Landmarks above the mouth from which the scale is taken."""
 MIN_SURFACE = 500
 SNAP = 1.25
 HEAD_EXTENT_MM = (120.0, 900.0)
 SHAPE_CANDIDATES = 5
-OPEN_JAW_RAD = 0.2
-"""Opening of the mouth from which a scan placed by its shape is fitted once more."""
+
+
+MOUTH_OVERRULED = "mouth_from_surface"
 
 
 class RegistrationError(ValueError):
@@ -82,10 +85,13 @@ class Registration:
         template_q95_mm: 95th percentile of that, including what the scan does not show.
         landmark_rms_mm: Root mean square distance of the landmarks; NaN without any.
         coverage: Share of the face's area that lies on the scan.
+        lower_face: Share of the lower face that the parametric fit has on the scan: little where it
+            bridges an open mouth.
         flipped_faces: Triangles of the skin turned over by the refinement.
         prior_energy: Sum of squares of beta and psi.
         flags: What a reader should know: ``scale_not_metric``, ``unit_mismatch``,
-            ``normals_flipped``, ``no_landmarks``, ``landmarks_from_views`` (set by the stage).
+            ``normals_flipped``, ``mouth_from_surface`` (its landmarks were overruled),
+            ``no_landmarks``, ``landmarks_from_views`` (set by the stage).
         score: Estimated probability that the registration is right; NaN where not scored.
     """
 
@@ -106,6 +112,7 @@ class Registration:
     template_q95_mm: float
     landmark_rms_mm: float
     coverage: float
+    lower_face: float
     flipped_faces: int
     prior_energy: float
     flags: tuple[str, ...]
@@ -141,12 +148,12 @@ def register(
         inward = convexity(vertices, faces) < 0
         faces = _turned_over(faces) if inward else faces
         placements, flags = _placed_by_shape(scan, vertices, faces, model)
-        settings = _patient(settings)
+        schedule = _patient(settings)
         views = [_view(vertices, faces, marks, p, model, settings) for p in placements]
     else:
         marks = inner_landmarks(landmarks)
         placed, flags = place_scan(scan.unit, marks, model)
-        placements = [placed]
+        placements, schedule = [placed], settings
         views = [_view(vertices, faces, marks, placed, model, settings)]
         inward = _facing(views[0], model) < 0
         if inward:
@@ -155,15 +162,24 @@ def register(
     if inward:
         flags.append("normals_flipped")
     fits = [
-        fit_parameters(model, view.marks, view.surface, settings, bald=scan.bald) for view in views
+        fit_parameters(model, view.marks, view.surface, schedule, bald=scan.bald) for view in views
     ]
     whole = Subset(model, np.arange(len(model.template)))
     best = 0
     if len(fits) > 1:
         best = int(np.argmax([_fit_score(model, *pair) for pair in zip(fits, views, strict=True)]))
-    view, state, placed = views[best], fits[best], placements[best]
+    view, placed = views[best], placements[best]
+    first = fits[best]
     if landmarks is None:
-        state = _mouth_tried_open(model, state, view, settings, bald=scan.bald)
+        # The stiff jaw of that schedule leaves an open mouth too closed.
+        first = fit_parameters(
+            model, view.marks, view.surface, settings, bald=scan.bald, start=first
+        )
+    state, lower_face = with_the_mouth_as_open(
+        model, first, view.marks, view.surface, view.areas, settings, bald=scan.bald
+    )
+    if state is not first and landmarks is not None:
+        flags.append(MOUTH_OVERRULED)
     posed, blend = whole.evaluate(state)
     fitted = posed @ state.rotation.T + state.translation
     samples, sample_areas = _scan_samples(view.surface, view.areas, fitted, settings)
@@ -171,7 +187,9 @@ def register(
     measured = measure(model, refined, fitted, view.surface, view.areas, view.marks)
     residuals = np.full(len(vertices), np.nan)
     residuals[view.ids] = measured.residuals_mm
-    result = _result(model, state, placed, refined, posed, blend, measured, residuals, flags)
+    result = _result(
+        model, state, placed, refined, posed, blend, measured, lower_face, residuals, flags
+    )
     return judge(result, limits, quality, evidence_of(result, marks, model))
 
 
@@ -186,24 +204,6 @@ def _patient(settings: FitSettings) -> FitSettings:
         robust_start_mm=3 * settings.robust_start_mm,
         pose_sigma_rad=settings.pose_sigma_rad / 4,
     )
-
-
-def _mouth_tried_open(
-    model: RegistrationModel, state: FitState, view: "_View", settings: FitSettings, *, bald: bool
-) -> FitState:
-    """The better of a fit by shape and of another that goes on from it with the mouth open.
-
-    From a closed mouth an open one is out of reach: the chin is drawn to the lower lip, and all
-    around it fits.
-    """
-    opened = replace(state, jaw=rotation_matrix(np.array([OPEN_JAW_RAD, 0.0, 0.0])))
-    near = replace(
-        settings,
-        icp_steps=settings.icp_steps // 2,
-        robust_start_mm=settings.robust_start_mm / 3,
-    )
-    again = fit_parameters(model, view.marks, view.surface, near, bald=bald, start=opened)
-    return max((state, again), key=lambda fit: _fit_score(model, fit, view))
 
 
 def _turned_over(faces: np.ndarray) -> np.ndarray:
@@ -330,7 +330,9 @@ def place_scan(
     """Similarity from the scan to FLAME's frame in millimetres, by the landmarks.
 
     The scale is snapped to a power of ten where it is within 25 % of one, because heads differ in
-    size and scanners measure; a scale that fits none is kept and flagged.
+    size and scanners measure; a scale that fits none is kept and flagged. An open mouth makes a
+    face longer by up to a fifth, so that the landmarks above it say how large the head is, where
+    enough of them are given.
 
     Raises:
         RegistrationError: The landmarks are a mirror image, or lie on a line.
@@ -347,10 +349,14 @@ def place_scan(
             "and right are swapped in the landmarks"
         )
     flags: list[str] = []
-    power = 10.0 ** np.round(np.log10(free.scale))
-    if not 1 / SNAP < free.scale / power < SNAP:
+    scale = free.scale
+    above = np.flatnonzero(given[: MOUTH.start])
+    if len(above) >= MIN_ABOVE:
+        scale = align_similarity(marks[above], model.landmarks[above]).scale
+    power = 10.0 ** np.round(np.log10(scale))
+    if not 1 / SNAP < scale / power < SNAP:
         flags.append("scale_not_metric")
-        return free, flags
+        return align_similarity(source, target, fixed_scale=scale), flags
     if unit in UNITS_MM and not np.isclose(power, UNITS_MM[unit]):
         flags.append("unit_mismatch")
     return align_similarity(source, target, fixed_scale=float(power)), flags
@@ -419,6 +425,7 @@ def _result(
     posed: np.ndarray,
     blend: np.ndarray,
     measured: Closeness,
+    lower_face: float,
     residuals: np.ndarray,
     flags: list[str],
 ) -> Registration:
@@ -450,6 +457,7 @@ def _result(
         template_q95_mm=float(np.percentile(measured.template_mm, 95)),
         landmark_rms_mm=measured.landmark_rms_mm,
         coverage=measured.coverage,
+        lower_face=lower_face,
         flipped_faces=measured.flipped_faces,
         prior_energy=float((state.coefficients**2).sum()),
         flags=tuple(flags),

@@ -36,6 +36,8 @@ class FitSettings:
         lip_gap_mm: A mouth whose lips are further apart in the parametric fit (median) is open;
             in a closed one, the robust scale of each pair's distance.
         lip_weight: Weight of facing lips staying together, relative to the data.
+        mouth_support: Where less of the lower face is supported, other openings of the mouth are
+            tried, without its landmarks.
         solver_tolerance: Relative residual at which the conjugate gradients stop.
     """
 
@@ -62,6 +64,7 @@ class FitSettings:
     scalp_weight: float
     lip_gap_mm: float
     lip_weight: float
+    mouth_support: float
     solver_tolerance: float
 
     def __post_init__(self) -> None:
@@ -94,6 +97,7 @@ class QualityLimits:
         max_landmark_drift_mm: Rigid part of the landmark distances, RMS: the face slid, or the
             landmarks are elsewhere.
         min_coverage: Share of the face's area that must lie on the scan.
+        min_lower_face: Share of the lower face that the parametric fit must have on the scan.
         max_prior_energy: Sum of squared coefficients.
         max_flipped_faces: Triangles turned over by the refinement.
         min_score: Estimated probability of being right, where a score is given.
@@ -104,6 +108,7 @@ class QualityLimits:
     max_landmark_rms_mm: float
     max_landmark_drift_mm: float
     min_coverage: float
+    min_lower_face: float
     max_prior_energy: float
     max_flipped_faces: int
     min_score: float

@@ -26,6 +26,9 @@ LOW_DATA_WEIGHT = 0.3
 NECK, JAW = 1, 2
 MOUTH = slice(31, 51)
 """The mouth among the 51 inner landmarks."""
+UNDER_NOSE = 16
+"""The middle of the nostrils' line among them."""
+LOWER_FACE_DEPTH_MM = 45.0
 LIP_REACH_MM = 6.0
 LIP_DEPTH_MM = 12.0
 LIP_OVERLAP_MM = 0.5
@@ -50,6 +53,8 @@ class RegistrationModel:
         skin: (V,) everything but the eyeballs.
         exposed: (V,) skin that a scanner sees: not inside lips, nostrils or sockets.
         face: (V,) the region in which residuals are reported.
+        lower_face: (V,) what ``exposed`` and ``face`` have in front and below the nose, which an
+            open mouth moves; nothing where the landmarks are not the 51.
         scalp: (V,) skin that hair covers.
         weight: (V,) data weight of each vertex, scalp counted as 1.
         eyeballs: Vertex ids of each eyeball and of the lid vertices that it follows.
@@ -78,6 +83,7 @@ class RegistrationModel:
     skin: Bool[np.ndarray, " V"]
     exposed: Bool[np.ndarray, " V"]
     face: Bool[np.ndarray, " V"]
+    lower_face: Bool[np.ndarray, " V"]
     scalp: Bool[np.ndarray, " V"]
     weight: Float[np.ndarray, " V"]
     eyeballs: tuple[tuple[np.ndarray, np.ndarray], ...]
@@ -172,6 +178,7 @@ class RegistrationModel:
             skin=skin,
             exposed=exposed,
             face=face,
+            lower_face=_lower_face(template, face & exposed, marks),
             scalp=scalp,
             weight=np.where(face | scalp, 1.0, LOW_DATA_WEIGHT) * exposed,
             eyeballs=tuple((ball, _lids(template, skin_ids, ball)) for ball in eyes),
@@ -251,6 +258,18 @@ def _facing_lips(
     if len(found) == 0:
         return none
     return np.stack([upper[found], near[np.argmin(distance[found], axis=1)]], axis=1)
+
+
+def _lower_face(
+    template: Float[np.ndarray, "V 3"],
+    face: Bool[np.ndarray, " V"],
+    marks: Float[np.ndarray, "l 3"],
+) -> Bool[np.ndarray, " V"]:
+    """The part of the face below the nose, back to where the cheeks turn away."""
+    if len(marks) != MOUTH.stop:
+        return np.zeros(len(template), dtype=bool)
+    back = marks[MOUTH, 2].min() - LOWER_FACE_DEPTH_MM
+    return face & (template[:, 1] < marks[UNDER_NOSE, 1]) & (template[:, 2] > back)
 
 
 def _regions(

@@ -43,6 +43,7 @@ class MicaReconstructor:
         self.facts: dict[str, Any] = {
             "weights": facts["weights"],
             "synthetic": facts["synthetic"],
+            "learned_from": sorted(facts["data"]["sets"]),
             "inputs": {
                 "checkpoint": sha256_file(checkpoint),
                 "flame": sha256_file(flame / "model.safetensors"),

@@ -43,7 +43,8 @@ class Reconstructor(Protocol):
     """A method with its weights and models in memory."""
 
     facts: dict[str, Any]
-    """``weights``, ``synthetic`` and ``inputs`` for ``meta.json``."""
+    """``weights``, ``synthetic`` and ``inputs`` for ``meta.json``; ``learned_from``, the scan sets
+    that the method has learned from, where there are any."""
     needs_landmarks: bool
     """Whether the photograph and its landmarks matter at all."""
 

@@ -162,6 +162,8 @@ def _other_benchmarks(evaluations: Sequence[Evaluation]) -> list[str]:
             for p in part
             if "reason" in part[p]
         }
+        seen = [e.title for e, part in parts if any(f.get("learned_from") for f in part.values())]
+        note = f"{', '.join(seen)} has learned from people of this set. " if seen else ""
         rows = []
         for e, part in parts:
             row = [Cell(f"{key(e.style)}{text(e.title)}", "steady", header=True)]
@@ -190,7 +192,7 @@ def _other_benchmarks(evaluations: Sequence[Evaluation]) -> list[str]:
                 groups=[("", 1), *((f"{title}, mm", 3) for title in titles), ("", 3)],
                 caption=(
                     "Median and mean are pooled over all scan vertices; <i>own</i> is the "
-                    "protocol's own figure of a mesh, averaged over the meshes. "
+                    f"protocol's own figure of a mesh, averaged over the meshes. {text(note)}"
                     + " ".join(map(text, sorted(reasons)))
                 ),
             )

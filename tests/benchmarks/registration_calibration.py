@@ -105,7 +105,7 @@ def placed(
 
     found, source = register_unmarked(scan, None, section, model, landmarker, watched)
     lifted = [points for points in asked if points is not None]
-    return found, inner_landmarks(lifted[0]) if source == "views" else none
+    return found, inner_landmarks(lifted[-1]) if source == "views" else none
 
 
 def spoilt(heads: Any, seed: int, draw: int) -> tuple[Any, str]:

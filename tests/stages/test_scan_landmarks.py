@@ -11,7 +11,7 @@ from scipy.spatial.transform import Rotation
 
 from models.flame import FlameArrays
 from models.geometry.mesh import vertex_normals
-from models.geometry.registration import RegistrationError, Scan
+from models.geometry.registration import MOUTH_OVERRULED, RegistrationError, Scan
 from models.geometry.template import RegistrationModel
 from models.geometry.views import Camera, draw
 from stages import params
@@ -194,7 +194,7 @@ def registration_of(status: str, coverage: float):
         scale=1e-3, rotation=np.eye(3), translation=empty, vertices=nothing,
         vertices_neutral=nothing, residuals_mm=empty, residual_median_mm=0.1, residual_q95_mm=0.5,
         template_median_mm=0.1, template_q95_mm=0.5, landmark_rms_mm=1.0, coverage=coverage,
-        flipped_faces=0, prior_energy=1.0, flags=(),
+        lower_face=1.0, flipped_faces=0, prior_energy=1.0, flags=(),
     )  # fmt: skip
 
 
@@ -223,6 +223,24 @@ def test_trusted_landmarks_are_the_only_start(loaded) -> None:
     (found, source), tried = decide(loaded, (), good, good)
     assert (source, tried) == ("views", ["views"])
     assert found.flags == ("landmarks_from_views",)
+
+
+def test_lifted_landmarks_of_an_overruled_mouth_do_not_count(loaded) -> None:
+    first = replace(registration_of("rejected", 0.8), flags=(MOUTH_OVERRULED,))
+    asked = []
+
+    def landmarker(scan, colors, model):
+        return ScanLandmarks(np.zeros((68, 3)), 0.9, 3.0, 1.0, ())
+
+    def fit(landmarks, section):
+        asked.append(np.isfinite(landmarks).all(axis=1))
+        return first if len(asked) == 1 else registration_of("ok", 0.8)
+
+    found, source = register_unmarked(BALL, None, loaded.registration, None, landmarker, fit)
+    assert (source, found.status) == ("views", "ok")
+    assert found.flags == (MOUTH_OVERRULED, "landmarks_from_views")
+    assert [given.sum() for given in asked] == [68, 48]
+    assert asked[1][:48].all()
 
 
 def test_in_doubt_the_better_fit_wins(loaded) -> None:

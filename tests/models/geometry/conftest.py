@@ -53,6 +53,7 @@ def settings() -> FitSettings:
         scalp_weight=0.1,
         lip_gap_mm=1.5,
         lip_weight=1.0,
+        mouth_support=0.9,
         solver_tolerance=1e-4,
     )
 
@@ -65,6 +66,7 @@ def limits() -> QualityLimits:
         max_landmark_rms_mm=8.0,
         max_landmark_drift_mm=6.0,
         min_coverage=0.5,
+        min_lower_face=0.5,
         max_prior_energy=200.0,
         max_flipped_faces=20,
         min_score=0.0,

@@ -207,6 +207,13 @@ def _shifted(marks: np.ndarray, rng: np.random.Generator, by_mm: float) -> np.nd
     return marks + by_mm * way / np.linalg.norm(way)
 
 
+def _closed(marks: np.ndarray) -> np.ndarray:
+    """Landmarks that call an open mouth closed: those of the lower lip lie at the upper one."""
+    marks = marks.copy()
+    marks[[*range(38, 43), 48, 49, 50]] += marks[45] - marks[49]
+    return marks
+
+
 MIRROR = np.array([-1.0, 1.0, 1.0])
 
 Spoil = Callable[[Specimen, np.random.Generator], Specimen]
@@ -269,6 +276,17 @@ CASES: dict[str, Case] = {
     "unit declared wrong": Case(_same, unit="m", unit_mm=1.0),
     "scale 0.37": Case(_same, unit="unknown", unit_mm=1 / 0.37),
     "strong expression": Case(_same, of={"expression": "strong"}),
+    "open mouth": Case(_same, of={"expression": "open"}),
+    "open mouth, 7 landmarks": Case(
+        lambda s, r: _marks(s, lambda m: m[list(NOW_SEVEN_IN_STATIC_51)]),
+        of={"expression": "open"},
+    ),
+    "open mouth, landmarks of a closed one": Case(
+        lambda s, r: _marks(s, _closed), of={"expression": "open"}
+    ),
+    "open mouth, no landmarks": Case(
+        lambda s, r: replace(s, marks=None), of={"expression": "open"}
+    ),
     "scalp under hair": Case(_same, of={"cover": "hair"}),
     "closed eyes": Case(_same, of={"expression": "blink"}),
     "mirrored scan": Case(

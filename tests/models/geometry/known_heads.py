@@ -45,7 +45,9 @@ class Heads(Protocol):
     def specimen(
         self, seed: int, *, expression: str = "mild", cover: str = "cap", holes: int = 0
     ) -> Specimen:
-        """A clean scan: ``expression`` none, mild, strong or blink; ``cover`` none, cap or hair."""
+        """A clean scan: ``expression`` none, mild, strong, open or blink;
+
+        ``cover`` none, cap or hair."""
         ...
 
 
@@ -100,10 +102,10 @@ class LinearHeads:
         rng = np.random.default_rng([seed, 71])
         model = self.model
         beta = self.identity_sigma * rng.normal(size=self.full.shapedirs.shape[-1])
-        strength = {"none": 0.0, "mild": 0.5, "strong": 1.4, "blink": 0.0}[expression]
+        strength = {"mild": 0.5, "strong": 1.4}.get(expression, 0.0)
         psi = strength * rng.normal(size=self.full.exprdirs.shape[-1])
         theta = np.zeros(15)
-        theta[6] = {"strong": 0.3, "mild": 0.1}.get(expression, 0.0)
+        theta[6] = {"open": 0.25, "strong": 0.3, "mild": 0.1}.get(expression, 0.0)
         head = 1e3 * pose_vertices(self.full, beta, psi, theta)
         if expression == "blink":
             for ball, lids in model.eyeballs:
@@ -178,6 +180,8 @@ class ProceduralHeads:
             face = sample_expression(rng, 0.5 if expression == "mild" else 1.5)
         elif expression == "blink":
             face = Expression.of(blink=1.0)
+        elif expression == "open":
+            face = Expression.of(jaw_open=rng.uniform(0.4, 1.0))
         who = person(seed, "failures", str(seed))
         head_m = np.asarray(studio.head().vertices(who.identity, face))
         scanner = Scanner(

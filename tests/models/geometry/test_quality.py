@@ -47,6 +47,7 @@ def perfect(toy_model) -> tuple[Registration, np.ndarray]:
         template_q95_mm=0.0,
         landmark_rms_mm=0.0,
         coverage=1.0,
+        lower_face=1.0,
         flipped_faces=0,
         prior_energy=0.0,
         flags=(),
@@ -157,6 +158,7 @@ def test_every_limit_and_the_score_are_named_together(perfect, limits) -> None:
         prior_energy=1e4,
         flipped_faces=999,
         coverage=0.1,
+        lower_face=0.2,
     )
     evidence = replace(NOTHING, residual_median_mm=9.0)
     judged = judge(bad, replace(limits, min_score=0.9), weights(residual_median_mm=9.0), evidence)
@@ -167,6 +169,7 @@ def test_every_limit_and_the_score_are_named_together(perfect, limits) -> None:
         "prior energy 1e+04 exceeds 200",
         "flipped triangles 999 exceeds 20",
         "coverage 0.1 is below 0.5",
+        "lower face on the scan 0.2 is below 0.5",
         judged.reason.split("; ")[-1],
     ]
     assert judged.reason.split("; ")[-1].startswith("score 2.01e-08 is below 0.9")

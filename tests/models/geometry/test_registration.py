@@ -7,14 +7,17 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from models.flame import NOW_SEVEN_IN_STATIC_51, pose_vertices, shape_vertices
+from models.geometry.alignment import align_similarity
 from models.geometry.mesh import face_normals, vertex_normals
 from models.geometry.registration import (
     Registration,
     RegistrationError,
     Scan,
     inner_landmarks,
+    place_scan,
     register,
 )
+from models.geometry.template import MOUTH
 from models.geometry.winding import convexity
 
 
@@ -277,3 +280,20 @@ def test_template_distances_are_nearly_those_to_the_surface(case, fit, toy_model
     exact = 1e3 * closest_points(fit.vertices[toy_model.face], placed, case.faces).distances
     assert fit.template_median_mm == pytest.approx(np.median(exact), abs=0.04)
     assert fit.template_q95_mm == pytest.approx(np.percentile(exact, 95), rel=0.15, abs=0.05)
+
+
+def test_an_open_mouth_does_not_make_a_head_larger(toy_model) -> None:
+    marks = 1.08 * toy_model.landmarks
+    marks[MOUTH, 1] -= 35.0
+    assert align_similarity(marks, toy_model.landmarks).scale < 0.8  # taken for no unit's
+    placed, flags = place_scan("mm", marks, toy_model)
+    assert (placed.scale, flags) == (1.0, [])
+    # Where no unit fits, the scale is that of what lies above the mouth.
+    placed, flags = place_scan("unknown", 2.7 * marks, toy_model)
+    assert placed.scale == pytest.approx(1 / (2.7 * 1.08))
+    assert flags == ["scale_not_metric"]
+    # Too few landmarks above it: all count.
+    few = marks.copy()
+    few[:20] = np.nan
+    _, flags = place_scan("mm", few, toy_model)
+    assert flags == ["scale_not_metric"]
