@@ -100,7 +100,9 @@ class RingNetConfig:
             "contour",
         )
         return cls(
-            trunk=ResNetConfig(trunk["kind"], tuple(trunk["layers"]), trunk["width"]),
+            trunk=ResNetConfig(
+                trunk["kind"], tuple(trunk["layers"]), trunk["width"], trunk.get("grid", 1)
+            ),
             n_iter=ief["n_iter"],
             init_estimate=ief["init_estimate"],
             balanced=ief["balanced"],
