@@ -21,8 +21,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from stages.params import ComputeParams
-from stages.process import GPUS_VARIABLE, NO_CLOUD_PROBE, ONE_THREAD
+from stages.runtime.params import ComputeParams
+from stages.runtime.process import GPUS_VARIABLE, NO_CLOUD_PROBE, ONE_THREAD
 
 logger = logging.getLogger(__name__)
 

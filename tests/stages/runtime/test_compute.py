@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stages import compute
-from stages.compute import WorkerContext, worker_resources
-from stages.params import ComputeParams
-from stages.process import GPUS_VARIABLE
+from stages.runtime import compute
+from stages.runtime.compute import WorkerContext, worker_resources
+from stages.runtime.params import ComputeParams
+from stages.runtime.process import GPUS_VARIABLE
 
 LOCAL = ComputeParams(workers=1, ray_threshold_s=1e9, object_store_mb=100)
 ON_RAY = ComputeParams(workers=2, ray_threshold_s=0, object_store_mb=100)
