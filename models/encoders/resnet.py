@@ -32,19 +32,16 @@ class ResNetConfig:
         kind: ``v2`` or ``v1.5``.
         layers: Units per stage; (3, 4, 6, 3) is ResNet-50.
         width: Channels of the stem; a stage's units have 1, 2, 4 and 8 times as many inside.
-        grid: The last map is averaged within grid x grid equal parts; 1, the published networks',
-            over all of it.
     """
 
     kind: Literal["v2", "v1.5"] = "v2"
     layers: tuple[int, int, int, int] = (3, 4, 6, 3)
     width: int = 64
-    grid: int = 1
 
     @property
     def features(self) -> int:
         """Length of the feature vector; 2048 for ResNet-50."""
-        return 8 * EXPANSION * self.width * self.grid**2
+        return 8 * EXPANSION * self.width
 
 
 class PreActivationUnit(nn.Module):
@@ -140,25 +137,7 @@ class ResNet(nn.Module):
             x = self.get_submodule(name)(x)
         if self.norm is not None:
             x = nnf.relu(self.norm(x))
-        return average_parts(x, self.config.grid)
-
-
-def average_parts(x: Float[Tensor, "B c h w"], grid: int) -> Float[Tensor, "B d"]:
-    """Averages over grid x grid equal parts of a map, one part's channels after the other's.
-
-    Raises:
-        ValueError: Its sides do not divide by ``grid``.
-    """
-    if grid == 1:
         return x.mean(dim=(2, 3))
-    B, c, h, w = x.shape
-    if h % grid or w % grid:
-        raise ValueError(
-            f"expected a last map that {grid} x {grid} equal parts tile, got {h} x {w}; "
-            "change trunk.grid or size_px"
-        )
-    parts = x.reshape(B, c, grid, h // grid, grid, w // grid).mean(dim=(3, 5))
-    return parts.flatten(1)
 
 
 def slim_state(

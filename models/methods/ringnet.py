@@ -100,9 +100,7 @@ class RingNetConfig:
             "contour",
         )
         return cls(
-            trunk=ResNetConfig(
-                trunk["kind"], tuple(trunk["layers"]), trunk["width"], trunk.get("grid", 1)
-            ),
+            trunk=ResNetConfig(trunk["kind"], tuple(trunk["layers"]), trunk["width"]),
             n_iter=ief["n_iter"],
             init_estimate=ief["init_estimate"],
             balanced=ief["balanced"],
