@@ -15,6 +15,12 @@ _STACK = 128
 _SLACK = 1.0 + 1e-9
 """A box is left aside only when it is farther than rounding explains, so that of triangles that are
 equally close but for rounding the same one answers whatever the tree looks like."""
+_MOST_TESTS = 256
+"""Triangles tested for one query from which a search stops looking for ties: a mesh so small for
+its distance that rounding hides its shape would have all of them tested."""
+_MARGIN_TESTS = 64
+"""Triangles tested for one query from which a tracker's search gives up its margin: a mesh not much
+larger than the margin would have all of them tested, for every query and at every step."""
 
 
 @numba.njit(cache=True)
@@ -220,7 +226,7 @@ def query(
     bounds: NDArray[np.float64],
     nodes: NDArray[np.int64],
     limit: float,
-) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]:
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64], int]:
     """Closest point of each query within ``limit``.
 
     The search starts from the distance of the triangle that answered the query before, which is
@@ -236,7 +242,7 @@ def query(
 
     Returns:
         Squared distances (N,), inf where nothing lies within the limit; face ids (N,), -1 there;
-        barycentric weights (N, 3).
+        barycentric weights (N, 3); how many triangles were tested.
     """
     count = points.shape[0]
     squared = np.full(count, np.inf)
@@ -246,6 +252,7 @@ def query(
     stack_distance = np.empty(_STACK)
     radius = limit * limit
     before = 0
+    tests = 0
     for i in range(count):
         px = points[i, 0]
         py = points[i, 1]
@@ -265,14 +272,18 @@ def query(
         stack[0] = 0
         stack_distance[0] = _box_distance(px, py, pz, bounds[0])
         top = 1
+        tested = 1
         while top > 0:
             top -= 1
             if stack_distance[top] > best * _SLACK:
+                continue
+            if tested > _MOST_TESTS and stack_distance[top] >= best:
                 continue
             node = stack[top]
             first = nodes[node, 0]
             leaf = nodes[node, 1]
             if leaf > 0:
+                tested += leaf
                 for j in range(first, first + leaf):
                     d, u, v, w = _point_triangle(px, py, pz, triangles[j])
                     if d < best or (d == best and (found < 0 or order[j] < found)):
@@ -296,13 +307,14 @@ def query(
                 stack[top + 1] = first + 1
                 stack_distance[top + 1] = right
             top += 2
+        tests += tested
         if found >= 0:
             squared[i] = best
             faces[i] = found
             bary[i, 0] = b0
             bary[i, 1] = b1
             bary[i, 2] = b2
-    return squared, faces, bary
+    return squared, faces, bary, tests
 
 
 @numba.njit(cache=True)
@@ -316,7 +328,7 @@ def track(
     places: NDArray[np.int64],
     origins: NDArray[np.float64],
     others: NDArray[np.float64],
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]:
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64], NDArray[np.float64], int]:
     """Closest point of queries that have moved a little since they were searched for.
 
     Of each query the last search left its place then, the triangle that answered, and a distance
@@ -335,7 +347,8 @@ def track(
         others: (N,) distance that no other triangle was nearer than; changed.
 
     Returns:
-        Squared distances (N,), surface points (N, 3), face ids (N,), barycentric weights (N, 3).
+        Squared distances (N,), surface points (N, 3), face ids (N,), barycentric weights (N, 3);
+        how many triangles were tested.
     """
     count = points.shape[0]
     squared = np.empty(count)
@@ -345,6 +358,7 @@ def track(
     stack = np.empty(_STACK, dtype=np.int64)
     stack_distance = np.empty(_STACK)
     before = 0
+    tests = count
     for i in range(count):
         px = points[i, 0]
         py = points[i, 1]
@@ -363,14 +377,20 @@ def track(
             stack_distance[0] = _box_distance(px, py, pz, bounds[0])
             start = place
             top = 1
+            tested = 0
             while top > 0:
                 top -= 1
+                if tested > _MARGIN_TESTS:
+                    reach = best * _SLACK
                 if stack_distance[top] > reach:
+                    continue
+                if tested > _MOST_TESTS and stack_distance[top] >= best:
                     continue
                 node = stack[top]
                 first = nodes[node, 0]
                 leaf = nodes[node, 1]
                 if leaf > 0:
+                    tested += leaf
                     for j in range(first, first + leaf):
                         if j == start:
                             continue
@@ -399,11 +419,13 @@ def track(
                     stack[top + 1] = first + 1
                     stack_distance[top + 1] = right
                 top += 2
+            tests += tested
             places[i] = place
             origins[i, 0] = px
             origins[i, 1] = py
             origins[i, 2] = pz
-            others[i] = np.sqrt(min(other, reach))
+            # Without its margin a search has not looked for the next triangle.
+            others[i] = np.sqrt(min(other, reach)) if tested <= _MARGIN_TESTS else 0.0
         before = place
         squared[i] = best
         faces[i] = order[place]
@@ -414,7 +436,7 @@ def track(
             surface[i, a] = (
                 b0 * triangles[place, 0, a] + b1 * triangles[place, 1, a]
             ) + b2 * triangles[place, 2, a]
-    return squared, surface, faces, bary
+    return squared, surface, faces, bary, tests
 
 
 @numba.njit(cache=True, inline="always")

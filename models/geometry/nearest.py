@@ -23,7 +23,10 @@ class ClosestPointIndex:
     """Search tree over one mesh, for many queries.
 
     Distances are exact to float64 rounding; of several equally close triangles the one with the
-    lowest number answers.
+    lowest number answers, unless so many of them are that they cannot be told apart.
+
+    Attributes:
+        tests: Triangles tested by the last query.
     """
 
     def __init__(self, vertices: Float[np.ndarray, "v 3"], faces: Int[np.ndarray, "f 3"]) -> None:
@@ -58,6 +61,7 @@ class ClosestPointIndex:
             )
         self._order, self._bounds, self._nodes = _bvh.build(corners)
         self._corners = np.ascontiguousarray(corners[self._order])
+        self.tests = 0
 
     def moved(self, vertices: Float[np.ndarray, "v 3"]) -> "ClosestPointIndex":
         """The tree over the same triangles after their vertices have moved.
@@ -81,6 +85,7 @@ class ClosestPointIndex:
         if not np.isfinite(other._corners).all():
             raise ValueError("closest points need finite vertices, got NaN or inf")
         other._bounds = _bvh.refit(other._corners, self._nodes)
+        other.tests = 0
         return other
 
     def query(
@@ -101,7 +106,7 @@ class ClosestPointIndex:
         queries = np.ascontiguousarray(points, dtype=np.float64)
         if not np.isfinite(queries).all():
             raise ValueError("closest points need finite queries, got NaN or inf; drop them first")
-        squared, found, bary = _bvh.query(
+        squared, found, bary, self.tests = _bvh.query(
             queries, self._corners, self._order, self._bounds, self._nodes, float(max_distance)
         )
         surface = np.einsum("nc,nca->na", bary, self._vertices[self._faces[found]])
@@ -129,6 +134,9 @@ class ClosestPointTracker:
 
     Answers have the same exact distances as :meth:`ClosestPointIndex.query`; a query whose
     triangle cannot have changed costs one triangle instead of a search.
+
+    Attributes:
+        tests: Triangles tested for all queries so far.
     """
 
     def __init__(self, index: ClosestPointIndex, queries: int, margin: float) -> None:
@@ -136,6 +144,7 @@ class ClosestPointTracker:
         self._places = np.zeros(queries, np.int64)
         self._origins = np.full((queries, 3), np.inf)
         self._others = np.zeros(queries)
+        self.tests = 0
 
     def query(self, points: Float[np.ndarray, "n 3"]) -> ClosestPoints:
         """Closest surface point of each query.
@@ -154,10 +163,11 @@ class ClosestPointTracker:
         if not np.isfinite(queries).all():
             raise ValueError("closest points need finite queries, got NaN or inf; drop them first")
         tree = self._index
-        squared, surface, found, bary = _bvh.track(
+        squared, surface, found, bary, tests = _bvh.track(
             queries, tree._corners, tree._order, tree._bounds, tree._nodes,
             self._margin, self._places, self._origins, self._others,
         )  # fmt: skip
+        self.tests += tests
         return ClosestPoints(np.sqrt(squared), surface, found, bary)
 
 
