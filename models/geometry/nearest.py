@@ -1,9 +1,13 @@
 """Exact closest points on a triangle mesh, and how far away they are."""
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
+
+
+_NEARLY: Final = 8
+"""Triangles that a tracker remembers of each query."""
 
 
 class ClosestPoints(NamedTuple):
@@ -54,13 +58,14 @@ class ClosestPointIndex:
                 f"faces must index {len(self._vertices)} vertices, got numbers {low} to {high}; "
                 "check for 1-based faces"
             )
-        corners = self._vertices[self._faces]
+        corners = self._vertices.take(self._faces, axis=0)
         if not np.isfinite(corners).all():
             raise ValueError(
                 "closest points need finite vertices, got NaN or inf; drop the broken triangles"
             )
         self._order, self._bounds, self._nodes = _bvh.build(corners)
         self._corners = np.ascontiguousarray(corners[self._order])
+        self._ordered = self._faces[self._order]
         self.tests = 0
 
     def moved(self, vertices: Float[np.ndarray, "v 3"]) -> "ClosestPointIndex":
@@ -81,7 +86,8 @@ class ClosestPointIndex:
         other = object.__new__(ClosestPointIndex)
         other._vertices = np.ascontiguousarray(vertices, dtype=np.float64)
         other._faces, other._order, other._nodes = self._faces, self._order, self._nodes
-        other._corners = other._vertices[self._faces[self._order]]
+        other._ordered = self._ordered
+        other._corners = other._vertices.take(self._ordered, axis=0)
         if not np.isfinite(other._corners).all():
             raise ValueError("closest points need finite vertices, got NaN or inf")
         other._bounds = _bvh.refit(other._corners, self._nodes)
@@ -144,6 +150,8 @@ class ClosestPointTracker:
         self._places = np.zeros(queries, np.int64)
         self._origins = np.full((queries, 3), np.inf)
         self._others = np.zeros(queries)
+        self._near = np.empty((queries, _NEARLY), np.int32)
+        self._distances = np.empty((queries, _NEARLY))
         self.tests = 0
 
     def query(self, points: Float[np.ndarray, "n 3"]) -> ClosestPoints:
@@ -165,7 +173,7 @@ class ClosestPointTracker:
         tree = self._index
         squared, surface, found, bary, tests = _bvh.track(
             queries, tree._corners, tree._order, tree._bounds, tree._nodes,
-            self._margin, self._places, self._origins, self._others,
+            self._margin, self._places, self._origins, self._others, self._near, self._distances,
         )  # fmt: skip
         self.tests += tests
         return ClosestPoints(np.sqrt(squared), surface, found, bary)

@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from models.geometry import ClosestPointIndex
+from models.metrics._normal_equations import face_normals
 from models.metrics.alignment import (
     MAX_STEPS,
     Pose,
@@ -367,7 +368,7 @@ class Target:
             index = last[2].moved(vertices)
         else:
             index = ClosestPointIndex(vertices, faces)
-            self._last = (faces, len(vertices), index)
+            self._last = (faces.copy(), len(vertices), index)
         return _Surface(vertices, faces, _face_normals(vertices, faces), index)
 
     def _refined(
@@ -528,9 +529,8 @@ def _extent(points: Float[np.ndarray, "n 3"]) -> float:
 def _face_normals(
     vertices: Float[np.ndarray, "v 3"], faces: Int[np.ndarray, "f 3"]
 ) -> Float[np.ndarray, "f 3"]:
-    corners = vertices[faces]
-    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    normals /= np.linalg.norm(normals, axis=1, keepdims=True)
+    normals, doubled = face_normals(np.ascontiguousarray(vertices), faces)
+    normals /= doubled[:, None]
     return normals
 
 
@@ -569,16 +569,17 @@ def _usable_faces(
     """Faces with area, and how many had none."""
     _require_finite(f"{what} vertices", vertices)
     _require_indices(what, faces, len(vertices))
-    corners = np.asarray(vertices, np.float64)[faces]
-    doubled = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    extent = float(np.ptp(np.asarray(vertices, np.float64), axis=0).max())
-    whole: Bool[np.ndarray, " f"] = np.linalg.norm(doubled, axis=1) > _AREA_TOLERANCE * extent**2
+    positions = np.ascontiguousarray(vertices, np.float64)
+    numbers = np.ascontiguousarray(faces, np.int64)
+    _, doubled = face_normals(positions, numbers)
+    extent = float(np.ptp(positions, axis=0).max())
+    whole: Bool[np.ndarray, " f"] = doubled > _AREA_TOLERANCE * extent**2
     if not whole.any():
         raise ValueError(
             f"expected a surface, got {len(faces)} faces of which none has area; a point cloud "
             "cannot be scored by scan-to-mesh distance"
         )
-    return np.asarray(faces, np.int64)[whole], int((~whole).sum())
+    return numbers if whole.all() else numbers[whole], int((~whole).sum())
 
 
 def _require_overlap(chosen: Bool[np.ndarray, " n"]) -> None:
