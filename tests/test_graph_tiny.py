@@ -16,8 +16,8 @@ import yaml
 
 from pipelines import presets
 from pipelines.engine import dvc_command, environment
-from stages.artifacts import read_json, read_table
 from stages.datasets.registry import DATASETS
+from stages.runtime.artifacts import read_json, read_table
 
 pytestmark = pytest.mark.slow
 

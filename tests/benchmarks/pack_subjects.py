@@ -21,7 +21,7 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from stages.fingerprint import hash_input
+from stages.runtime.fingerprint import hash_input
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

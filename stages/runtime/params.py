@@ -33,7 +33,7 @@ class ComputeParams(Section):
 
     workers: int = Field(ge=1, description="processes for a map over items")
     ray_threshold_s: float = Field(
-        ge=0, description="below this estimate the work stays in process"
+        ge=0, description="below this estimate no Ray is started for a map: it runs in forks"
     )
     object_store_mb: int = Field(ge=80, description="Ray object store when no head is attached, MB")
 
