@@ -1,5 +1,5 @@
 """The graph, its engines, lineage and the command line."""
 
-from stages.process import go_offline
+from stages.runtime.process import go_offline
 
 go_offline()  # before DVC, Prefect or Ray are imported: they read their switches then

@@ -22,8 +22,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pipelines.engine import end_group, environment
-from stages.artifacts import sha256_json
-from stages.params import Params
+from stages.runtime.artifacts import sha256_json
+from stages.runtime.params import Params
 
 logger = logging.getLogger("faceline")
 

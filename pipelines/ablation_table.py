@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.ablation import Grid, TrialResult
-from stages.artifacts import atomic_directory, write_bytes, write_table
-from stages.contracts import table_of
 from stages.reporting.markup import (
     NONE,
     Cell,
@@ -19,6 +17,8 @@ from stages.reporting.markup import (
     table,
     text,
 )
+from stages.runtime.artifacts import atomic_directory, write_bytes, write_table
+from stages.runtime.contracts import table_of
 
 FOOTER = (
     "Written by <code>faceline ablate</code>. Every row is a DVC experiment: "

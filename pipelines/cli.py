@@ -211,8 +211,8 @@ def _add_score(commands: Any) -> None:  # noqa: ANN401 - argparse's private acti
 
 
 def _clean_cache(options: argparse.Namespace) -> int:
-    from stages import params
-    from stages.row_cache import collect, purge
+    from stages.runtime import params
+    from stages.runtime.row_cache import collect, purge
 
     checkout = _checkout()
     gone = collect(checkout / ".work", max_age_days=options.older_than)
@@ -279,7 +279,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _up(options: argparse.Namespace) -> int:
     from pipelines import servers
-    from stages import params
+    from stages.runtime import params
 
     root = _checkout()
     section = params.load(root / "params.yaml").servers
@@ -326,8 +326,8 @@ def _render(options: argparse.Namespace) -> int:
 
 
 def _reconstruct(options: argparse.Namespace) -> int:
-    from stages import params
     from stages.reconstruct import reconstruct_photos
+    from stages.runtime import params
 
     root = _checkout()
     rows = reconstruct_photos(
@@ -444,7 +444,7 @@ def _score(options: argparse.Namespace) -> int:
 
 
 def _workers(count: int) -> Any:  # noqa: ANN401 - ComputeParams, imported late
-    from stages.params import ComputeParams
+    from stages.runtime.params import ComputeParams
 
     return ComputeParams(workers=count, ray_threshold_s=30.0, object_store_mb=200)
 

@@ -52,8 +52,8 @@ def track(options: argparse.Namespace, root: Path) -> dict[str, Any]:
         FileNotFoundError: An input is missing.
         ValueError: The video or an option cannot be used.
     """
-    from stages import params
-    from stages.process import go_offline, use_one_thread
+    from stages.runtime import params
+    from stages.runtime.process import go_offline, use_one_thread
     from stages.track import track_video
 
     go_offline()

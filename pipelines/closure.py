@@ -20,8 +20,8 @@ from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 
-from stages.artifacts import write_bytes
-from stages.fingerprint import PACKAGES, module_closure
+from stages.runtime.artifacts import write_bytes
+from stages.runtime.fingerprint import PACKAGES, module_closure
 
 METHODS = ("mica", "pix2face", "ringnet")
 DISPATCHERS = ("stages.train",)

@@ -73,7 +73,7 @@ def _system() -> list[Finding]:
 def _inputs(params_path: Path) -> list[Finding]:
     from stages.datasets.models import MODEL_SOURCES
     from stages.datasets.registry import DATASETS
-    from stages.params import load
+    from stages.runtime.params import load
 
     params = load(params_path)
     findings = []

@@ -28,7 +28,7 @@ import networkx as nx
 from pipelines.dag import StageNode
 from pipelines.lockfile import LockKeeper, discard_rotten
 from pipelines.servers import ray_environment
-from stages.process import GPUS_VARIABLE, OFFLINE
+from stages.runtime.process import GPUS_VARIABLE, OFFLINE
 
 logger = logging.getLogger(__name__)
 

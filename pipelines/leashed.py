@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from stages.process import die_with_parent
+from stages.runtime.process import die_with_parent
 
 GRACE_S = 2.0
 

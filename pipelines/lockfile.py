@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from stages.artifacts import write_bytes
+from stages.runtime.artifacts import write_bytes
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import networkx as nx
 
-from stages.artifacts import read_json
+from stages.runtime.artifacts import read_json
 
 MOST_ROWS = 500
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from stages.artifacts import write_bytes
+from stages.runtime.artifacts import write_bytes
 
 
 def apply(name: str, root: Path) -> list[str]:

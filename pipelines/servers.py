@@ -23,9 +23,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from stages.artifacts import read_json, write_json
-from stages.params import ServersParams
-from stages.process import NO_CLOUD_PROBE, OFFLINE
+from stages.runtime.artifacts import read_json, write_json
+from stages.runtime.params import ServersParams
+from stages.runtime.process import NO_CLOUD_PROBE, OFFLINE
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from stages.artifacts import read_json
+from stages.runtime.artifacts import read_json
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from stages.artifacts import read_table
-from stages.params import ComputeParams
+from stages.runtime.artifacts import read_table
+from stages.runtime.params import ComputeParams
 from stages.scoring import curve_of, dataset_scores, row_of
 
 logger = logging.getLogger(__name__)

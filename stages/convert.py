@@ -1,8 +1,8 @@
 """Stage `convert`. Reads a face model in its owner's files. Writes safetensors, npz and JSON.
 
-Nothing an owner gives is executed (pickles go through ``stages.unpickle``). The converted model
-keeps its own unit; ``meta.json`` says which, where the files came from (SHA-256), under which kind
-of licence, and whether they are synthetic.
+Nothing an owner gives is executed (pickles go through ``stages.runtime.unpickle``). The converted
+model keeps its own unit; ``meta.json`` says which, where the files came from (SHA-256), under which
+kind of licence, and whether they are synthetic.
 
 FLAME: ``model.safetensors`` (v_template, faces, shapedirs, exprdirs, posedirs, J_regressor,
 weights, parents; metres), ``embeddings.npz`` (landmarks), ``masks.npz`` (vertex ids by region).
@@ -21,13 +21,6 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from models.flame import FlameArrays, LandmarkEmbedding, surface_points
-from stages.artifacts import (
-    atomic_directory,
-    sha256_file,
-    write_bytes,
-    write_json,
-    write_safetensors,
-)
 from stages.datasets.flame_files import (
     DYNAMIC_NAME,
     EMBEDDING_NAME,
@@ -49,7 +42,14 @@ from stages.datasets.morphable_files import (
     read_bfm2009,
     read_bfm2017,
 )
-from stages.params import ConvertParams, load
+from stages.runtime.artifacts import (
+    atomic_directory,
+    sha256_file,
+    write_bytes,
+    write_json,
+    write_safetensors,
+)
+from stages.runtime.params import ConvertParams, load
 
 __all__ = ["convert", "load_flame", "run"]
 
@@ -239,7 +239,7 @@ def main() -> None:
     parser.add_argument("--out", required=True, type=Path)
     arguments = parser.parse_args()
 
-    from stages.process import begin
+    from stages.runtime.process import begin
 
     begin("convert")
     try:

@@ -22,8 +22,11 @@ from typing import Any
 import numpy as np
 
 from models.metrics import PROTOCOLS, UNITS_MM, Protocol, Target
-from stages import params
-from stages.artifacts import (
+from stages.benchmark_scores import score_benchmarks
+from stages.datasets.meshes import read_mesh
+from stages.landmark_scores import TABLE, score_landmarks
+from stages.runtime import params
+from stages.runtime.artifacts import (
     atomic_directory,
     read_json,
     read_table,
@@ -31,11 +34,8 @@ from stages.artifacts import (
     write_json,
     write_table,
 )
-from stages.benchmark_scores import score_benchmarks
-from stages.contracts import table_of
-from stages.datasets.meshes import read_mesh
-from stages.landmark_scores import TABLE, score_landmarks
-from stages.row_cache import WORK, Row, RowCache, cached_map, key_of_values
+from stages.runtime.contracts import table_of
+from stages.runtime.row_cache import WORK, Row, RowCache, cached_map, key_of_values
 from stages.scoring import (
     ImageScore,
     curve_of,
@@ -341,7 +341,7 @@ def main() -> None:
     parser.add_argument("--benchmarks", nargs="*", default=[], metavar="NAME=FOLDER")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    from stages.process import begin
+    from stages.runtime.process import begin
 
     begin("evaluate")
     loaded = params.load()

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from models.rendering.pncc_codec import STEP_MM
-from stages.artifacts import atomic_directory, write_bytes, write_json
 from stages.render_sample import deep_picture, png_bytes
 from stages.rendered import RenderedSet
+from stages.runtime.artifacts import atomic_directory, write_bytes, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--shard", help="file name of one shard; all without it")
     arguments = parser.parse_args()
 
-    from stages.process import begin
+    from stages.runtime.process import begin
 
     begin("export_png16")
     run(rendered=arguments.rendered, out=arguments.out, shard=arguments.shard)

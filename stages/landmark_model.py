@@ -15,8 +15,6 @@ import numpy as np
 from jaxtyping import UInt8
 
 from models.landmarks import MIRROR_68, canonical_box, outer_eye_distance, relative_error
-from stages.artifacts import atomic_directory, read_json, read_table, shard_of, write_json
-from stages.compute import item_rng
 from stages.datasets.images import ImageError, decode_rgb
 from stages.landmark_predictor import (
     FILE_NAME,
@@ -27,7 +25,9 @@ from stages.landmark_predictor import (
     grey_of,
     rectangle,
 )
-from stages.params import LandmarkModelParams, load
+from stages.runtime.artifacts import atomic_directory, read_json, read_table, shard_of, write_json
+from stages.runtime.compute import item_rng
+from stages.runtime.params import LandmarkModelParams, load
 
 logger = logging.getLogger(__name__)
 
@@ -251,7 +251,7 @@ def main() -> None:
     parser.add_argument("--out", required=True, type=Path)
     arguments = parser.parse_args()
 
-    from stages.process import begin
+    from stages.runtime.process import begin
 
     begin("landmark_model")
     params = load()

@@ -11,7 +11,7 @@ from jaxtyping import Float, UInt8
 
 from stages.datasets.images import ImageError, decode_rgb
 from stages.landmark_predictor import FILE_NAME, FaceDetector, LandmarkPredictor, grey_of
-from stages.params import LandmarksParams
+from stages.runtime.params import LandmarksParams
 
 FAN_NAME = "2DFAN4-11f355bf06.pth.tar"
 S3FD_NAME = "s3fd-619a316812.pth"

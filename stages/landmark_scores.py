@@ -16,10 +16,10 @@ from jaxtyping import Float
 
 from models.image_metrics import landmark_error_mm, landmark_nme
 from models.metrics import cumulative_curve
-from stages.artifacts import read_table
 from stages.datasets.images import decode_rgb
 from stages.photos import packed_images
-from stages.row_cache import Row, key_of_values
+from stages.runtime.artifacts import read_table
+from stages.runtime.row_cache import Row, key_of_values
 
 if TYPE_CHECKING:
     from stages.inference.pix2face import Pix2FaceReconstructor

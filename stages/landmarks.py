@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 
 from models.landmarks import relative_error
-from stages.artifacts import atomic_directory, read_json, write_json, write_table
-from stages.contracts import table_of
 from stages.landmark_predictor import FILE_NAME
 from stages.landmark_providers import NoFaceError, Provider, provider_of
-from stages.params import ComputeParams, LandmarksParams, load
-from stages.row_cache import WORK, RowCache, cached_map, keys_of_shard, read_rows
+from stages.runtime.artifacts import atomic_directory, read_json, write_json, write_table
+from stages.runtime.contracts import table_of
+from stages.runtime.params import ComputeParams, LandmarksParams, load
+from stages.runtime.row_cache import WORK, RowCache, cached_map, keys_of_shard, read_rows
 
 logger = logging.getLogger(__name__)
 
@@ -207,7 +207,7 @@ def main() -> None:
     parser.add_argument("--out", required=True, type=Path)
     arguments = parser.parse_args()
 
-    from stages.process import begin
+    from stages.runtime.process import begin
 
     begin("landmarks")
     params = load()

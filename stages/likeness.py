@@ -19,12 +19,12 @@ from models.encoders.arcface_crop import arcface_crop, five_points
 from models.identity_metrics import Likeness, likeness, unit
 from models.metrics import UNITS_MM
 from models.portrait import portrait
-from stages.artifacts import read_safetensors, read_table, sha256_file
-from stages.compute import map_ordered
 from stages.datasets.images import decode_rgb
 from stages.datasets.meshes import read_mesh
-from stages.params import ComputeParams
 from stages.photos import landmarks_by_item, packed_images
+from stages.runtime.artifacts import read_safetensors, read_table, sha256_file
+from stages.runtime.compute import map_ordered
+from stages.runtime.params import ComputeParams
 from stages.scoring import read_landmarks
 
 logger = logging.getLogger(__name__)

@@ -21,16 +21,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stages.artifacts import (
-    atomic_directory,
-    shard_of,
-    table_bytes,
-    write_bytes,
-    write_json,
-    write_table,
-)
-from stages.compute import map_ordered
-from stages.contracts import schema, table_of
 from stages.datasets.base import (
     READ_ERRORS,
     ImageRow,
@@ -42,8 +32,18 @@ from stages.datasets.base import (
 )
 from stages.datasets.problems import is_synthetic
 from stages.datasets.registry import DATASETS
-from stages.params import ComputeParams, PackParams, load
-from stages.row_cache import WORK, RowCache, decode_row, encode_row
+from stages.runtime.artifacts import (
+    atomic_directory,
+    shard_of,
+    table_bytes,
+    write_bytes,
+    write_json,
+    write_table,
+)
+from stages.runtime.compute import map_ordered
+from stages.runtime.contracts import schema, table_of
+from stages.runtime.params import ComputeParams, PackParams, load
+from stages.runtime.row_cache import WORK, RowCache, decode_row, encode_row
 from stages.source_files import SourceFile, SourceFiles
 
 logger = logging.getLogger(__name__)
@@ -393,7 +393,7 @@ def main() -> None:
     parser.add_argument("--out", required=True, type=Path)
     arguments = parser.parse_args()
 
-    from stages.process import begin
+    from stages.runtime.process import begin
 
     begin("pack")
     params = load()

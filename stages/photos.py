@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from stages.artifacts import read_json, read_table
+from stages.runtime.artifacts import read_json, read_table
 
 
 def packed_images(packed: Path, columns: list[str]) -> Iterator[dict[str, Any]]:

@@ -9,10 +9,10 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from stages import params
-from stages.artifacts import atomic_directory, sha256_file, write_json, write_safetensors
 from stages.photos import is_synthetic
-from stages.process import begin
+from stages.runtime import params
+from stages.runtime.artifacts import atomic_directory, sha256_file, write_json, write_safetensors
+from stages.runtime.process import begin
 from stages.training import recognizer as assembly
 from stages.training.assembly import parameter_count, user_encoder, weights_label
 from stages.training.run import WORK, forget, train

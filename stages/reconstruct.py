@@ -22,22 +22,22 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from models.flame import NOW_SEVEN_IN_STATIC_51
-from stages import params
-from stages.artifacts import (
+from stages.benchmark_photos import Job, Photo, benchmark_jobs
+from stages.datasets.images import decode_rgb
+from stages.datasets.meshes import cloud_ply_bytes, obj_bytes
+from stages.inference.types import Reconstruction, Reconstructor
+from stages.landmark_scores import TABLE, finished, labelled_photos, predict_landmarks
+from stages.runtime import params
+from stages.runtime.artifacts import (
     atomic_directory,
     read_facts,
     write_bytes,
     write_json,
     write_table,
 )
-from stages.benchmark_photos import Job, Photo, benchmark_jobs
-from stages.contracts import table_of
-from stages.datasets.images import decode_rgb
-from stages.datasets.meshes import cloud_ply_bytes, obj_bytes
-from stages.inference.types import Reconstruction, Reconstructor
-from stages.landmark_scores import TABLE, finished, labelled_photos, predict_landmarks
-from stages.process import begin
-from stages.row_cache import WORK, Row, RowCache, cached_each, key_of_values
+from stages.runtime.contracts import table_of
+from stages.runtime.process import begin
+from stages.runtime.row_cache import WORK, Row, RowCache, cached_each, key_of_values
 
 if TYPE_CHECKING:
     from stages.inference.pix2face import Pix2FaceReconstructor

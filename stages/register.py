@@ -19,18 +19,9 @@ from jaxtyping import Float, UInt8
 
 from models.geometry.registration import RegistrationError, Scan
 from models.geometry.template import RegistrationModel
-from stages import params
-from stages.artifacts import (
-    atomic_directory,
-    read_json,
-    write_bytes,
-    write_json,
-    write_table,
-)
-from stages.contracts import table_of
 from stages.datasets.flame_files import edition_path, read_static_embedding
-from stages.process import begin
-from stages.registration_pictures import (
+from stages.registration.landmarks import ScanLandmarker, landmarker_of
+from stages.registration.pictures import (
     draw_pages,
     pages_of,
     picture_key,
@@ -38,15 +29,24 @@ from stages.registration_pictures import (
     qa_picture,
     wanted_pictures,
 )
-from stages.row_cache import WORK, RowCache, cached_map, keys_of_shard, read_rows
-from stages.scan_landmarks import ScanLandmarker, landmarker_of
-from stages.scan_registration import (
+from stages.registration.scan import (
     MEASURES,
     cleaned_scan,
     fit_cleaned,
     of_input,
     result_columns,
 )
+from stages.runtime import params
+from stages.runtime.artifacts import (
+    atomic_directory,
+    read_json,
+    write_bytes,
+    write_json,
+    write_table,
+)
+from stages.runtime.contracts import table_of
+from stages.runtime.process import begin
+from stages.runtime.row_cache import WORK, RowCache, cached_map, keys_of_shard, read_rows
 
 logger = logging.getLogger(__name__)
 

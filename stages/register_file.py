@@ -8,12 +8,10 @@ import numpy as np
 
 from models.geometry.registration import RegistrationError, Scan
 from models.geometry.template import RegistrationModel
-from stages import params
-from stages.artifacts import atomic_directory, write_bytes, write_json
 from stages.landmark_files import read_scan_landmarks
-from stages.registration_pictures import qa_picture
-from stages.scan_landmarks import guessed_unit, landmarker_of
-from stages.scan_registration import (
+from stages.registration.landmarks import guessed_unit, landmarker_of
+from stages.registration.pictures import qa_picture
+from stages.registration.scan import (
     MEASURES,
     cleaned_scan,
     fit_cleaned,
@@ -21,6 +19,8 @@ from stages.scan_registration import (
     of_input,
     result_columns,
 )
+from stages.runtime import params
+from stages.runtime.artifacts import atomic_directory, write_bytes, write_json
 
 
 def register_scan_files(

@@ -24,7 +24,8 @@ import numpy as np
 from models.morphable import LinearModel
 from models.rendering.pncc import PLANES, PnccRenderer, Sample
 from models.rendering.pncc_codec import MAGIC, OFFSET_ORIGIN_MM, STEP_MM, encode_crop, origin_of
-from stages.artifacts import (
+from stages.render_sample import offset_picture, overlay_picture, png_bytes, render_sample_files
+from stages.runtime.artifacts import (
     atomic_directory,
     read_json,
     read_table,
@@ -34,11 +35,10 @@ from stages.artifacts import (
     write_json,
     write_table,
 )
-from stages.compute import map_ordered
-from stages.contracts import table_of
-from stages.params import ComputeParams, RenderParams, load
-from stages.render_sample import offset_picture, overlay_picture, png_bytes, render_sample_files
-from stages.row_cache import WORK, Row, RowCache, decode_row, encode_row, key_of_values
+from stages.runtime.compute import map_ordered
+from stages.runtime.contracts import table_of
+from stages.runtime.params import ComputeParams, RenderParams, load
+from stages.runtime.row_cache import WORK, Row, RowCache, decode_row, encode_row, key_of_values
 
 __all__ = ["render_sample_files", "run"]
 
@@ -394,7 +394,7 @@ def main() -> None:
     parser.add_argument("--out", required=True, type=Path)
     arguments = parser.parse_args()
 
-    from stages.process import begin
+    from stages.runtime.process import begin
 
     begin("render")
     params = load()

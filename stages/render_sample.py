@@ -11,8 +11,8 @@ from jaxtyping import Bool, Float, UInt8, UInt16
 from models.morphable import LinearModel
 from models.rendering.pncc import PnccMaps, PnccRenderer, Sample, project_300w_lp
 from models.rendering.pncc_codec import STEP_MM, origin_of
-from stages.artifacts import read_json, write_bytes, write_json
 from stages.datasets.matlab import numeric, read_mat
+from stages.runtime.artifacts import read_json, write_bytes, write_json
 
 logger = logging.getLogger(__name__)
 

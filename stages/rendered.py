@@ -6,7 +6,7 @@ from typing import Any
 
 from models.rendering.pncc import PnccMaps
 from models.rendering.pncc_codec import decode
-from stages.artifacts import read_json, read_table
+from stages.runtime.artifacts import read_json, read_table
 
 INDEX = "index.parquet"
 META = "meta.json"

@@ -11,8 +11,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stages import params
-from stages.artifacts import atomic_directory, write_bytes, write_json
 from stages.reporting.faces import reconstruction_section
 from stages.reporting.inputs import Evaluation, Packed, load_evaluations, load_packed
 from stages.reporting.landmark_errors import landmark_error_section
@@ -27,6 +25,8 @@ from stages.reporting.production import (
 )
 from stages.reporting.registrations import registration_section
 from stages.reporting.scores import lede, score_section
+from stages.runtime import params
+from stages.runtime.artifacts import atomic_directory, write_bytes, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -128,7 +128,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    from stages.process import begin
+    from stages.runtime.process import begin
 
     begin("report")
     run(params.load().report, data=args.data, out=args.out)

@@ -24,7 +24,6 @@ from models.metrics import (
     protocol_named,
     with_options,
 )
-from stages.artifacts import atomic_directory, write_json, write_table
 from stages.benchmarks.layouts import (
     NOW_CHALLENGES,
     Case,
@@ -36,11 +35,12 @@ from stages.benchmarks.layouts import (
 )
 from stages.benchmarks.official import write_feng_results, write_now_results
 from stages.benchmarks.points import Order, read_landmarks
-from stages.compute import map_ordered
-from stages.contracts import table_of
 from stages.datasets.meshes import Mesh, read_mesh
 from stages.datasets.vrml import read_vrml
-from stages.params import ComputeParams
+from stages.runtime.artifacts import atomic_directory, write_json, write_table
+from stages.runtime.compute import map_ordered
+from stages.runtime.contracts import table_of
+from stages.runtime.params import ComputeParams
 
 __all__ = [
     "ImageScore",

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from stages.artifacts import sha256_file
 from stages.datasets.base import ItemError, inside
+from stages.runtime.artifacts import sha256_file
 
 SETTLED_NS = 2 * 10**9
 """A file changed this shortly before it was hashed may change again without another time stamp."""

@@ -10,8 +10,6 @@ import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from stages.artifacts import atomic_directory
-from stages.compute import map_ordered, session
 from stages.corpus import (
     bfm2009,
     bfm2017,
@@ -31,8 +29,10 @@ from stages.corpus import (
 )
 from stages.corpus.files import write
 from stages.corpus.order import NOTICE, Order
-from stages.params import ComputeParams, SynthesizeParams, load
-from stages.process import begin
+from stages.runtime.artifacts import atomic_directory
+from stages.runtime.compute import map_ordered, session
+from stages.runtime.params import ComputeParams, SynthesizeParams, load
+from stages.runtime.process import begin
 
 logger = logging.getLogger(__name__)
 

@@ -21,8 +21,9 @@ from jaxtyping import Float, UInt8
 from models.face_path import smooth_points
 from models.image_metrics import depth_rmse, photometric_rmse
 from models.methods.tracker import Frame
-from stages import params
-from stages.artifacts import (
+from stages.landmark_predictor import FILE_NAME
+from stages.runtime import params
+from stages.runtime.artifacts import (
     atomic_directory,
     read_safetensors,
     sha256_file,
@@ -31,9 +32,8 @@ from stages.artifacts import (
     write_safetensors,
     write_table,
 )
-from stages.contracts import table_of
-from stages.fingerprint import hash_code
-from stages.landmark_predictor import FILE_NAME
+from stages.runtime.contracts import table_of
+from stages.runtime.fingerprint import hash_code
 from stages.tracking.faces import FacePath, Tell, find_faces
 from stages.tracking.types import Arrays, VideoMethod
 from stages.video import Video, write_video

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from stages import params
-from stages.artifacts import atomic_directory, read_facts, write_json, write_safetensors
 from stages.photos import is_synthetic
-from stages.process import begin
+from stages.runtime import params
+from stages.runtime.artifacts import atomic_directory, read_facts, write_json, write_safetensors
+from stages.runtime.process import begin
 from stages.training import mica, pix2face, pix2face_landmarks, ringnet
 from stages.training.assembly import parameter_count, weights_label
 from stages.training.run import WORK, forget, train

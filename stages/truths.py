@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float
 
 from models.metrics import UNITS_MM
-from stages.artifacts import read_table
 from stages.datasets.meshes import Mesh
+from stages.runtime.artifacts import read_table
 
 logger = logging.getLogger(__name__)
 

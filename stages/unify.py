@@ -23,20 +23,20 @@ import numpy as np
 
 from models.encoders.arcface_crop import arcface_blob, arcface_crop, five_points
 from models.flame import FlameArrays
-from stages import params
-from stages.artifacts import (
+from stages.datasets.images import decode_rgb
+from stages.datasets.meshes import write_obj
+from stages.photos import landmark_rows
+from stages.runtime import params
+from stages.runtime.artifacts import (
     atomic_directory,
     read_json,
     read_table,
     write_json,
     write_table,
 )
-from stages.compute import map_ordered
-from stages.contracts import STATUSES, VALIDATION_SETS, table_of
-from stages.datasets.images import decode_rgb
-from stages.datasets.meshes import write_obj
-from stages.photos import landmark_rows
-from stages.process import begin
+from stages.runtime.compute import map_ordered
+from stages.runtime.contracts import STATUSES, VALIDATION_SETS, table_of
+from stages.runtime.process import begin
 
 logger = logging.getLogger(__name__)
 

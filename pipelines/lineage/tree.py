@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.lineage.ancestry import Ancestor
-from stages.artifacts import read_facts
+from stages.runtime.artifacts import read_facts
 
 
 def as_tree(node: Ancestor, path: Path) -> Any:  # noqa: ANN401 - rich.tree.Tree, imported late

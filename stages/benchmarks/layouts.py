@@ -16,7 +16,7 @@ from jaxtyping import Int
 
 from stages.benchmarks.points import SUFFIXES
 from stages.datasets.nose_tips import read_nose_tips
-from stages.unpickle import read_npy
+from stages.runtime.unpickle import read_npy
 
 NOW_CHALLENGES: Final = (
     "multiview_neutral",

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int
 
-from stages.artifacts import write_bytes
+from stages.runtime.artifacts import write_bytes
 
 
 def write_now_results(

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from models.metrics import LANDMARK_NAMES
-from stages.unpickle import read_npy
+from stages.runtime.unpickle import read_npy
 
 logger = logging.getLogger(__name__)
 

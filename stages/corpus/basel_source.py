@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int
 
-from stages.compute import item_rng
 from stages.corpus import basel_topology, studio
 from stages.corpus.files import write_npz
 from stages.corpus.linear_files import LinearFiles
 from stages.corpus.scan import waves
 from stages.corpus.surface import Anchors, outer_anchors
 from stages.corpus.w300lp_files import MIRROR_68
+from stages.runtime.compute import item_rng
 
 UM = 1e6
 PUPIL_UM = np.array([0.0, 29_000.0, 92_000.0])  # where the middle between the pupils lies

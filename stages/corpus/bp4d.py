@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from stages.compute import item_rng
 from stages.corpus import studio
 from stages.corpus.binghamton import points83
 from stages.corpus.files import format_rows, jpeg_bytes, truncated, write
@@ -15,6 +14,7 @@ from stages.corpus.people import Person, PersonTruth, person, write_people
 from stages.corpus.scan import Placement, Scanner, turn
 from stages.corpus.scan_files import material_text
 from stages.corpus.studio import PhotoTruth, ScanTruth, write_photo_truth, write_scan_truth
+from stages.runtime.compute import item_rng
 
 SOURCE = "bp4d"
 TASKS = ("T1", "T8")

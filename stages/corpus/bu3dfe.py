@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from stages.compute import item_rng
 from stages.corpus import studio
 from stages.corpus.binghamton import points83, with_quads
 from stages.corpus.files import format_rows, jpeg_bytes, obj_text, truncated, write
@@ -16,6 +15,7 @@ from stages.corpus.order import Order
 from stages.corpus.people import Person, PersonTruth, person, write_people
 from stages.corpus.scan import Placement, Scanner, compact, turn
 from stages.corpus.studio import PhotoTruth, ScanTruth, write_photo_truth, write_scan_truth
+from stages.runtime.compute import item_rng
 
 if TYPE_CHECKING:
     from models.procedural.expression import Expression

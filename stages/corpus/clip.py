@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from stages.artifacts import atomic_directory
-from stages.compute import item_rng
 from stages.corpus import studio
 from stages.corpus.files import png_bytes, write, write_npz
 from stages.corpus.people import Person, person
+from stages.runtime.artifacts import atomic_directory
+from stages.runtime.compute import item_rng
 
 SOURCE = "clip"
 NOTICE = (

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stages.compute import item_rng
 from stages.corpus import studio
 from stages.corpus.files import bmp_bytes, jpeg_bytes, obj_text, truncated, write
 from stages.corpus.order import Order
@@ -14,6 +13,7 @@ from stages.corpus.people import Person, PersonTruth, person, write_people
 from stages.corpus.scan import Placement, Scanner, turn
 from stages.corpus.scan_files import material_text, planar_texture, ply_bytes
 from stages.corpus.studio import PhotoTruth, ScanTruth, write_photo_truth, write_scan_truth
+from stages.runtime.compute import item_rng
 
 if TYPE_CHECKING:
     from models.procedural.expression import Expression

@@ -7,7 +7,6 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Float, Int
 
-from stages.compute import item_rng
 from stages.corpus import studio
 from stages.corpus.files import obj_text, png_bytes, truncated, write
 from stages.corpus.order import Order
@@ -16,6 +15,7 @@ from stages.corpus.scan import Placement, turn
 from stages.corpus.scan_files import land_text, shape_bs
 from stages.corpus.studio import PhotoTruth, ScanTruth, write_photo_truth, write_scan_truth
 from stages.corpus.surface import Anchors, outer_anchors, vertex_normals
+from stages.runtime.compute import item_rng
 
 SOURCE = "facewarehouse"
 VERTICES = 11510

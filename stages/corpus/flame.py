@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from stages.compute import item_rng
 from stages.corpus import studio
 from stages.corpus.files import obj_text, write, write_npz
 from stages.corpus.old_pickle import Instance, TorchTensor, chumpy, csc_matrix, dumps, npy_object
 from stages.corpus.order import Order
+from stages.runtime.compute import item_rng
 
 ROOT_PARENT = 2**32 - 1  # what the owner's files give the root joint as its parent
 MOVED_LANDMARKS = 14  # brows and nose bridge differ between the two editions

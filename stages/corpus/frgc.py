@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Bool, Float
 
-from stages.compute import item_rng
 from stages.corpus import studio
 from stages.corpus.files import format_rows, jpeg_bytes, truncated, write
 from stages.corpus.order import Order
 from stages.corpus.people import Person, PersonTruth, gapped_numbers, person, write_people
 from stages.corpus.scan import Placement, Scan, Scanner
 from stages.corpus.studio import PhotoTruth, ScanTruth, write_photo_truth, write_scan_truth
+from stages.runtime.compute import item_rng
 
 if TYPE_CHECKING:
     from models.procedural.scene import Camera

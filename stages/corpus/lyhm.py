@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from stages.compute import item_rng
 from stages.corpus import studio
 from stages.corpus.files import obj_text, png_bytes, truncated, write
 from stages.corpus.order import Order
@@ -14,6 +13,7 @@ from stages.corpus.people import Person, PersonTruth, gapped_numbers, person, wr
 from stages.corpus.scan import Placement, Scanner, turn
 from stages.corpus.scan_files import index_lines, material_text, metadata_text, tka_text
 from stages.corpus.studio import PhotoTruth, ScanTruth, write_photo_truth, write_scan_truth
+from stages.runtime.compute import item_rng
 
 SOURCE = "lyhm"
 LAST = 1518

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
-from stages.compute import item_rng
 from stages.corpus import studio
 from stages.corpus.files import jpeg_bytes, obj_text, truncated, write
 from stages.corpus.old_pickle import Call, Global, npy_object
@@ -16,6 +15,7 @@ from stages.corpus.people import Person, PersonTruth, person, write_people
 from stages.corpus.scan import Placement, Scanner, turn
 from stages.corpus.scan_files import NOW_SEVEN, picked_points
 from stages.corpus.studio import PhotoTruth, ScanTruth, write_photo_truth, write_scan_truth
+from stages.runtime.compute import item_rng
 
 if TYPE_CHECKING:
     from models.procedural.expression import Expression

@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from models.procedural.appearance import Appearance, sample_appearance
 from models.procedural.identity import Identity, sample_identity
-from stages.compute import item_rng
+from stages.runtime.compute import item_rng
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ def write_people(rows: list[PersonTruth], path: Path) -> None:
     """Write ``people.parquet``: subject, sex, age, neutral vertices (FLAME frame, metres)."""
     import pyarrow as pa
 
-    from stages.artifacts import write_table
+    from stages.runtime.artifacts import write_table
 
     ordered = sorted(rows, key=lambda row: row.subject)
     table = pa.table(

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from stages.compute import map_ordered
 from stages.corpus.order import Order
 from stages.corpus.people import Person
 from stages.corpus.scan import (
@@ -22,6 +21,7 @@ from stages.corpus.scan import (
     nearest_vertices,
     scan_head,
 )
+from stages.runtime.compute import map_ordered
 
 if TYPE_CHECKING:
     from models.procedural.expression import Expression
@@ -248,7 +248,7 @@ def write_photo_truth(rows: list[PhotoTruth], path: Path) -> None:
     """Write ``images.parquet`` (pixels in our convention; camera frame x right, y up, metres)."""
     import pyarrow as pa
 
-    from stages.artifacts import write_table
+    from stages.runtime.artifacts import write_table
 
     ordered = sorted(rows, key=lambda row: row.item)
     floats, doubles = pa.list_(pa.float32()), pa.list_(pa.float64())
@@ -277,7 +277,7 @@ def write_scan_truth(rows: list[ScanTruth], path: Path) -> None:
     """Write ``scans.parquet``: ``x_scan = scale R x_head + t`` with x_head in millimetres."""
     import pyarrow as pa
 
-    from stages.artifacts import write_table
+    from stages.runtime.artifacts import write_table
 
     ordered = sorted(rows, key=lambda row: row.item)
     doubles = pa.list_(pa.float64())

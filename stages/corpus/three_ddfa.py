@@ -13,7 +13,7 @@ from stages.corpus import basel_source, basel_topology
 from stages.corpus.files import mat_bytes, write
 from stages.corpus.linear_files import LinearFiles
 from stages.corpus.order import Order
-from stages.params import MorphableSizes
+from stages.runtime.params import MorphableSizes
 
 EXPRESSIONS = 29
 SHAPES = 199

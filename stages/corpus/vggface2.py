@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from stages.compute import item_rng
 from stages.corpus import studio
 from stages.corpus.files import jpeg_bytes, truncated, write
 from stages.corpus.order import Order
 from stages.corpus.people import PersonTruth, gapped_numbers, person, write_people
 from stages.corpus.studio import PhotoTruth, write_photo_truth
+from stages.runtime.compute import item_rng
 
 SOURCE = "vggface2"
 LAST = 9294

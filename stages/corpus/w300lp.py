@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from stages.compute import item_rng
 from stages.corpus import basel_source, studio, three_ddfa
 from stages.corpus.files import jpeg_bytes, truncated, write
 from stages.corpus.order import Order
@@ -30,6 +29,7 @@ from stages.corpus.w300lp_files import (
     rotation,
     sample_mat,
 )
+from stages.runtime.compute import item_rng
 
 SOURCE = "300w_lp"
 SETS = ("AFW", "HELEN", "IBUG", "LFPW")

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from models.flame import FlameArrays, LandmarkEmbedding
-from stages.unpickle import read_npy, read_pickle
+from stages.runtime.unpickle import read_npy, read_pickle
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def load_flame(path: Path | str) -> FlameArrays:
     Raises:
         FileNotFoundError: There is no such file.
         FlameFileError: A key is missing, a shape is wrong, or the unit is not the metre.
-        stages.unpickle.UnsafePickleError: The pickle asks for something that is not data.
+        stages.runtime.unpickle.UnsafePickleError: The pickle asks for something that is not data.
     """
     path = Path(path)
     if path.is_dir() and not (path / "model.safetensors").is_file():

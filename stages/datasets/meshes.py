@@ -165,7 +165,7 @@ def write_obj(
     decimals: int = 6,
 ) -> None:
     """Write :func:`obj_bytes` atomically; the folder of ``path`` is created."""
-    from stages.artifacts import write_bytes
+    from stages.runtime.artifacts import write_bytes
 
     write_bytes(Path(path), obj_bytes(vertices, faces, colors, decimals=decimals))
 

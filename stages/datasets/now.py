@@ -20,7 +20,7 @@ from stages.datasets.base import (
 from stages.datasets.images import image_size
 from stages.datasets.meshes import read_mesh
 from stages.datasets.problems import Expected
-from stages.unpickle import read_npy
+from stages.runtime.unpickle import read_npy
 
 CHALLENGES = ("multiview_neutral", "multiview_expressions", "multiview_occlusions", "selfie")
 _LISTS = {"val": "imagepathsvalidation.txt", "test": "imagepathstest.txt"}

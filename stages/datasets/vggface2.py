@@ -10,7 +10,7 @@ from jaxtyping import Float
 from stages.datasets.base import Adapter, ImageRow, ItemError, ItemRef, inside, ordered, relative
 from stages.datasets.images import image_size
 from stages.datasets.problems import Expected
-from stages.unpickle import read_npy
+from stages.runtime.unpickle import read_npy
 
 _PARTS = ("train", "test")
 _WHERE = (

@@ -7,9 +7,9 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from models.flame import FlameArrays, LandmarkEmbedding
-from stages.artifacts import sha256_file
 from stages.inference.types import Reconstruction
 from stages.photos import is_synthetic
+from stages.runtime.artifacts import sha256_file
 
 
 class MeanHead:

@@ -14,8 +14,8 @@ from models.flame import FlameArrays, LandmarkEmbedding, shape_vertices
 from models.methods.mica import Mica, MicaConfig
 from models.methods.pose import fit_scaled_orthographic
 from models.train_loop import load_state
-from stages.artifacts import read_safetensors, sha256_file
 from stages.inference.types import Reconstruction
+from stages.runtime.artifacts import read_safetensors, sha256_file
 
 
 class MicaReconstructor:

@@ -13,9 +13,9 @@ from models.methods.pix2face_fit import ModelFit
 from models.methods.pix2face_photo import FitSettings, PhotoFit, Seen
 from models.morphable import LinearModel
 from models.train_loop import load_state
-from stages.artifacts import read_json, read_safetensors, sha256_file
 from stages.inference.types import Reconstruction
-from stages.params import Pix2FaceFitParams
+from stages.runtime.artifacts import read_json, read_safetensors, sha256_file
+from stages.runtime.params import Pix2FaceFitParams
 
 
 class Pix2FaceReconstructor:

@@ -12,8 +12,8 @@ from models.flame import FlameArrays, LandmarkEmbedding, pose_vertices, shape_ve
 from models.methods.pose import ScaledOrthographic
 from models.methods.ringnet import RingNet, RingNetConfig, crop_box, input_blob
 from models.train_loop import load_state
-from stages.artifacts import read_safetensors, sha256_file
 from stages.inference.types import Reconstruction
+from stages.runtime.artifacts import read_safetensors, sha256_file
 
 
 class RingNetReconstructor:

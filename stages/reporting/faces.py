@@ -10,9 +10,7 @@ from typing import Any
 import numpy as np
 
 from models.metrics import PROTOCOLS, Measurement
-from stages.artifacts import read_table
 from stages.datasets.meshes import Mesh, read_mesh
-from stages.params import ReportParams
 from stages.reporting.inputs import BASELINE, Evaluation, json_or_none
 from stages.reporting.markup import Section, image, missing, paragraph, text
 from stages.reporting.pictures import (
@@ -25,6 +23,8 @@ from stages.reporting.pictures import (
     view_from_landmarks,
 )
 from stages.reporting.scores import CHALLENGE_TITLES
+from stages.runtime.artifacts import read_table
+from stages.runtime.params import ReportParams
 from stages.scoring import measure, read_landmarks
 from stages.truths import Truth, load_truths, packed_rows
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from stages.artifacts import read_json, read_table
+from stages.runtime.artifacts import read_json, read_table
 
 BASELINE: Final = "mean"
 METHOD_TITLES: Final[Mapping[str, str]] = {

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from stages.artifacts import read_table
+from stages.runtime.artifacts import read_table
 
 WIDTH_PX = 1200
 SCAN_SETS = ("lyhm", "stirling", "facewarehouse")  # the first that has a picture is shown

@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stages.artifacts import read_table
-from stages.params import ReportParams
 from stages.reporting.charts import Line, line_chart
 from stages.reporting.inputs import (
     DATASET_TITLES,
@@ -31,6 +29,8 @@ from stages.reporting.markup import (
     text,
 )
 from stages.reporting.pictures import from_file
+from stages.runtime.artifacts import read_table
+from stages.runtime.params import ReportParams
 
 UNIT_SIGNS = {"um": "µm"}
 

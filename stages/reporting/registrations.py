@@ -6,8 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from stages.artifacts import read_table
-from stages.params import ReportParams
 from stages.reporting.charts import histogram
 from stages.reporting.inputs import DATASET_TITLES
 from stages.reporting.markup import (
@@ -25,6 +23,8 @@ from stages.reporting.markup import (
 )
 from stages.reporting.pictures import photographic
 from stages.reporting.production import picture_figures
+from stages.runtime.artifacts import read_table
+from stages.runtime.params import ReportParams
 
 
 def registration_section(data: Path, section: ReportParams) -> Section:

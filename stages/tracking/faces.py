@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from models.face_path import MISSING, fill_boxes, gaps_of, nearest_faces, smooth_points
 from stages.landmark_predictor import FILE_NAME, FaceDetector, LandmarkPredictor, grey_of
-from stages.params import TrackParams
+from stages.runtime.params import TrackParams
 from stages.video import Video
 
 Tell = Callable[[str, int, int], None]

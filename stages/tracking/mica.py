@@ -25,10 +25,10 @@ from models.methods.tracker_energy import (
 from models.rendering.cameras import perspective_clip, pixels_of_ndc
 from models.rendering.rasterize_numba import interpolate_numba, rasterize_numba
 from models.rotations import matrix_of_six
-from stages.artifacts import sha256_file
 from stages.inference.overlay import clay_over
-from stages.params import TrackParams, TrackPreset
 from stages.photos import is_synthetic
+from stages.runtime.artifacts import sha256_file
+from stages.runtime.params import TrackParams, TrackPreset
 from stages.tracking.texture import read_texture
 from stages.tracking.types import Answer, Arrays, Facts
 

@@ -10,10 +10,10 @@ from models.methods.pix2face_camera import FaceCamera
 from models.methods.pix2face_fit import ModelFit
 from models.methods.tracker import Frame
 from models.morphable import LinearModel
-from stages.artifacts import read_json
 from stages.inference.overlay import clay_over
 from stages.inference.pix2face import Pix2FaceReconstructor
-from stages.params import Pix2FaceFitParams
+from stages.runtime.artifacts import read_json
+from stages.runtime.params import Pix2FaceFitParams
 from stages.tracking.types import Answer, Arrays, Facts
 
 PARAMETERS = (

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from stages.artifacts import write_bytes
+from stages.runtime.artifacts import write_bytes
 
 
 def save_array(array: np.ndarray, path: Path) -> None:

@@ -19,9 +19,9 @@ import numpy as np
 from jaxtyping import Float
 
 from models.flame import FlameArrays, shape_vertices
-from stages.artifacts import read_safetensors, write_bytes, write_safetensors
-from stages.contracts import VALIDATION_SETS
 from stages.datasets.meshes import read_mesh
+from stages.runtime.artifacts import read_safetensors, write_bytes, write_safetensors
+from stages.runtime.contracts import VALIDATION_SETS
 from stages.training.assembly import held_out, save_array, to_blobs, user_encoder
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from jaxtyping import Float
 
 from models.encoders.square_crop import crop_image, crop_matrix, crop_planes, landmark_square
 from models.morphable import LinearModel
-from stages.artifacts import read_json
 from stages.datasets.images import decode_rgb
 from stages.photos import packed_images
 from stages.rendered import RenderedSet
+from stages.runtime.artifacts import read_json
 from stages.training.assembly import held_out, save_array
 from stages.training.pix2face_planes import COLUMNS, planes_of, save_coefficients
 

@@ -14,9 +14,9 @@ from models.methods.pix2face_landmarks import LandmarkChoice
 from models.methods.pix2face_photo import FitSettings, PhotoFit
 from models.morphable import LinearModel
 from models.train_loop import load_state
-from stages.artifacts import read_json
 from stages.datasets.images import decode_rgb
 from stages.photos import packed_images
+from stages.runtime.artifacts import read_json
 from stages.training.pix2face import VALIDATION_SCALE, network
 
 logger = logging.getLogger(__name__)

@@ -16,9 +16,9 @@ from jaxtyping import Bool, Float, Int, UInt8
 
 from models.encoders.square_crop import crop_image, crop_matrix
 from models.flame import FlameArrays, LandmarkEmbedding
-from stages.artifacts import read_safetensors, write_bytes, write_safetensors
 from stages.datasets.images import decode_rgb
 from stages.photos import landmark_rows, packed_images, points_of
+from stages.runtime.artifacts import read_safetensors, write_bytes, write_safetensors
 from stages.training.assembly import held_out, save_array
 
 if TYPE_CHECKING:

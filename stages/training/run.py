@@ -18,17 +18,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stages.artifacts import (
+from stages.runtime.artifacts import (
     atomic_directory,
     read_safetensors,
     sha256_json,
     write_json,
     write_safetensors,
 )
-from stages.compute import WorkerContext, run_training
-from stages.fingerprint import hash_code, hash_input
-from stages.params import ComputeParams, LoopParams
-from stages.process import SAME_SUMS_ON_GPU
+from stages.runtime.compute import WorkerContext, run_training
+from stages.runtime.fingerprint import hash_code, hash_input
+from stages.runtime.params import ComputeParams, LoopParams
+from stages.runtime.process import SAME_SUMS_ON_GPU
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -164,7 +164,7 @@ def train(
         },
         work / "timings" / f"train-{name}.json",
     )
-    from stages.artifacts import read_json
+    from stages.runtime.artifacts import read_json
 
     return Trained(
         state, facts["step"], facts["history"], read_json(data / "facts.json"), hashes, fingerprint

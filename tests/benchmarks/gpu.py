@@ -214,8 +214,8 @@ def step(rounds: int) -> dict[str, Any]:
 
 def prepare(method: str, folder: Path, data: Path) -> None:
     """What a training of ``params.yaml`` reads, in one folder that can be carried elsewhere."""
-    from stages import params
-    from stages.artifacts import write_json
+    from stages.runtime import params
+    from stages.runtime.artifacts import write_json
     from stages.train import RECIPES
 
     loaded = params.load()
@@ -229,8 +229,8 @@ def prepare(method: str, folder: Path, data: Path) -> None:
 
 def train(prepared: Path) -> dict[str, Any]:
     """Twice on the GPU, once on the CPU, and with batches prepared ahead."""
-    from stages.artifacts import read_safetensors
-    from stages.compute import WorkerContext
+    from stages.runtime.artifacts import read_safetensors
+    from stages.runtime.compute import WorkerContext
     from stages.training import mica, pix2face, ringnet
     from stages.training.run import work_of_worker
 

@@ -54,7 +54,7 @@ def pack(subjects: Path, out: Path) -> None:
     """Bucket a list of subjects into shards."""
     import pyarrow as pa
 
-    from stages.artifacts import atomic_directory, shard_of, write_table
+    from stages.runtime.artifacts import atomic_directory, shard_of, write_table
 
     buckets: dict[int, list[str]] = defaultdict(list)
     for subject in sorted(subjects.read_text(encoding="utf-8").split()):
@@ -69,9 +69,9 @@ def map_rows(packed: Path, out: Path, work: Path) -> None:
     """One row per packed row, known or computed."""
     import pyarrow as pa
 
-    from stages.artifacts import atomic_directory, read_table, write_table
-    from stages.params import ComputeParams
-    from stages.row_cache import RowCache, cached_map, keys_of_shard
+    from stages.runtime.artifacts import atomic_directory, read_table, write_table
+    from stages.runtime.params import ComputeParams
+    from stages.runtime.row_cache import RowCache, cached_map, keys_of_shard
 
     cache = RowCache.of("landmarks", section={"toy": packed.name}, inputs={}, work=work)
     found = []

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from stages.fingerprint import hash_input
+from stages.runtime.fingerprint import hash_input
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -58,6 +58,7 @@ def packed(folder: Path, raw: Path, shards: int, withdrawn: list[str]) -> float:
     params = yaml.load((REPOSITORY / "params.yaml").read_text(encoding="utf-8"))
     params["pack"]["shards"] = shards
     params["takedown"] = withdrawn
+    params["compute"]["workers"] = 1  # so that all of it is counted
     with (folder / "params.yaml").open("w", encoding="utf-8") as file:
         yaml.dump(params, file)
     command = [sys.executable, "-m", "stages.pack", "--dataset", "lyhm", "--out", "out"]

@@ -36,9 +36,9 @@ from models.geometry.quality import EVIDENCE, evidence_of
 from models.geometry.registration import Registration, Scan, inner_landmarks, register
 from models.geometry.settings import CleaningSettings, FitSettings, QualityLimits
 from models.geometry.template import RegistrationModel
-from stages import params
-from stages.scan_landmarks import ScanLandmarker
-from stages.unmarked import register_unmarked
+from stages.registration.landmarks import ScanLandmarker
+from stages.registration.unmarked import register_unmarked
+from stages.runtime import params
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PER_SEED = 10

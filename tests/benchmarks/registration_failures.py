@@ -27,9 +27,9 @@ from registration_calibration import (
 
 from models.geometry.quality import Evidence, QualityModel, evidence_of
 from models.geometry.registration import Registration, Scan
-from stages import params
-from stages.scan_landmarks import ScanLandmarker
-from stages.scan_registration import cleaned_scan, register
+from stages.registration.landmarks import ScanLandmarker
+from stages.registration.scan import cleaned_scan, register
+from stages.runtime import params
 
 FIRST_SEED = 0
 UNMARKED = "no landmarks"

@@ -21,12 +21,12 @@ from unmarked_cases import Case, real_cases, synthetic_cases
 
 from models.geometry.registration import Registration, RegistrationError
 from models.geometry.template import RegistrationModel
-from stages import params
 from stages.datasets.flame_files import load_flame, read_masks, read_static_embedding
 from stages.register import prepared
-from stages.scan_landmarks import ScanLandmarker
-from stages.scan_registration import register
-from stages.unmarked import register_unmarked
+from stages.registration.landmarks import ScanLandmarker
+from stages.registration.scan import register
+from stages.registration.unmarked import register_unmarked
+from stages.runtime import params
 
 FACTOR = 1.2
 

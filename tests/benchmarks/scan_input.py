@@ -20,8 +20,8 @@ import trimesh
 from models.geometry.cleaning import clean_scan
 from models.geometry.mesh import face_normals
 from models.geometry.settings import CleaningSettings
-from stages import params
 from stages.datasets.meshes import read_mesh
+from stages.runtime import params
 
 
 def least_seconds(rounds: int, *works: Callable[[], object]) -> list[float]:

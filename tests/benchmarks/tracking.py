@@ -23,10 +23,10 @@ import numpy as np
 from models.face_path import acceleration_px
 from models.flame import FlameArrays
 from models.image_metrics import landmark_nme
-from stages import params
-from stages.artifacts import read_table
 from stages.corpus.clip import write_clip
-from stages.process import use_one_thread
+from stages.runtime import params
+from stages.runtime.artifacts import read_table
+from stages.runtime.process import use_one_thread
 from stages.track import track_video
 
 ROOT = Path(__file__).parents[2]

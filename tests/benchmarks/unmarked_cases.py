@@ -38,10 +38,10 @@ class Case:
 def synthetic_cases(count: int, start: int = 0) -> Iterator[Case]:
     """Procedural heads, capped, with hair or bare, front halves and whole, some with colours."""
     from models.procedural.expression import sample_expression
-    from stages.compute import item_rng
     from stages.corpus import studio
     from stages.corpus.people import person
     from stages.corpus.scan import Placement, Scanner
+    from stages.runtime.compute import item_rng
 
     kinds = list(itertools.product(COVERINGS, (True, False), (False, True)))
     for number in range(start, start + count):

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from models.train_loop import FitSettings, fit, make_deterministic, slots, step_rng
-from stages import compute
-from stages.artifacts import write_safetensors
-from stages.compute import WorkerContext
-from stages.params import ComputeParams
+from stages.runtime import compute
+from stages.runtime.artifacts import write_safetensors
+from stages.runtime.compute import WorkerContext
+from stages.runtime.params import ComputeParams
 from stages.training.run import FileStore
 
 pytestmark = pytest.mark.faults

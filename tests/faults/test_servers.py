@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from pipelines import servers
-from stages.params import ServersParams
+from stages.runtime.params import ServersParams
 from tests.faults.conftest import CHAIN, MARK, Bench, chain, recorded, wait_for
 
 pytestmark = pytest.mark.faults

@@ -35,7 +35,7 @@ if switch.exists():
     if switch.read_text() == "once":
         switch.unlink()
     if switch.exists() and switch.read_text() == "hang":
-        from stages.process import begin
+        from stages.runtime.process import begin
         begin("step")
         pathlib.Path("hanging").write_text(str(os.getpid()))
         time.sleep(600)

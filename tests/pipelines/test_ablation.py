@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from pipelines import ablation, ablation_table, cli
 from pipelines.engine import dvc_command, environment
-from stages.artifacts import read_table
+from stages.runtime.artifacts import read_table
 
 GRAPH = """
 stages:

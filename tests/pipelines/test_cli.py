@@ -11,8 +11,8 @@ import pytest
 
 from pipelines import presets
 from pipelines.cli import main
-from stages import params
 from stages.datasets.meshes import write_obj
+from stages.runtime import params
 
 
 def test_a_wrong_request_exits_with_two_and_says_what_to_do(
@@ -155,7 +155,7 @@ def test_a_submission_is_shown_with_what_is_missing_beside_each_score(
 def test_clean_cache_removes_the_rows_of_withdrawn_subjects(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from stages.row_cache import RowCache
+    from stages.runtime.row_cache import RowCache
 
     (tmp_path / "dvc.yaml").write_bytes((repository / "dvc.yaml").read_bytes())
     text = (repository / "params.yaml").read_text()

@@ -15,8 +15,8 @@ from pathlib import Path
 from pipelines.dag import read_graph
 from pipelines.engine import Runner, stale_stages
 from pipelines.flow import run_flow
-from stages.compute import map_ordered
-from stages.params import ComputeParams
+from stages.runtime.compute import map_ordered
+from stages.runtime.params import ComputeParams
 root = Path(sys.argv[1])
 graph = read_graph(root)
 outcomes = run_flow(graph, stale_stages(graph, root), Runner(root, root / "logs"), parallel=2)

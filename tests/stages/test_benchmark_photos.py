@@ -10,13 +10,13 @@ import pytest
 
 from models.methods.pose import ScaledOrthographic
 from stages import reconstruct
-from stages.artifacts import read_json, read_table, write_bytes, write_table
 from stages.benchmark_photos import BENCHMARKS, Job, Photo, benchmark_jobs
-from stages.contracts import schema, table_of
 from stages.datasets.meshes import read_mesh
 from stages.inference.types import Reconstruction
-from stages.params import BenchmarkSizes, ComputeParams, load
 from stages.reconstruct import reconstruct_job, write_answer
+from stages.runtime.artifacts import read_json, read_table, write_bytes, write_table
+from stages.runtime.contracts import schema, table_of
+from stages.runtime.params import BenchmarkSizes, ComputeParams, load
 
 FACES = np.array([[0, 1, 2]])
 CLIPS = ("Indoor-Cooperative", "PTZ-Indoor")

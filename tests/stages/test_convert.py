@@ -13,7 +13,6 @@ import scipy.io
 
 from models.flame import FlameArrays, LandmarkEmbedding
 from models.morphable import LinearModel
-from stages.artifacts import read_safetensors, write_bytes
 from stages.convert import load_flame, run
 from stages.corpus import bfm2009, bfm2017, three_ddfa
 from stages.corpus.files import write
@@ -39,8 +38,9 @@ from stages.datasets.morphable_files import (
     pncc_code,
     read_bfm2009,
 )
-from stages.params import ConvertParams
-from stages.unpickle import UnsafePickleError
+from stages.runtime.artifacts import read_safetensors, write_bytes
+from stages.runtime.params import ConvertParams
+from stages.runtime.unpickle import UnsafePickleError
 
 PARAMS = ConvertParams(texture=True, leading_mode_min_mm=0.01, leading_mode_max_mm=60)
 

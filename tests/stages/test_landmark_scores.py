@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stages.artifacts import write_table
-from stages.contracts import table_of
 from stages.landmark_scores import TABLE, finished, labelled_photos, score_landmarks
 from stages.reporting.inputs import Evaluation
 from stages.reporting.landmark_errors import landmark_error_section
+from stages.runtime.artifacts import write_table
+from stages.runtime.contracts import table_of
 from tests.stages.training.conftest import failed_row, image_row
 
 

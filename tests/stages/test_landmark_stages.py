@@ -7,8 +7,6 @@ import torch
 
 from models.landmarks import MIRROR_68, canonical_box, relative_error
 from stages import landmark_providers, landmarks
-from stages.artifacts import read_json, read_table, write_json, write_table
-from stages.contracts import schema, table_of
 from stages.landmark_model import held_out, spread_over, training_rows
 from stages.landmark_model import run as train_model
 from stages.landmark_predictor import (
@@ -20,7 +18,9 @@ from stages.landmark_predictor import (
     crop_face,
 )
 from stages.landmarks import run as locate_stage
-from stages.params import (
+from stages.runtime.artifacts import read_json, read_table, write_json, write_table
+from stages.runtime.contracts import schema, table_of
+from stages.runtime.params import (
     ComputeParams,
     FaceAlignmentParams,
     LandmarkModelParams,

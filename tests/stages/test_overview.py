@@ -5,9 +5,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from stages.artifacts import write_table
-from stages.contracts import table_of
 from stages.reporting.overview import WIDTH_PX, overview_picture
+from stages.runtime.artifacts import write_table
+from stages.runtime.contracts import table_of
 
 
 def registration(item: str, status: str, median: float) -> dict[str, object]:

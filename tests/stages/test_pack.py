@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stages.artifacts import read_table, shard_of
-from stages.contracts import schema
 from stages.datasets.registry import DATASETS
 from stages.pack import PackError, run
-from stages.params import ComputeParams, PackParams
+from stages.runtime.artifacts import read_table, shard_of
+from stages.runtime.contracts import schema
+from stages.runtime.params import ComputeParams, PackParams
 from tests.stages.datasets import raw_trees
 
 COMPUTE = ComputeParams(workers=1, ray_threshold_s=1000, object_store_mb=100)

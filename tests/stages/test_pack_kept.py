@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from stages import pack, row_cache, source_files
+from stages import pack, source_files
 from stages.datasets.base import noting_files
 from stages.datasets.registry import DATASETS
-from stages.params import ComputeParams
+from stages.runtime import row_cache
+from stages.runtime.params import ComputeParams
 from stages.source_files import SourceFiles
 from tests.stages.datasets import raw_trees
 from tests.stages.test_pack import COMPUTE, PARAMS, digest

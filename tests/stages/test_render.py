@@ -11,13 +11,14 @@ from safetensors.numpy import save_file
 from models.morphable import LinearModel
 from models.rendering.pncc import PnccRenderer, Sample, project_300w_lp
 from models.rendering.pncc_codec import STEP_MM
-from stages import export_png16, render, row_cache
-from stages.artifacts import read_json, write_json, write_table
-from stages.contracts import schema, table_of
-from stages.params import ComputeParams, RenderParams
+from stages import export_png16, render
 from stages.render import run as run_stage
 from stages.render_sample import load_sample_model, render_sample_files
 from stages.rendered import RenderedSet
+from stages.runtime import row_cache
+from stages.runtime.artifacts import read_json, write_json, write_table
+from stages.runtime.contracts import schema, table_of
+from stages.runtime.params import ComputeParams, RenderParams
 
 SIZE = 64
 COMPUTE = ComputeParams(workers=1, ray_threshold_s=100, object_store_mb=100)

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import scipy.io
 
-from stages.artifacts import read_table
 from stages.corpus import basel_source, three_ddfa
 from stages.corpus.w300lp_files import Pose, matlab_points, mirrored_points, project
 from stages.datasets.base import Adapter, ScanRow
 from stages.datasets.registry import DATASETS
-from stages.params import ComputeParams, SynthesizeParams
+from stages.runtime.artifacts import read_table
+from stages.runtime.params import ComputeParams, SynthesizeParams
 from stages.synthesize import LABEL, SOURCES, synthesize
 
 SEED = 9

@@ -8,10 +8,16 @@ import pytest
 
 from models.encoders.arcface_crop import TEMPLATE_PX, arcface_blob, arcface_crop
 from models.flame import FlameArrays
-from stages import params
-from stages.artifacts import read_json, read_table, write_json, write_safetensors, write_table
-from stages.contracts import table_of
 from stages.datasets.meshes import read_mesh
+from stages.runtime import params
+from stages.runtime.artifacts import (
+    read_json,
+    read_table,
+    write_json,
+    write_safetensors,
+    write_table,
+)
+from stages.runtime.contracts import table_of
 from stages.unify import COUNTED, choose, eight_rows, run
 
 V = 12

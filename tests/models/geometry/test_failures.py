@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from models.geometry.registration import Registration, Scan
-from stages import params
-from stages.scan_registration import register
+from stages.registration.scan import register
+from stages.runtime import params
 
 SEED = 0
 

@@ -177,7 +177,7 @@ def test_every_limit_and_the_score_are_named_together(perfect, limits) -> None:
 
 def test_committed_weights_on_measured_figures(repository) -> None:
     """A procedural head, and a sphere with landmarks on it that passes the limits on residuals."""
-    from stages import params
+    from stages.runtime import params
 
     section = params.load(repository / "params.yaml").registration
     model = QualityModel(**section.quality.model_dump(exclude={"provenance"}))

@@ -11,9 +11,9 @@ from models.geometry.mesh import face_normals, normals_and_rim
 from models.geometry.registration import Scan, register
 from models.geometry.settings import FitSettings, QualityLimits
 from models.geometry.template import RegistrationModel
-from stages import params
 from stages.datasets.flame_files import load_flame, read_masks, read_static_embedding
 from stages.datasets.meshes import read_mesh
+from stages.runtime import params
 
 LIMITS_MM = {"fast": (0.08, 0.32), "accurate": (0.07, 0.26)}
 

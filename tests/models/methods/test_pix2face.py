@@ -20,7 +20,7 @@ from models.methods.pix2face import (
 )
 from models.train_loop import FitSettings
 from pipelines import presets
-from stages import params
+from stages.runtime import params
 
 TINY = Pix2FaceConfig(size_px=32, width=8, depth=4, background_weight=0.3)
 

@@ -11,7 +11,7 @@ import scipy.io
 
 from stages.corpus import basel_topology, bfm2009, bfm2017, flame, three_ddfa
 from stages.corpus.linear_files import LinearFiles
-from stages.unpickle import read_npy, read_pickle
+from stages.runtime.unpickle import read_npy, read_pickle
 
 
 def small_flame() -> flame.FlameFiles:

@@ -17,7 +17,7 @@ from stages.corpus.old_pickle import (
     dumps,
     npy_object,
 )
-from stages.unpickle import UnsafePickleError, read_npy, read_pickle
+from stages.runtime.unpickle import UnsafePickleError, read_npy, read_pickle
 
 
 def opcodes(data: bytes) -> list[str]:

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from scipy.spatial import cKDTree
 
-from stages.compute import item_rng
 from stages.corpus import studio
 from stages.corpus.people import gapped_numbers, person
 from stages.corpus.scan import (
@@ -20,6 +19,7 @@ from stages.corpus.scan import (
     waves,
 )
 from stages.corpus.scan_files import NOW_SEVEN
+from stages.runtime.compute import item_rng
 
 PLAIN = Scanner(
     vertices=6000, back=True, covering="none", hair_mm=0.0, noise_mm=0.0, holes=0,

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from scipy.spatial import cKDTree
 
-from stages.artifacts import read_table
 from stages.corpus import binghamton, frgc
 from stages.datasets.base import ScanRow
 from stages.datasets.meshes import triangulate
 from stages.datasets.range_image import read_range_image
 from stages.datasets.registry import DATASETS
+from stages.runtime.artifacts import read_table
 from stages.synthesize import synthesize
 from tests.stages.datasets.raw_trees import write
 from tests.stages.test_synthesize import COMPUTE, SEED, SIZES, digest, made

@@ -20,7 +20,7 @@ from stages.datasets.facewarehouse import read_land
 from stages.datasets.meshes import MeshError
 from stages.datasets.now import read_picked_points
 from stages.datasets.registry import DATASETS
-from stages.unpickle import UnsafePickleError
+from stages.runtime.unpickle import UnsafePickleError
 from tests.stages.datasets import raw_trees
 
 

@@ -11,7 +11,7 @@ from stages.datasets.images import ImageError, decode_rgb
 from stages.datasets.meshes import MeshError
 from stages.datasets.registry import DATASETS
 from stages.pack import run as pack
-from stages.params import ComputeParams, PackParams
+from stages.runtime.params import ComputeParams, PackParams
 from tests.stages.datasets import raw_trees
 
 

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from stages.artifacts import write_json, write_table
-from stages.contracts import table_of
 from stages.datasets.meshes import write_obj
+from stages.runtime.artifacts import write_json, write_table
+from stages.runtime.contracts import table_of
 
 CHALLENGES = ("multiview_neutral", "multiview_expressions", "selfie")
 SUBJECTS = ("FaMoS_001", "FaMoS_002")

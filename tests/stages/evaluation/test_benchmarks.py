@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 
 from stages import scoring
-from stages.artifacts import read_json, read_table, write_table
 from stages.benchmark_scores import score_benchmarks
 from stages.benchmarks.layouts import layout_of, list_stirling, read_pairs
 from stages.benchmarks.points import read_landmarks
-from stages.contracts import schema, table_of
 from stages.datasets.meshes import write_obj
-from stages.params import ComputeParams
+from stages.runtime.artifacts import read_json, read_table, write_table
+from stages.runtime.contracts import schema, table_of
+from stages.runtime.params import ComputeParams
+from stages.runtime.unpickle import read_npy
 from stages.scoring import score_dataset, score_files
-from stages.unpickle import read_npy
 
 
 def lnd(points) -> str:

@@ -8,9 +8,9 @@ import pytest
 
 from models.metrics import PROTOCOLS
 from stages import evaluate
-from stages.artifacts import read_json, read_table, write_json, write_table
-from stages.contracts import schema, table_of
-from stages.params import ComputeParams, EvaluateParams, load
+from stages.runtime.artifacts import read_json, read_table, write_json, write_table
+from stages.runtime.contracts import schema, table_of
+from stages.runtime.params import ComputeParams, EvaluateParams, load
 
 SECTION = EvaluateParams(
     protocols=("now", "now-metric"),

@@ -10,11 +10,17 @@ import torch
 from models.encoders.iresnet import IResNet, IResNetConfig
 from models.portrait import portrait
 from stages import evaluate
-from stages.artifacts import read_json, read_table, write_json, write_safetensors, write_table
-from stages.contracts import schema, table_of
 from stages.datasets.meshes import write_obj
 from stages.likeness import Encoder, load_gallery, measure_likeness
-from stages.params import ComputeParams, EvaluateParams
+from stages.runtime.artifacts import (
+    read_json,
+    read_table,
+    write_json,
+    write_safetensors,
+    write_table,
+)
+from stages.runtime.contracts import schema, table_of
+from stages.runtime.params import ComputeParams, EvaluateParams
 
 COMPUTE = ComputeParams(workers=1, ray_threshold_s=1e9, object_store_mb=100)
 SIZE = {"layers": [1, 1, 1, 1], "widths": [4, 4, 8, 8], "embedding": 16, "input_px": 28}

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from stages import evaluate, report
-from stages.artifacts import read_json, write_json, write_table
-from stages.contracts import table_of
-from stages.params import ComputeParams, EvaluateParams, ReportParams
+from stages.runtime.artifacts import read_json, write_json, write_table
+from stages.runtime.contracts import table_of
+from stages.runtime.params import ComputeParams, EvaluateParams, ReportParams
 
 SECTION = ReportParams(
     reconstructions=2, qa_pictures=1, pncc_pictures=1, picture_px=64, sheet_pages=2, sheet_px=100

@@ -7,7 +7,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from stages.artifacts import write_json, write_safetensors
+from stages.runtime.artifacts import write_json, write_safetensors
 
 TOY = Path(__file__).parents[2] / "models/geometry/toy_head.py"
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from models.geometry.settings import FitSettings, QualityLimits
-from stages import params
 from stages import register as register_module
-from stages.artifacts import read_json, read_table, write_json, write_table
-from stages.contracts import table_of
 from stages.register import run as run_stage
 from stages.register import summarise
+from stages.runtime import params
+from stages.runtime.artifacts import read_json, read_table, write_json, write_table
+from stages.runtime.contracts import table_of
 
 
 def run(section, compute, *, out: Path, work: Path | None = None, **inputs: Path) -> None:

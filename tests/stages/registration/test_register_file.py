@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stages.artifacts import read_json
 from stages.datasets.meshes import read_mesh, write_obj
 from stages.register_file import register_scan_files
+from stages.runtime.artifacts import read_json
 
 
 def write_case(toy, folder: Path) -> tuple[Path, Path]:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from stages import params
-from stages.artifacts import write_json
 from stages.corpus.clip import write_clip
+from stages.runtime import params
+from stages.runtime.artifacts import write_json
 
 FRAMES, SIZE = 5, 160
 

@@ -9,9 +9,9 @@ import pytest
 
 from models.rendering.cameras import perspective_pixels
 from pipelines.cli import main
-from stages import params
-from stages.artifacts import read_json, read_safetensors, read_table
 from stages.corpus.clip import face_depth_mm, performer, shoot
+from stages.runtime import params
+from stages.runtime.artifacts import read_json, read_safetensors, read_table
 from stages.track import read_depth, track_video
 from stages.tracking import faces
 from stages.tracking.mica import MicaTracking

@@ -9,9 +9,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from models.encoders.arcface_crop import TEMPLATE_PX
-from stages.artifacts import write_json, write_table
-from stages.contracts import table_of
-from stages.params import (
+from stages.runtime.artifacts import write_json, write_table
+from stages.runtime.contracts import table_of
+from stages.runtime.params import (
     AugmentParams,
     ComputeParams,
     EncoderParams,

@@ -9,9 +9,9 @@ import torch
 import stages.training.run as training_run
 from models.encoders.iresnet import IResNet, IResNetConfig
 from stages import recognizer
-from stages.artifacts import read_json, read_safetensors, write_table
-from stages.params import ComputeParams, RecognizerVariant
 from stages.photos import packed_images
+from stages.runtime.artifacts import read_json, read_safetensors, write_table
+from stages.runtime.params import ComputeParams, RecognizerVariant
 from stages.training.assembly import held_out
 from stages.training.recognizer import verification
 

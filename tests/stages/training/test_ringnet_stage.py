@@ -10,10 +10,16 @@ import torch
 from models.encoders.resnet import ResNet, ResNetConfig
 from models.train_loop import state_arrays
 from stages import reconstruct, train
-from stages.artifacts import read_json, read_table, write_json, write_safetensors, write_table
-from stages.contracts import table_of
 from stages.datasets.meshes import read_mesh
-from stages.params import (
+from stages.runtime.artifacts import (
+    read_json,
+    read_table,
+    write_json,
+    write_safetensors,
+    write_table,
+)
+from stages.runtime.contracts import table_of
+from stages.runtime.params import (
     BenchmarkSizes,
     ComputeParams,
     LoopParams,

@@ -17,7 +17,10 @@ from models.rendering.pncc import PnccMaps, PnccRenderer, Sample, Window
 from models.rendering.pncc_codec import encode, origin_of
 from models.train_loop import state_arrays
 from stages import reconstruct, train
-from stages.artifacts import (
+from stages.datasets.meshes import read_mesh, write_obj
+from stages.inference.pix2face import Pix2FaceReconstructor
+from stages.landmark_scores import score_landmarks
+from stages.runtime.artifacts import (
     read_json,
     read_safetensors,
     read_table,
@@ -26,11 +29,8 @@ from stages.artifacts import (
     write_safetensors,
     write_table,
 )
-from stages.contracts import table_of
-from stages.datasets.meshes import read_mesh, write_obj
-from stages.inference.pix2face import Pix2FaceReconstructor
-from stages.landmark_scores import score_landmarks
-from stages.params import (
+from stages.runtime.contracts import table_of
+from stages.runtime.params import (
     AugmentParams,
     BenchmarkSizes,
     ComputeParams,
@@ -270,7 +270,7 @@ def test_drawn_windows_do_not_depend_on_their_company(data: Path, tmp_path: Path
 
 
 def _section(method: str) -> object:
-    from stages import params
+    from stages.runtime import params
 
     root = Path(__file__).resolve().parents[3]
     return getattr(params.load(root / "params.yaml").train, method)

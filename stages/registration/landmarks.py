@@ -24,7 +24,7 @@ from models.geometry.winding import convexity
 from models.landmarks import canonical_box
 from stages.landmark_predictor import FILE_NAME, FaceDetector, grey_of
 from stages.landmark_providers import NoFaceError, Provider, provider_of
-from stages.params import LandmarksParams, ViewsParams
+from stages.runtime.params import LandmarksParams, ViewsParams
 
 INNER = slice(17, 68)
 DETECTOR_PX = 80

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from stages import fingerprint
-from stages.fingerprint import hash_code, hash_input, module_closure
+from stages.runtime import fingerprint
+from stages.runtime.fingerprint import hash_code, hash_input, module_closure
 
 
 def grimp_closure(module: str) -> set[str]:
@@ -35,7 +35,7 @@ def test_closures_agree_with_another_tool(repository: Path) -> None:
 
 def test_the_closure_reaches_into_functions_and_stays_out_of_other_stages() -> None:
     modules = module_closure(["stages.pack"])
-    assert {"stages.artifacts", "stages.datasets.lyhm", "stages"} <= modules
+    assert {"stages.runtime.artifacts", "stages.datasets.lyhm", "stages"} <= modules
     assert "stages.register" not in modules
 
 
@@ -53,7 +53,7 @@ def project(tmp_path, monkeypatch) -> Path:
     monkeypatch.setattr(fingerprint, "REPOSITORY", tmp_path)
     texts = {
         "stages/__init__.py": "",
-        "stages/params.py": "A = 1\n",
+        "stages/runtime/params.py": "A = 1\n",
         "stages/a.py": "import numpy\nfrom . import params\n\ndef f():\n    from models import b\n",
         "models/__init__.py": "",
         "models/b.py": "from models.c.d import x\n",
@@ -77,7 +77,7 @@ def project(tmp_path, monkeypatch) -> Path:
         ("models/c/__init__.py", True),
         ("models/c/e.py", False),
         ("models/other.py", False),
-        ("stages/params.py", False),
+        ("stages/runtime/params.py", False),
     ],
 )
 def test_code_in_the_closure_changes_the_hash_and_no_other(project, file, counts) -> None:

@@ -15,12 +15,12 @@ from functools import cache
 from pathlib import Path
 from typing import Protocol
 
-from stages.artifacts import sha256_file, sha256_json
+from stages.runtime.artifacts import sha256_file, sha256_json
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGES = ("models", "stages")
 DISTRIBUTIONS = {"cv2": "opencv-python", "dlib": "dlib-bin", "yaml": "pyyaml"}
-UNCOUNTED = frozenset({"stages.params"})
+UNCOUNTED = frozenset({"stages.runtime.params"})
 """Modules that only carry values which are part of a fingerprint themselves."""
 
 

@@ -14,13 +14,11 @@ from models.geometry.mesh import vertex_normals
 from models.geometry.registration import MOUTH_OVERRULED, RegistrationError, Scan
 from models.geometry.template import RegistrationModel
 from models.geometry.views import Camera, draw
-from stages import params
-from stages.contracts import table_of
 from stages.landmark_model import train
 from stages.landmark_predictor import FILE_NAME
 from stages.landmark_providers import NoFaceError
 from stages.register import register_row
-from stages.scan_landmarks import (
+from stages.registration.landmarks import (
     ScanLandmarker,
     ScanLandmarks,
     _scattered,
@@ -29,7 +27,9 @@ from stages.scan_landmarks import (
     head_frame,
     millimetres,
 )
-from stages.unmarked import register_unmarked
+from stages.registration.unmarked import register_unmarked
+from stages.runtime import params
+from stages.runtime.contracts import table_of
 
 UNMARKED = params.ScanLandmarksParams(order="none", edition="mica")
 

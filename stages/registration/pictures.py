@@ -10,8 +10,8 @@ from jaxtyping import UInt8
 from models.geometry.registration import Scan
 from models.geometry.sheet import Cell, registration_cell, registration_sheet, worst_sheet
 from models.geometry.template import RegistrationModel
-from stages.artifacts import sha256_json
-from stages.params import RegisterParams
+from stages.runtime.artifacts import sha256_json
+from stages.runtime.params import RegisterParams
 
 CELLS_PER_PAGE = 20
 

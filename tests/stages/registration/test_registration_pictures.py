@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from stages import params
-from stages.registration_pictures import chosen, draw_pages, pages_of, wanted_pictures
+from stages.registration.pictures import chosen, draw_pages, pages_of, wanted_pictures
+from stages.runtime import params
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from stages.unpickle import PickleReadError, UnsafePickleError, read_npy, read_pickle
+from stages.runtime.unpickle import PickleReadError, UnsafePickleError, read_npy, read_pickle
 
 
 class Call:

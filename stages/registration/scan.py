@@ -17,9 +17,9 @@ from models.geometry.registration import Registration, RegistrationError, Scan
 from models.geometry.registration import register as fit_scan
 from models.geometry.settings import CleaningSettings, FitSettings, QualityLimits
 from models.geometry.template import RegistrationModel
-from stages.params import RegisterParams
-from stages.scan_landmarks import ScanLandmarker
-from stages.unmarked import register_unmarked
+from stages.registration.landmarks import ScanLandmarker
+from stages.registration.unmarked import register_unmarked
+from stages.runtime.params import RegisterParams
 
 MEASURES = (
     "residual_median_mm",

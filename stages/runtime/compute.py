@@ -4,16 +4,20 @@ A stage never knows whether its work ran in its own process, on a Ray started fo
 cluster; results come back in input order, so the bytes it writes are the same each time.
 
 ``RAY_ADDRESS`` set: attach to that head. Otherwise a local Ray starts, but only when the estimated
-work exceeds ``compute.ray_threshold_s``.
+work exceeds ``compute.ray_threshold_s``: its start costs many seconds, so shorter maps run in plain
+processes, and the shortest in the stage's own.
 """
 
 import itertools
 import logging
+import multiprocessing
 import os
 import shutil
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +25,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from stages.params import ComputeParams
-from stages.process import GPUS_VARIABLE, NO_CLOUD_PROBE, ONE_THREAD
+from stages.runtime.params import ComputeParams
+from stages.runtime.process import GPUS_VARIABLE, NO_CLOUD_PROBE, ONE_THREAD, die_with_parent
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +34,8 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 CHUNKS_PER_WORKER = 8
+WORTH_FORKING_S = 4.0
+WORTH_SENDING_S = 5.0  # to a Ray that runs already
 
 
 def item_rng(seed: int, item_id: str) -> np.random.Generator:
@@ -51,34 +57,85 @@ def map_ordered(
         function: Top-level callable or ``functools.partial`` of one. It turns the failures it
             expects into failure rows itself; an exception it raises ends the stage.
         items: Work items; each is sent to a worker.
-        compute: Worker count and the threshold above which Ray is used.
+        compute: Worker count and the threshold above which Ray is started.
         seconds_per_item: Rough estimate, only used for that choice.
         label: What the items are, for the log.
+
+    Raises:
+        RuntimeError: A worker process was ended from outside.
     """
     estimate = len(items) * seconds_per_item
     attached = "RAY_ADDRESS" in os.environ or _ray_runs()
-    if (
-        len(items) < 2
-        or compute.workers == 1
-        or (estimate < compute.ray_threshold_s and not (attached and estimate > 5))
-    ):
-        logger.info("%s: %d items in process", label, len(items))
-        with _one_thread():
-            return [function(item) for item in items]
+    if len(items) < 2 or compute.workers == 1:
+        where = "in process"
+    elif estimate >= (WORTH_SENDING_S if attached else compute.ray_threshold_s):
+        where = f"on {compute.workers} Ray workers"
+    elif estimate >= WORTH_FORKING_S:
+        where = f"in {compute.workers} processes"
+    else:
+        where = "in process"
+    logger.info("%s: %d items %s", label, len(items), where)
+    if where == "in process":
+        return _run_chunk(function, items)
 
-    logger.info("%s: %d items on %d Ray workers", label, len(items), compute.workers)
+    count = min(len(items), compute.workers * CHUNKS_PER_WORKER)
+    bounds = list(itertools.pairwise(np.linspace(0, len(items), count + 1).astype(int)))
+    if "Ray" not in where:
+        return _map_in_processes(function, items, bounds, compute.workers, label)
     with _ray(compute) as ray:
         run = ray.remote(num_cpus=1, max_retries=3, runtime_env={"env_vars": ONE_THREAD})(
             _run_chunk
         )
         shared = ray.put(function)
-        count = min(len(items), compute.workers * CHUNKS_PER_WORKER)
-        bounds = np.linspace(0, len(items), count + 1).astype(int)
-        futures = [
-            run.remote(shared, list(items[start:stop]))
-            for start, stop in itertools.pairwise(bounds)
-        ]
+        futures = [run.remote(shared, list(items[start:stop])) for start, stop in bounds]
         return [result for future in futures for result in ray.get(future)]
+
+
+def _map_in_processes(
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    bounds: list[tuple[int, int]],
+    workers: int,
+    label: str,
+) -> list[Result]:
+    """Run chunks of items in processes that are forked from a server without threads.
+
+    A fork of this process itself would start at once, and hang where a library here has threads.
+    """
+    context = multiprocessing.get_context("forkserver")
+    main = getattr(sys.modules["__main__"], "__spec__", None)
+    apart = {"stages", "" if main is None else main.name}  # each process runs the main module
+    loaded = [name for name in sys.modules if name.split(".")[0] in {"models", "stages"}]
+    context.set_forkserver_preload(sorted(set(loaded) - apart))
+    executor = ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(function,))
+    try:
+        chunks = [executor.submit(_run_own, list(items[start:stop])) for start, stop in bounds]
+        return [result for chunk in chunks for result in chunk.result()]
+    except BrokenProcessPool as error:
+        raise RuntimeError(
+            f"{label}: expected every worker to finish, got one that was ended from outside, by a "
+            "signal or for memory; run the stage again, with fewer compute.workers where memory "
+            "is short"
+        ) from error
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+_own: Callable[[Any], Any] | None = None
+
+
+def _begin(function: Callable[[Any], Any]) -> None:
+    """Prepare a process of a map."""
+    global _own
+    die_with_parent()
+    _own = function
+
+
+def _run_own(items: list[Any]) -> list[Any]:
+    """Run one chunk inside a process of a map."""
+    if _own is None:
+        raise RuntimeError("expected a process that a map started")
+    return _run_chunk(_own, items)
 
 
 _keeps_ray = False
@@ -104,8 +161,8 @@ def _ray_runs() -> bool:
     return "ray" in sys.modules and bool(sys.modules["ray"].is_initialized())
 
 
-def _run_chunk(function: Callable[[Item], Result], items: list[Item]) -> list[Result]:
-    """Run one chunk inside a worker."""
+def _run_chunk(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    """Run the items one after another."""
     with _one_thread():
         return [function(item) for item in items]
 

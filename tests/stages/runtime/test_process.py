@@ -6,7 +6,7 @@ from pathlib import Path
 
 SCRIPT = """
 import numpy, sys
-from stages.process import begin
+from stages.runtime.process import begin
 if sys.argv[1] == "begin":
     begin("test")
 from threadpoolctl import threadpool_info

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages import artifacts
-from stages.contracts import schema, table_of
+from stages.runtime import artifacts
+from stages.runtime.contracts import schema, table_of
 
 
 def test_a_failing_block_leaves_the_old_folder(tmp_path: Path) -> None:

@@ -29,10 +29,10 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from stages.artifacts import sha256_file, sha256_json, write_bytes
-from stages.compute import CHUNKS_PER_WORKER, map_ordered
-from stages.fingerprint import hash_code, hash_input
-from stages.params import ComputeParams
+from stages.runtime.artifacts import sha256_file, sha256_json, write_bytes
+from stages.runtime.compute import CHUNKS_PER_WORKER, map_ordered
+from stages.runtime.fingerprint import hash_code, hash_input
+from stages.runtime.params import ComputeParams
 
 logger = logging.getLogger(__name__)
 

@@ -17,10 +17,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages import fingerprint, row_cache
-from stages.artifacts import write_table
-from stages.params import ComputeParams
-from stages.row_cache import (
+from stages.runtime import fingerprint, row_cache
+from stages.runtime.artifacts import write_table
+from stages.runtime.params import ComputeParams
+from stages.runtime.row_cache import (
     RowCache,
     cached_each,
     cached_map,
@@ -326,7 +326,7 @@ import sys, time
 from pathlib import Path
 sys.path[:0] = {path!r}
 import test_row_cache as t
-from stages import row_cache
+from stages.runtime import row_cache
 row_cache.FLUSH_S = 0.02
 slow, squares = {pause}, t.squares
 def function(items):

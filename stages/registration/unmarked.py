@@ -15,8 +15,8 @@ from models.geometry.registration import (
 )
 from models.geometry.template import RegistrationModel
 from stages.landmark_providers import NoFaceError
-from stages.params import RegisterParams
-from stages.scan_landmarks import ScanLandmarker
+from stages.registration.landmarks import ScanLandmarker
+from stages.runtime.params import RegisterParams
 
 MOUTH = slice(48, 68)
 """The mouth in iBUG's order."""

@@ -1,0 +1,1 @@
+"""What every stage runs on: parameters, contracts, artefacts, caches, processes and Ray."""
