@@ -35,7 +35,7 @@ def dvc(clone: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def clone(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A copy of the checkout with the tiny preset, built once."""
+    """A copy of the checkout with the tiny preset, built once; compiled kernels are copied too."""
     folder = tmp_path_factory.mktemp("clone")
     listed = subprocess.run(
         ["git", "ls-files", "-z"], cwd=repository, capture_output=True, text=True, check=True
@@ -43,7 +43,12 @@ def clone(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     for name in filter(None, listed.stdout.split("\0")):
         if (repository / name).is_file() and name != "dvc.lock":
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(repository / name, folder / name)
+            shutil.copy2(repository / name, folder / name)  # kernels are dated by their sources
+    for package in ("models", "stages"):
+        for kernel in (repository / package).rglob("__pycache__/*.nb[ci]"):
+            copy = folder / kernel.relative_to(repository)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(kernel, copy)
     subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
     presets.apply("tiny", folder)
     result = dvc(folder, "repro")

@@ -4,8 +4,8 @@ A stage never knows whether its work ran in its own process, on a Ray started fo
 cluster; results come back in input order, so the bytes it writes are the same each time.
 
 ``RAY_ADDRESS`` set: attach to that head. Otherwise a local Ray starts, but only when the estimated
-work exceeds ``compute.ray_threshold_s``: its start costs seconds, so shorter maps run in forks of
-the stage's process, and the shortest in the process itself.
+work exceeds ``compute.ray_threshold_s``: its start costs many seconds, so shorter maps run in plain
+processes, and the shortest in the stage's own.
 """
 
 import itertools
@@ -34,7 +34,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 CHUNKS_PER_WORKER = 8
-WORTH_FORKING_S = 1.0
+WORTH_FORKING_S = 4.0
 WORTH_SENDING_S = 5.0  # to a Ray that runs already
 
 
@@ -62,7 +62,7 @@ def map_ordered(
         label: What the items are, for the log.
 
     Raises:
-        RuntimeError: A forked worker was ended from outside.
+        RuntimeError: A worker process was ended from outside.
     """
     estimate = len(items) * seconds_per_item
     attached = "RAY_ADDRESS" in os.environ or _ray_runs()
@@ -70,8 +70,8 @@ def map_ordered(
         where = "in process"
     elif estimate >= (WORTH_SENDING_S if attached else compute.ray_threshold_s):
         where = f"on {compute.workers} Ray workers"
-    elif estimate >= WORTH_FORKING_S and not _ray_runs() and not _gpu_in_use():
-        where = f"in {compute.workers} forks"
+    elif estimate >= WORTH_FORKING_S:
+        where = f"in {compute.workers} processes"
     else:
         where = "in process"
     logger.info("%s: %d items %s", label, len(items), where)
@@ -81,7 +81,7 @@ def map_ordered(
     count = min(len(items), compute.workers * CHUNKS_PER_WORKER)
     bounds = list(itertools.pairwise(np.linspace(0, len(items), count + 1).astype(int)))
     if "Ray" not in where:
-        return _map_in_forks(function, items, bounds, compute.workers, label)
+        return _map_in_processes(function, items, bounds, compute.workers, label)
     with _ray(compute) as ray:
         run = ray.remote(num_cpus=1, max_retries=3, runtime_env={"env_vars": ONE_THREAD})(
             _run_chunk
@@ -91,22 +91,26 @@ def map_ordered(
         return [result for future in futures for result in ray.get(future)]
 
 
-def _map_in_forks(
+def _map_in_processes(
     function: Callable[[Item], Result],
     items: Sequence[Item],
     bounds: list[tuple[int, int]],
     workers: int,
     label: str,
 ) -> list[Result]:
-    """Run chunks of items in forks of this process, which have its memory: only results travel."""
-    global _forked
-    _forked = (function, items)
-    executor = ProcessPoolExecutor(
-        workers, multiprocessing.get_context("fork"), initializer=die_with_parent
-    )
+    """Run chunks of items in processes that are forked from a server without threads.
+
+    A fork of this process itself would start at once, and hang where a library here has threads.
+    """
+    context = multiprocessing.get_context("forkserver")
+    main = getattr(sys.modules["__main__"], "__spec__", None)
+    apart = {"stages", "" if main is None else main.name}  # each process runs the main module
+    loaded = [name for name in sys.modules if name.split(".")[0] in {"models", "stages"}]
+    context.set_forkserver_preload(sorted(set(loaded) - apart))
+    executor = ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(function,))
     try:
-        chunks = executor.map(_run_forked, bounds)
-        return [result for chunk in chunks for result in chunk]
+        chunks = [executor.submit(_run_own, list(items[start:stop])) for start, stop in bounds]
+        return [result for chunk in chunks for result in chunk.result()]
     except BrokenProcessPool as error:
         raise RuntimeError(
             f"{label}: expected every worker to finish, got one that was ended from outside, by a "
@@ -115,23 +119,23 @@ def _map_in_forks(
         ) from error
     finally:
         executor.shutdown(cancel_futures=True)
-        _forked = None
 
 
-_forked: tuple[Callable[[Any], Any], Sequence[Any]] | None = None
+_own: Callable[[Any], Any] | None = None
 
 
-def _run_forked(bounds: tuple[int, int]) -> list[Any]:
-    """Run one chunk inside a fork."""
-    if _forked is None:
-        raise RuntimeError("expected a process that was forked by a map")
-    function, items = _forked
-    return _run_chunk(function, items[slice(*bounds)])
+def _begin(function: Callable[[Any], Any]) -> None:
+    """Prepare a process of a map."""
+    global _own
+    die_with_parent()
+    _own = function
 
 
-def _gpu_in_use() -> bool:
-    """Tell whether this process holds a GPU, which its forks could not use."""
-    return "torch" in sys.modules and bool(sys.modules["torch"].cuda.is_initialized())
+def _run_own(items: list[Any]) -> list[Any]:
+    """Run one chunk inside a process of a map."""
+    if _own is None:
+        raise RuntimeError("expected a process that a map started")
+    return _run_chunk(_own, items)
 
 
 _keeps_ray = False

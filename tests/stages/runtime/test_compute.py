@@ -15,7 +15,7 @@ from stages.runtime.process import GPUS_VARIABLE
 
 LOCAL = ComputeParams(workers=1, ray_threshold_s=1e9, object_store_mb=100)
 ON_RAY = ComputeParams(workers=2, ray_threshold_s=0, object_store_mb=100)
-IN_FORKS = ComputeParams(workers=2, ray_threshold_s=1e9, object_store_mb=100)
+IN_PROCESSES = ComputeParams(workers=2, ray_threshold_s=1e9, object_store_mb=100)
 
 
 def draw(item: str) -> float:
@@ -45,17 +45,17 @@ def draw_there(item: str) -> tuple[float, int]:
     return draw(item), os.getpid()
 
 
-def test_forks_give_the_same_results_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_give_the_same_results_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(compute, "_ray_runs", lambda: False)
     items = [f"item{index}" for index in range(37)]
     found = compute.map_ordered(
-        draw_there, items, compute=IN_FORKS, seconds_per_item=1, label="test"
+        draw_there, items, compute=IN_PROCESSES, seconds_per_item=1, label="test"
     )
     assert [number for number, _ in found] == [draw(item) for item in items]
     assert os.getpid() not in {process for _, process in found}
     short = compute.map_ordered(
-        draw_there, items, compute=IN_FORKS, seconds_per_item=0.001, label="test"
+        draw_there, items, compute=IN_PROCESSES, seconds_per_item=0.001, label="test"
     )
     assert {process for _, process in short} == {os.getpid()}
 
@@ -68,15 +68,15 @@ def fail_at_three(item: int) -> int:
     return item
 
 
-def test_what_ends_a_fork_ends_the_map(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_ends_a_process_ends_the_map(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compute, "_ray_runs", lambda: False)
     with pytest.raises(RuntimeError, match="test: expected every worker to finish"):
         compute.map_ordered(
-            fail_at_three, range(20), compute=IN_FORKS, seconds_per_item=1, label="test"
+            fail_at_three, range(20), compute=IN_PROCESSES, seconds_per_item=1, label="test"
         )
     with pytest.raises(ValueError, match="item 103"):
         compute.map_ordered(
-            fail_at_three, range(100, 120), compute=IN_FORKS, seconds_per_item=1, label="test"
+            fail_at_three, range(100, 120), compute=IN_PROCESSES, seconds_per_item=1, label="test"
         )
 
 
