@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from models.face_path import acceleration_px
 from models.rendering.cameras import perspective_pixels
 from pipelines.cli import main
 from stages.corpus.clip import face_depth_mm, performer, shoot
@@ -84,6 +85,7 @@ def test_what_is_written(written: Path, clip: Path) -> None:
     assert all(row["status"] == "ok" and row["photometric_rmse"] < 60 for row in rows)
     assert meta["depth_rmse_mm_mean"] == pytest.approx(np.mean([r["depth_rmse_mm"] for r in rows]))
     assert meta["depth_rmse_mm_mean"] < 120
+    assert meta["jitter_px"] == pytest.approx(acceleration_px(fitted))
     arrays, facts = read_safetensors(written / "parameters.safetensors")
     assert arrays["frame"].tolist() == list(range(FRAMES))
     assert arrays["psi"].shape == (FRAMES, 30)
