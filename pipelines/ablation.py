@@ -82,9 +82,27 @@ class Grid(_Part):
     """All of a method's ablations."""
 
     title: str
-    target: str = Field(description="stage of the graph that brings every figure up to date")
+    target: str = Field(
+        default="", description="stage of the graph that brings every figure up to date"
+    )
+    chain: list[str] = Field(
+        default=[], description="the target and the stages before it that rows may change, in order"
+    )
+    commands: list[str] = Field(
+        default=[],
+        description="instead of a target, for what no graph holds: run in a row's folder, where {seed} "
+        "is the row's",
+    )
     figures: list[Figure] = Field(min_length=1)
     switches: dict[str, Switch] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "Grid":
+        if bool(self.target) == bool(self.commands):
+            raise ValueError("expected a target of the graph or commands, one of the two")
+        if self.chain and self.chain[-1] != self.target:
+            raise ValueError(f"expected a chain that ends in {self.target}, got {self.chain}")
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +135,8 @@ class TrialResult:
         figures: By name; None where the number is not there.
         synthetic: Whether the figures rest on synthetic data; None when not recorded.
         weights: Where the method's weights come from, in words.
+        seed: Root of the draws where it is not that of ``params.yaml``.
+        seconds: What its stages took, where they were run one by one.
     """
 
     trial: Trial
@@ -125,6 +145,8 @@ class TrialResult:
     figures: Mapping[str, float | None]
     synthetic: bool | None
     weights: str
+    seed: int | None = None
+    seconds: float | None = None
 
 
 def load_grid(method: str, root: Path) -> Grid:
@@ -163,8 +185,8 @@ def plan(
         ValueError: A changed parameter is out of range, or code is not under git and would be
             missing from the experiments.
     """
-    if only is not None and only not in grid.switches:
-        raise KeyError(f"expected a switch among {sorted(grid.switches)}, got {only!r}")
+    if not grid.target:
+        raise ValueError(f"{method} is not in the graph: run its rows with --stages")
     untracked = _git(root, "ls-files", "--others", "--exclude-standard", "--", *CODE).split()
     if untracked:
         raise ValueError(
@@ -172,6 +194,34 @@ def plan(
             "git knows"
         )
     state = _git(root, "rev-parse", "HEAD") + _git(root, "diff", "--binary", "HEAD")
+    return trials_of(method, grid, root, state, only=only, check=check)
+
+
+def trials_of(
+    method: str,
+    grid: Grid,
+    root: Path,
+    state: str,
+    *,
+    only: str | None = None,
+    check: Callable[[Any], object] = Params.model_validate,
+) -> list[Trial]:
+    """The rows of a grid; see :func:`plan`.
+
+    Args:
+        method: Begins the rows' names.
+        grid: What to vary.
+        root: The checkout.
+        state: Stands for all code in a row's name.
+        only: One switch; None takes all.
+        check: Refuses parameters that no stage would take.
+
+    Raises:
+        KeyError: There is no such switch, or no such parameter.
+        ValueError: A changed parameter is out of range.
+    """
+    if only is not None and only not in grid.switches:
+        raise KeyError(f"expected a switch among {sorted(grid.switches)}, got {only!r}")
     text = (root / "params.yaml").read_text(encoding="utf-8")
     rows: list[tuple[str, str, Mapping[str, Value], tuple[float | None, ...]]]
     rows = [("", BASE, {}, ())]
@@ -181,7 +231,7 @@ def plan(
     trials = []
     for switch_name, value, wanted, published in rows:
         params = yaml.safe_load(text)
-        changes = {key: to for key, to in wanted.items() if _replace(params, key, to) != to}
+        changes = {key: to for key, to in wanted.items() if replace_at(params, key, to) != to}
         check(params)
         stamp = sha256_json([state, grid.target, sorted(changes.items())])[:12]
         trials.append(Trial(switch_name, value, changes, published, f"{method}-{stamp}"))
@@ -271,16 +321,29 @@ def _read(grid: Grid, trial: Trial, revision: str, root: Path) -> TrialResult:
     """Read the figures that an experiment left."""
     import dvc.api
 
+    def text_of(file: str) -> str:
+        return str(dvc.api.read(file, repo=str(root), rev=revision))
+
+    return read_figures(grid, trial, text_of)
+
+
+def read_figures(grid: Grid, trial: Trial, text_of: Callable[[str], str]) -> TrialResult:
+    """A row's figures from the documents that it left.
+
+    Args:
+        grid: Which figures.
+        trial: The row.
+        text_of: Content of a file by its path in the checkout.
+    """
     documents: dict[str, Any] = {}
     figures: dict[str, float | None] = {}
     for figure in grid.figures:
         if figure.file not in documents:
             try:
-                content = dvc.api.read(figure.file, repo=str(root), rev=revision)
-            except (FileNotFoundError, OSError) as error:
+                documents[figure.file] = json.loads(text_of(figure.file))
+            except OSError as error:
                 reason = f"expected {figure.file} in experiment {trial.experiment}: {error}"
                 return TrialResult(trial, "failed", reason, {}, None, "")
-            documents[figure.file] = json.loads(content)
         found = documents[figure.file]
         for key in figure.at.split("/"):
             found = found.get(key) if isinstance(found, dict) else None
@@ -291,8 +354,12 @@ def _read(grid: Grid, trial: Trial, revision: str, root: Path) -> TrialResult:
     return TrialResult(trial, "ok", "", figures, synthetic, str(weights or "not recorded"))
 
 
-def _replace(params: dict[str, Any], key: str, value: Value) -> object:
-    """Put a value at a dotted place and return the one that was there."""
+def replace_at(params: dict[str, Any], key: str, value: Value) -> object:
+    """Put a value at a dotted place and return the one that was there.
+
+    Raises:
+        KeyError: There is no such place.
+    """
     *path, last = key.split(".")
     place: Any = params
     for part in path:

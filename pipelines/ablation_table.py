@@ -1,48 +1,111 @@
-"""The table of an ablation: Parquet, Markdown and one self-contained page."""
+"""An ablation's table: a document for the report, Parquet, Markdown and a page of its own."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines.ablation import Grid, TrialResult
-from stages.reporting.markup import (
-    NONE,
-    Cell,
-    Section,
-    number,
-    page,
-    paragraph,
-    source,
-    table,
-    text,
+from pipelines.ablation import Grid, TrialResult, Value
+from stages.reporting.ablations import (
+    VERSION,
+    conditions_of,
+    mean_of,
+    spread_of,
+    switch_sections,
 )
-from stages.runtime.artifacts import atomic_directory, write_bytes, write_table
+from stages.reporting.markup import NONE, page, text
+from stages.runtime.artifacts import atomic_directory, write_bytes, write_json, write_table
 from stages.runtime.contracts import table_of
 
+MEASURED = Path("ablations") / "measured"
 FOOTER = (
-    "Written by <code>faceline ablate</code>. Every row is a DVC experiment: "
-    "<code>dvc exp apply NAME</code> brings its parameters into the checkout."
+    "Written by <code>faceline ablate</code>. Rows that DVC ran are experiments: "
+    "<code>dvc exp apply NAME</code> brings their parameters into the checkout."
 )
 
 
-def write(method: str, grid: Grid, results: Sequence[TrialResult], out: Path) -> None:
-    """Write ``ablation.parquet``, ``ablation.md`` and ``ablation.html``.
+def write(
+    method: str,
+    grid: Grid,
+    results: Sequence[TrialResult],
+    out: Path,
+    *,
+    common: Mapping[str, Value] | None = None,
+    note: str = "",
+) -> dict[str, Any]:
+    """Write ``ablation.{json,parquet,md,html}`` and return the first's content.
 
     Args:
         method: The method's name.
         grid: What was varied.
-        results: One per row, see :func:`pipelines.ablation.run`.
+        results: One per row and seed, see :func:`pipelines.ablation.run`.
         out: Replaced when all is written.
+        common: Parameters that were changed in all rows.
+        note: What else to know of the conditions.
     """
+    found = document(method, grid, results, common=common, note=note)
     with atomic_directory(out) as scratch:
+        write_json(found, scratch / "ablation.json")
         write_table(table_of(rows(method, grid, results), "ablation"), scratch / "ablation.parquet")
-        write_bytes(scratch / "ablation.md", markdown(grid, results).encode())
-        write_bytes(scratch / "ablation.html", html(grid, results).encode())
+        write_bytes(scratch / "ablation.md", markdown(found).encode())
+        write_bytes(scratch / "ablation.html", html(found).encode())
+    return found
+
+
+def document(
+    method: str,
+    grid: Grid,
+    results: Sequence[TrialResult],
+    *,
+    common: Mapping[str, Value] | None = None,
+    note: str = "",
+) -> dict[str, Any]:
+    """Everything that a table needs; seeds of a row side by side. See :func:`write`."""
+
+    def row_of(part: Sequence[TrialResult]) -> dict[str, Any]:
+        good = [result for result in part if result.status == "ok"]
+        first = (good or part)[0]
+        return {
+            "value": first.trial.value,
+            "changes": dict(first.trial.changes),
+            "published": list(first.trial.published),
+            "experiment": first.trial.experiment,
+            "status": "ok" if len(good) == len(part) else "failed",
+            "reason": next((result.reason for result in part if result.reason), ""),
+            "synthetic": first.synthetic,
+            "weights": first.weights,
+            "figures": {f.name: [r.figures.get(f.name) for r in part] for f in grid.figures},
+        }
+
+    switches = []
+    for name, switch in grid.switches.items():
+        part = [result for result in results if result.trial.switch == name]
+        if part:
+            values = dict.fromkeys(result.trial.value for result in part)
+            switches.append(
+                {
+                    "name": name,
+                    "about": switch.about,
+                    "source": switch.source,
+                    "published": list(switch.published),
+                    "rows": [row_of([r for r in part if r.trial.value == v]) for v in values],
+                }
+            )
+    return {
+        "version": VERSION,
+        "method": method,
+        "title": grid.title,
+        "seeds": sorted({result.seed for result in results if result.seed is not None}),
+        "common": dict(common or {}),
+        "note": note,
+        "figures": [f.model_dump(include={"name", "unit", "digits"}) for f in grid.figures],
+        "base": row_of([result for result in results if not result.trial.switch]),
+        "switches": switches,
+    }
 
 
 def rows(method: str, grid: Grid, results: Sequence[TrialResult]) -> list[dict[str, Any]]:
-    """Rows of schema ``ablation``: one per trial and figure, failures too."""
+    """Rows of schema ``ablation``: one per trial, seed and figure, failures too."""
     return [
         {
             "method": method,
@@ -50,6 +113,7 @@ def rows(method: str, grid: Grid, results: Sequence[TrialResult]) -> list[dict[s
             "value": result.trial.value,
             "changes": json.dumps(dict(result.trial.changes), sort_keys=True),
             "experiment": result.trial.experiment,
+            "seed": result.seed,
             "status": result.status,
             "reason": result.reason,
             "figure": figure.name,
@@ -63,94 +127,37 @@ def rows(method: str, grid: Grid, results: Sequence[TrialResult]) -> list[dict[s
     ]
 
 
-def markdown(grid: Grid, results: Sequence[TrialResult]) -> str:
-    """The table for notes and terminals; published figures in columns of their own."""
-    lines = [f"# {grid.title}", "", _origin(results), ""]
-    for switch, part in _parts(grid, results):
-        declared = grid.switches[switch]
-        heads = [f"{figure.name}, {figure.unit}" for figure in grid.figures]
-        heads += [f"published: {head}" for head in declared.published]
-        lines += [f"## {switch}", "", declared.about, ""]
+def markdown(found: Mapping[str, Any]) -> str:
+    """The tables of a document for notes and terminals; published figures in own columns."""
+    lines = [f"# {found['title']}", "", conditions_of(found), ""]
+    for switch in found["switches"]:
+        part = [found["base"], *switch["rows"]]
+        heads = [f"{figure['name']}, {figure['unit']}" for figure in found["figures"]]
+        heads += [f"published: {head}" for head in switch["published"]]
+        lines += [f"## {switch['name']}", "", switch["about"], ""]
         lines.append("| " + " | ".join(["value", *heads, "experiment"]) + " |")
         lines.append("|---|" + "---:|" * len(heads) + "---|")
-        for result in part:
-            cells = _figures(grid, result) + _published(declared.published, result)
-            shown = [result.trial.value, *cells, f"`{result.trial.experiment}`"]
-            lines.append("| " + " | ".join(shown) + " |")
+        for row in part:
+            published = row["published"] or [None] * len(switch["published"])
+            cells = [_figure(row, figure) for figure in found["figures"]]
+            cells += [NONE if value is None else f"{value:.2f}" for value in published]
+            lines.append("| " + " | ".join([row["value"], *cells, f"`{row['experiment']}`"]) + " |")
         lines.append("")
-        lines += [f"{r.trial.value}: {r.reason}\n" for r in part if r.reason]
-        if declared.published:
-            lines += [f"Published, real data, not comparable: {declared.source}.", ""]
+        lines += [f"{row['value']}: {row['reason']}\n" for row in part if row["reason"]]
+        if switch["published"]:
+            lines += [f"Published, real data, not comparable: {switch['source']}.", ""]
     return "\n".join(lines)
 
 
-def html(grid: Grid, results: Sequence[TrialResult]) -> str:
-    """The table as a page that fetches nothing."""
-    sections = []
-    for switch, part in _parts(grid, results):
-        declared = grid.switches[switch]
-        best = {
-            figure.name: min(
-                (v for r in part if (v := r.figures.get(figure.name)) is not None), default=None
-            )
-            for figure in grid.figures
-        }
-        body = []
-        for result in part:
-            cells = [Cell(text(result.trial.value), "steady", header=True)]
-            for figure in grid.figures:
-                value = result.figures.get(figure.name)
-                bold = "best" if value is not None and value == best[figure.name] else ""
-                cells.append(number(value, figure.digits, bold))
-            cells.append(
-                Cell(source(synthetic=result.synthetic))
-                if result.status == "ok"
-                else Cell(text(f"failed: {result.reason}"))
-            )
-            cells += [Cell(c, "num quiet") for c in _published(declared.published, result)]
-            body.append(cells)
-        caption = "The lowest of a column is bold."
-        groups = [("", 1), ("measured here", len(grid.figures) + 1)]
-        if declared.published:
-            groups.append(("published, real data, not comparable", len(declared.published)))
-            caption += f" Published figures: {text(declared.source)}."
-        heads = [Cell(text(f"{f.name}, {f.unit}"), "num") for f in grid.figures]
-        heads += [Cell("data"), *[Cell(text(head), "num") for head in declared.published]]
-        content = table([Cell(text(switch)), *heads], body, groups=groups, caption=caption)
-        sections.append(Section(switch, switch, paragraph(text(declared.about)) + content))
-    return page(grid.title, text(_origin(results)), "", sections, FOOTER)
+def html(found: Mapping[str, Any]) -> str:
+    """The tables of a document as a page that fetches nothing."""
+    sections = switch_sections(found)
+    return page(str(found["title"]), text(conditions_of(found)), "", sections, FOOTER)
 
 
-def _parts(grid: Grid, results: Sequence[TrialResult]) -> list[tuple[str, list[TrialResult]]]:
-    """The rows of each switch that was run, the unchanged parameters first."""
-    base = [result for result in results if not result.trial.switch]
-    return [
-        (switch, base + part)
-        for switch in grid.switches
-        if (part := [result for result in results if result.trial.switch == switch])
-    ]
-
-
-def _origin(results: Sequence[TrialResult]) -> str:
-    """What the figures rest on, in a sentence."""
-    known = {result.synthetic for result in results if result.status == "ok"}
-    if known == {True}:
-        data = "Measured on synthetic data: the figures compare rows, nothing else."
-    elif known == {False}:
-        data = "Measured on real data."
-    else:
-        data = "What the data are is not the same for all rows, or not recorded."
-    weights = sorted({result.weights for result in results if result.weights})
-    return f"{data} Weights: {', '.join(weights) or 'none'}."
-
-
-def _figures(grid: Grid, result: TrialResult) -> list[str]:
-    return [
-        NONE if (v := result.figures.get(figure.name)) is None else f"{v:.{figure.digits}f}"
-        for figure in grid.figures
-    ]
-
-
-def _published(heads: Sequence[str], result: TrialResult) -> list[str]:
-    figures = result.trial.published or (None,) * len(heads)
-    return [NONE if figure is None else f"{figure:.2f}" for figure in figures]
+def _figure(row: Mapping[str, Any], figure: Mapping[str, Any]) -> str:
+    values, digits = row["figures"].get(figure["name"], []), figure["digits"]
+    mean, spread = mean_of(values), spread_of(values)
+    if mean is None:
+        return NONE
+    return f"{mean:.{digits}f}" + (f" ± {spread:.{digits}f}" if spread is not None else "")

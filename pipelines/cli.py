@@ -145,6 +145,32 @@ def build_parser() -> argparse.ArgumentParser:
     ablate.add_argument(
         "--out", type=Path, help="folder of the table (default out/ablations/METHOD)"
     )
+    ablate.add_argument(
+        "--keep", action="store_true", help="also keep it in ablations/measured, for the report"
+    )
+    ablate.add_argument(
+        "--stages",
+        type=Path,
+        metavar="DATA",
+        help="no DVC: run the rows' own stages on this built data folder",
+    )
+    ablate.add_argument(
+        "--seeds",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="with --stages: each row with each of these",
+    )
+    ablate.add_argument("--jobs", type=int, default=1, help="with --stages: rows at a time")
+    ablate.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="KEY=JSON",
+        help="with --stages: parameters changed in all rows",
+    )
+    ablate.add_argument("--limit-s", type=float, default=86400.0, help="with --stages: seconds")
+    ablate.add_argument("--note", default="", help="what the table says of its conditions")
     ablate.add_argument("--json", action="store_true")
     ablate.set_defaults(command=_ablate)
 
@@ -355,16 +381,28 @@ def _track(options: argparse.Namespace) -> int:
 
 
 def _ablate(options: argparse.Namespace) -> int:
-    from pipelines import ablation, ablation_table
+    from pipelines import ablation, ablation_stages, ablation_table
+    from stages.runtime.artifacts import write_json
+    from stages.runtime.params import load
 
     root = _checkout()
     grid = ablation.load_grid(options.method, root)
-    trials = ablation.plan(options.method, grid, root, only=options.only)
+    if options.stages is None:
+        trials = ablation.plan(options.method, grid, root, only=options.only)
+    else:
+        state = ablation_stages.code_state(root)
+        trials = ablation.trials_of(options.method, grid, root, state, only=options.only)
 
-    def tell(result: ablation.TrialResult, ran: bool) -> None:
+    def tell(result: ablation.TrialResult, word: str) -> None:
         trial = result.trial
         name = f"{trial.switch}: {trial.value}" if trial.switch else trial.value
-        logger.info("%s: %s%s", name, result.status, "" if ran else ", kept from before")
+        logger.info(
+            "%s: %s%s%s",
+            name,
+            result.status,
+            word,
+            f": {result.reason}"[:400] if result.reason else "",
+        )
 
     if options.list:
         if options.json:
@@ -380,13 +418,40 @@ def _ablate(options: argparse.Namespace) -> int:
                 label = f"{trial.switch}: {trial.value}" if trial.switch else trial.value
                 sys.stdout.write(f"{label}  [{changes or 'no change'}]\n")
         return 0
-    results = ablation.run(grid, trials, root, on_row=tell)
+    common: dict[str, Any] = {}
+    if options.stages is None:
+        results = ablation.run(
+            grid,
+            trials,
+            root,
+            on_row=lambda result, ran: tell(result, "" if ran else ", kept from before"),
+        )
+    else:
+        common = {
+            key: json.loads(value) for key, _, value in (s.partition("=") for s in options.set)
+        }
+        results = ablation_stages.run(
+            grid,
+            trials,
+            root,
+            data=options.stages,
+            work=root / ".work" / "ablations",
+            seeds=options.seeds or [load().seed],
+            jobs=options.jobs,
+            common=common,
+            limit_s=options.limit_s,
+            on_row=lambda result: tell(result, f", seed {result.seed}"),
+        )
     out = options.out or root / "out" / "ablations" / options.method
-    ablation_table.write(options.method, grid, results, out)
+    found = ablation_table.write(
+        options.method, grid, results, out, common=common, note=options.note
+    )
+    if options.keep:
+        write_json(found, root / ablation_table.MEASURED / f"{options.method}.json")
     if options.json:
         _emit(ablation_table.rows(options.method, grid, results))
     else:
-        sys.stdout.write(ablation_table.markdown(grid, results) + "\n")
+        sys.stdout.write(ablation_table.markdown(found) + "\n")
     logger.info("table: %s", out / "ablation.html")
     return 1 if any(result.status != "ok" for result in results) else 0
 

@@ -195,6 +195,7 @@ def schema(name: str) -> Any:  # noqa: ANN401 - pyarrow.Schema, imported late
             _field("value", text),
             _field("changes", text, format="json: dotted parameter to value"),
             _field("experiment", text, format="name of the DVC experiment"),
+            _field("seed", pa.int64(), of="the row; null: that of params.yaml"),
             _field("status", text, values="|".join(STATUSES)),
             _field("reason", text),
             _field("figure", text),
