@@ -12,9 +12,12 @@ import numpy as np
 
 from stages.runtime.artifacts import read_table
 from stages.runtime.params import ComputeParams
-from stages.scoring import curve_of, dataset_scores, row_of
+from stages.scoring import ImageScore, Planned, curve_of, planned, planned_scores, row_of
 
 logger = logging.getLogger(__name__)
+
+Outcome = tuple[dict[str, Any], list[ImageScore]] | str
+"""Summary and every image's distances, or why there are none."""
 
 
 def score_benchmarks(
@@ -43,26 +46,32 @@ def score_benchmarks(
     asked: dict[str, set[str]] = {}
     for row in read_table(predictions / "rows.parquet").to_pylist():
         asked.setdefault(row["benchmark"], set()).add(row["item_id"])
+    plans: dict[tuple[str, str], Planned] = {}
+    outcomes: dict[tuple[str, str], Outcome] = {}
+    names = [(name, protocol) for name in sorted(protocols) for protocol in protocols[name]]
+    for benchmark, protocol in names:
+        try:
+            plans[benchmark, protocol] = planned(
+                protocol,
+                roots[benchmark],
+                predictions / benchmark,
+                unit,
+                among=asked.get(benchmark, set()),
+            )
+        except (OSError, ValueError) as error:
+            outcomes[benchmark, protocol] = str(error)
+    outcomes |= zip(plans, planned_scores(list(plans.values()), compute), strict=True)
     found: dict[str, dict[str, Any]] = {}
     rows = []
-    for benchmark in sorted(protocols):
-        for protocol in protocols[benchmark]:
-            entry: dict[str, Any]
-            try:
-                entry, scores = dataset_scores(
-                    protocol,
-                    roots[benchmark],
-                    predictions / benchmark,
-                    unit,
-                    among=asked.get(benchmark, set()),
-                    compute=compute,
-                )
-            except (OSError, ValueError) as error:
-                entry = {"protocol": protocol, "reason": str(error)}
-                logger.warning("%s by %s: %s", benchmark, protocol, error)
-            else:
-                entry["curve"] = curve_of(scores, thresholds_mm)
-                rows += [row_of(score, protocol) for score in scores]
-            found.setdefault(benchmark, {})[protocol] = entry
+    for benchmark, protocol in names:
+        outcome = outcomes[benchmark, protocol]
+        if isinstance(outcome, str):
+            entry: dict[str, Any] = {"protocol": protocol, "reason": outcome}
+            logger.warning("%s by %s: %s", benchmark, protocol, outcome)
+        else:
+            entry, scores = outcome
+            entry["curve"] = curve_of(scores, thresholds_mm)
+            rows += [row_of(score, protocol) for score in scores]
+        found.setdefault(benchmark, {})[protocol] = entry
     rows.sort(key=lambda row: (row["protocol"], row["item_id"]))
     return found, rows

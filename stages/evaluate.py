@@ -23,7 +23,7 @@ import numpy as np
 
 from models.metrics import PROTOCOLS, UNITS_MM, Protocol, Target
 from stages.benchmark_scores import score_benchmarks
-from stages.datasets.meshes import read_mesh
+from stages.datasets.meshes import Mesh, read_mesh
 from stages.landmark_scores import TABLE, score_landmarks
 from stages.runtime import params
 from stages.runtime.artifacts import (
@@ -266,7 +266,10 @@ def score_entry(
 
     A row that failed because there is no prediction has a reason that begins with ``missing``.
     """
-    return [row_of(_score(entry, target, unit), name) for name, target in targets.items()]
+    found: _Files | str = "no scan to measure on"
+    if entry.mesh and entry.landmarks and any(isinstance(t, Target) for t in targets.values()):
+        found = _read(entry.mesh, entry.landmarks)
+    return [row_of(_score(entry, target, found, unit), name) for name, target in targets.items()]
 
 
 def _kept(value: Any) -> Any:  # noqa: ANN401 - any column
@@ -290,7 +293,19 @@ def _by_protocol(columns: Row, protocols: Sequence[str]) -> list[dict[str, Any]]
     ]
 
 
-def _score(entry: Entry, target: Target | str, unit: str) -> ImageScore:
+_Files = tuple[Mesh, np.ndarray]
+"""A predicted mesh and its seven landmarks."""
+
+
+def _read(mesh: Path, landmarks: Path) -> _Files | str:
+    """What the method left, or why it cannot be read."""
+    try:
+        return read_mesh(mesh), read_landmarks(landmarks)
+    except (OSError, ValueError) as error:
+        return str(error)
+
+
+def _score(entry: Entry, target: Target | str, files: _Files | str, unit: str) -> ImageScore:
     blank = ImageScore(
         item_id=entry.item_id,
         subject_id=entry.subject_id,
@@ -303,10 +318,12 @@ def _score(entry: Entry, target: Target | str, unit: str) -> ImageScore:
         return replace(blank, status="missing", reason=f"missing: {entry.reason}")
     if isinstance(target, str):
         return replace(blank, reason=target)
+    if isinstance(files, str):
+        return replace(blank, reason=files)
+    mesh, landmarks = files
     try:
-        mesh, landmarks = read_mesh(entry.mesh), read_landmarks(entry.landmarks)
         result = target.measure(mesh.vertices, mesh.faces, landmarks, unit)
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         return replace(blank, reason=str(error))
     return replace(
         blank,

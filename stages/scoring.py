@@ -45,9 +45,10 @@ from stages.runtime.params import ComputeParams
 __all__ = [
     "ImageScore",
     "curve_of",
-    "dataset_scores",
     "list_images",
     "measure",
+    "planned",
+    "planned_scores",
     "read_landmarks",
     "row_of",
     "score_dataset",
@@ -214,7 +215,7 @@ def score_dataset(
         ValueError: The protocol is unknown.
         OSError, ValueError: Not one subject has a usable scan with landmarks; that of the first.
     """
-    result, scores = dataset_scores(
+    plan = planned(
         protocol,
         dataset_dir,
         submission_dir,
@@ -224,19 +225,40 @@ def score_dataset(
         options=options,
         scan_unit=scan_unit,
         pairs=pairs,
-        compute=compute,
     )
+    found = planned_scores([plan], compute)[0]
+    if isinstance(found, str):
+        raise ValueError(found)
+    result, scores = found
     if out is not None:
         with atomic_directory(out) as scratch:
             rows = [row_of(score, protocol) for score in scores]
             write_table(table_of(rows, "distances"), scratch / "distances.parquet")
             write_json(result, scratch / "scores.json")
-            chosen = with_options(protocol_named(protocol), options or {})
-            _write_official(scratch / "official", chosen, method, scores)
+            _write_official(scratch / "official", plan.protocol, method, scores)
     return result
 
 
-def dataset_scores(
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A data set and a submission by one protocol, ready to be measured by :func:`planned_scores`.
+
+    Attributes:
+        cases: The images, in order.
+        protocol: What to do.
+        challenges: Their order in summaries.
+        facts: What the results say of how they were made.
+        run: Scores of a group of cases, but for ``protocol`` and ``scale_mm``.
+    """
+
+    cases: Sequence[Case]
+    protocol: Protocol
+    challenges: Sequence[str]
+    facts: dict[str, Any]
+    run: "partial[list[ImageScore]]"
+
+
+def planned(
     protocol: str,
     dataset_dir: Path,
     submission_dir: Path,
@@ -247,10 +269,9 @@ def dataset_scores(
     options: Mapping[str, str] | None = None,
     scan_unit: str | None = None,
     pairs: Path | None = None,
-    compute: ComputeParams | None = None,
     among: Collection[str] | None = None,
-) -> tuple[dict[str, Any], list[ImageScore]]:
-    """:func:`score_dataset` that writes nothing and returns every image's distances too.
+) -> Planned:
+    """What :func:`score_dataset` would measure; see there for all arguments but the last.
 
     Args:
         protocol: As there, like all others but the last.
@@ -262,7 +283,6 @@ def dataset_scores(
         options: Of the protocol.
         scan_unit: Of the scans.
         pairs: Corresponding vertices.
-        compute: Workers.
         among: Names of predictions, without suffix; images that have none of these names do not
             count, not even as missing. None: all count.
     """
@@ -287,21 +307,46 @@ def dataset_scores(
         pairs=pairs,
     )
     facts: dict[str, Any] = {"protocol": protocol, "unit": unit, "statistic": chosen.statistic}
-    scale_mm = None
-    if chosen.scale == "global":
-        first = partial(run, protocol=replace(chosen, scale="estimated"), scale_mm=None)
-        scales = [s.measurement.scale for s in _scores(first, cases, compute) if s.measurement]
-        if not scales:
-            raise ValueError("expected predictions to take the global scale from, got none")
-        scale_mm = float(np.median(scales))
-        facts["global_scale_mm_per_unit"] = scale_mm
-    scores = _scores(partial(run, protocol=chosen, scale_mm=scale_mm), cases, compute)
-    usable = [score for score in scores if not score.reason.startswith("scan: ")]
-    if not usable:
-        raise ValueError(scores[0].reason.removeprefix("scan: "))
-    result = {
-        **facts,
-        **summarise(scores, layout.challenges, chosen.statistic),
+    return Planned(cases, chosen, layout.challenges, facts, run)
+
+
+def planned_scores(
+    plans: Sequence[Planned], compute: ComputeParams | None = None
+) -> list[tuple[dict[str, Any], list[ImageScore]] | str]:
+    """What :func:`score_dataset` returns, and every image's distances, of several plans at once.
+
+    All images of all plans are one map, so that none waits for another plan's last image. A plan
+    of which not one subject has a usable scan, or without a prediction where it needs one, gives
+    the reason in words.
+    """
+    scales: dict[int, float | None] = dict.fromkeys(range(len(plans)))
+    globally = [at for at, plan in enumerate(plans) if plan.protocol.scale == "global"]
+    tried = [(plans[at], replace(plans[at].protocol, scale="estimated"), None) for at in globally]
+    for at, scores in zip(globally, _scores(tried, compute), strict=True):
+        found = [score.measurement.scale for score in scores if score.measurement]
+        scales[at] = float(np.median(found)) if found else None
+    kept = [at for at in range(len(plans)) if at not in globally or scales[at] is not None]
+    measured = _scores([(plans[at], plans[at].protocol, scales[at]) for at in kept], compute)
+    by_plan = dict(zip(kept, measured, strict=True))
+    results: list[tuple[dict[str, Any], list[ImageScore]] | str] = []
+    for at, plan in enumerate(plans):
+        if at not in by_plan:
+            results.append("expected predictions to take the global scale from, got none")
+        elif not by_plan[at]:
+            results.append("expected images to score, got none of the benchmark's")
+        elif all(score.reason.startswith("scan: ") for score in by_plan[at]):
+            results.append(by_plan[at][0].reason.removeprefix("scan: "))
+        else:
+            results.append((_result(plan, by_plan[at], scales[at]), by_plan[at]))
+    return results
+
+
+def _result(plan: Planned, scores: list[ImageScore], scale_mm: float | None) -> dict[str, Any]:
+    scaled = {} if scale_mm is None else {"global_scale_mm_per_unit": scale_mm}
+    return {
+        **plan.facts,
+        **scaled,
+        **summarise(scores, plan.challenges, plan.protocol.statistic),
         "per_image": [_one_image(score) for score in scores],
         "unscored": [
             {"item_id": score.item_id, "status": score.status, "reason": score.reason}
@@ -309,7 +354,6 @@ def dataset_scores(
             if score.status != "ok"
         ],
     }
-    return result, scores
 
 
 def row_of(score: ImageScore, protocol: str) -> dict[str, Any]:
@@ -454,26 +498,40 @@ def _one_image(score: ImageScore) -> dict[str, Any]:
 
 
 def _scores(
-    run: "partial[list[ImageScore]]", cases: Sequence[Case], compute: ComputeParams | None
-) -> list[ImageScore]:
-    """Scores of all cases in order of ``item_id``; a group shares its scans' structures."""
-    groups: list[list[Case]] = []
-    for case in sorted(cases, key=lambda case: (case.subject_id, case.item_id)):
-        last = groups[-1] if groups else None
-        if last and last[0].subject_id == case.subject_id and len(last) < IMAGES_PER_TASK:
-            last.append(case)
-        else:
-            groups.append([case])
+    wanted: Sequence[tuple[Planned, Protocol, float | None]], compute: ComputeParams | None
+) -> list[list[ImageScore]]:
+    """Scores of each plan's cases in their order; a group shares its scans' structures."""
+    tasks: list[tuple[partial[list[ImageScore]], list[Case]]] = []
+    owners = []
+    for owner, (plan, protocol, scale_mm) in enumerate(wanted):
+        run = partial(plan.run, protocol=protocol, scale_mm=scale_mm)
+        for case in sorted(plan.cases, key=lambda case: (case.subject_id, case.item_id)):
+            group = tasks[-1][1] if tasks and owners[-1] == owner else []
+            if group and group[0].subject_id == case.subject_id and len(group) < IMAGES_PER_TASK:
+                group.append(case)
+            else:
+                tasks.append((run, [case]))
+                owners.append(owner)
+    images = sum(len(plan.cases) for plan, _, _ in wanted)
     results = map_ordered(
-        run,
-        groups,
+        _run_task,
+        tasks,
         compute=compute or ComputeParams(workers=1, ray_threshold_s=0, object_store_mb=80),
-        seconds_per_item=SECONDS_PER_IMAGE * len(cases) / max(1, len(groups)),
+        seconds_per_item=SECONDS_PER_IMAGE * images / max(1, len(tasks)),
         label="score",
     )
-    found = [score for scores in results for score in scores]
-    position = {case.item_id: place for place, case in enumerate(cases)}
-    return sorted(found, key=lambda score: position[score.item_id])
+    found: list[list[ImageScore]] = [[] for _ in wanted]
+    for owner, scores in zip(owners, results, strict=True):
+        found[owner] += scores
+    for scores, (plan, _, _) in zip(found, wanted, strict=True):
+        position = {case.item_id: place for place, case in enumerate(plan.cases)}
+        scores.sort(key=lambda score: position[score.item_id])
+    return found
+
+
+def _run_task(task: "tuple[partial[list[ImageScore]], list[Case]]") -> list[ImageScore]:
+    run, cases = task
+    return run(cases)
 
 
 def _score_group(

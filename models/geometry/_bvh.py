@@ -15,6 +15,12 @@ _STACK = 128
 _SLACK = 1.0 + 1e-9
 """A box is left aside only when it is farther than rounding explains, so that of triangles that are
 equally close but for rounding the same one answers whatever the tree looks like."""
+_MOST_TESTS = 256
+"""Triangles tested for one query from which a search stops looking for ties: a mesh so small for
+its distance that rounding hides its shape would have all of them tested."""
+_MARGIN_TESTS = 64
+"""Triangles tested for one query from which a tracker's search gives up its margin: a mesh not much
+larger than the margin would have all of them tested, for every query and at every step."""
 
 
 @numba.njit(cache=True)
@@ -212,6 +218,28 @@ def _point_triangle(
     return d_bc, 0.0, 1.0 - t_bc, t_bc
 
 
+@numba.njit(cache=True, inline="always")
+def _farther(
+    px: float, py: float, pz: float, triangle: NDArray[np.float64], squared: float
+) -> bool:
+    """Whether a triangle is certainly farther from a point than a squared distance.
+
+    Along the direction w from corner a to the point, the triangle ends m / |w| before a, with m the
+    largest of 0, w . (b - a) and w . (c - a); so its distance is at least (w . w - m) / |w|.
+    """
+    ax = triangle[0, 0]
+    ay = triangle[0, 1]
+    az = triangle[0, 2]
+    wx = px - ax
+    wy = py - ay
+    wz = pz - az
+    b = wx * (triangle[1, 0] - ax) + wy * (triangle[1, 1] - ay) + wz * (triangle[1, 2] - az)
+    c = wx * (triangle[2, 0] - ax) + wy * (triangle[2, 1] - ay) + wz * (triangle[2, 2] - az)
+    length = wx * wx + wy * wy + wz * wz
+    least = length - max(0.0, b, c)
+    return least > 0.0 and least * least > squared * _SLACK * length
+
+
 @numba.njit(cache=True)
 def query(
     points: NDArray[np.float64],
@@ -220,7 +248,7 @@ def query(
     bounds: NDArray[np.float64],
     nodes: NDArray[np.int64],
     limit: float,
-) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]:
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64], int]:
     """Closest point of each query within ``limit``.
 
     The search starts from the distance of the triangle that answered the query before, which is
@@ -236,7 +264,7 @@ def query(
 
     Returns:
         Squared distances (N,), inf where nothing lies within the limit; face ids (N,), -1 there;
-        barycentric weights (N, 3).
+        barycentric weights (N, 3); how many triangles were tested.
     """
     count = points.shape[0]
     squared = np.full(count, np.inf)
@@ -246,6 +274,7 @@ def query(
     stack_distance = np.empty(_STACK)
     radius = limit * limit
     before = 0
+    tests = 0
     for i in range(count):
         px = points[i, 0]
         py = points[i, 1]
@@ -265,15 +294,21 @@ def query(
         stack[0] = 0
         stack_distance[0] = _box_distance(px, py, pz, bounds[0])
         top = 1
+        tested = 1
         while top > 0:
             top -= 1
             if stack_distance[top] > best * _SLACK:
+                continue
+            if tested > _MOST_TESTS and stack_distance[top] >= best:
                 continue
             node = stack[top]
             first = nodes[node, 0]
             leaf = nodes[node, 1]
             if leaf > 0:
                 for j in range(first, first + leaf):
+                    if _farther(px, py, pz, triangles[j], best):
+                        continue
+                    tested += 1
                     d, u, v, w = _point_triangle(px, py, pz, triangles[j])
                     if d < best or (d == best and (found < 0 or order[j] < found)):
                         best = d
@@ -296,13 +331,14 @@ def query(
                 stack[top + 1] = first + 1
                 stack_distance[top + 1] = right
             top += 2
+        tests += tested
         if found >= 0:
             squared[i] = best
             faces[i] = found
             bary[i, 0] = b0
             bary[i, 1] = b1
             bary[i, 2] = b2
-    return squared, faces, bary
+    return squared, faces, bary, tests
 
 
 @numba.njit(cache=True)
@@ -316,12 +352,14 @@ def track(
     places: NDArray[np.int64],
     origins: NDArray[np.float64],
     others: NDArray[np.float64],
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]:
+    near: NDArray[np.int32],
+    near_distances: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64], NDArray[np.float64], int]:
     """Closest point of queries that have moved a little since they were searched for.
 
-    Of each query the last search left its place then, the triangle that answered, and a distance
-    that no other triangle was nearer than. A query that has moved by m is still answered by that
-    triangle while its distance plus m is below that distance; else it is searched for again.
+    Of each query the last search left the triangles that were nearly as close as the answer, and a
+    distance that no other triangle was nearer than. A query that has moved by m finds its answer
+    among those while its distance plus m is below that distance; else it is searched for again.
 
     Args:
         points: (N, 3) queries.
@@ -329,15 +367,19 @@ def track(
         order: (F,) original id of each triangle.
         bounds: (M, 6) node boxes.
         nodes: (M, 2) node links.
-        margin: How far beyond the answer a search looks for the next triangle.
+        margin: How far beyond the answer a search looks for further triangles.
         places: (N,) the answers' positions in leaf order; changed.
         origins: (N, 3) the queries when they were searched for, at first inf; changed.
-        others: (N,) distance that no other triangle was nearer than; changed.
+        others: (N,) distance that no triangle outside the list was nearer than; changed.
+        near: (N, K) list of nearly as close triangles, by distance, ended by -1; changed.
+        near_distances: (N, K) their distances; changed.
 
     Returns:
-        Squared distances (N,), surface points (N, 3), face ids (N,), barycentric weights (N, 3).
+        Squared distances (N,), surface points (N, 3), face ids (N,), barycentric weights (N, 3);
+        how many triangles were tested.
     """
     count = points.shape[0]
+    most = near.shape[1]
     squared = np.empty(count)
     surface = np.empty((count, 3))
     faces = np.empty(count, dtype=np.int64)
@@ -345,46 +387,85 @@ def track(
     stack = np.empty(_STACK, dtype=np.int64)
     stack_distance = np.empty(_STACK)
     before = 0
+    tests = count
     for i in range(count):
         px = points[i, 0]
         py = points[i, 1]
         pz = points[i, 2]
         fresh = np.isinf(origins[i, 0])
-        place = before if fresh else places[i]
+        start = before if fresh else places[i]
+        place = start
         best, b0, b1, b2 = _point_triangle(px, py, pz, triangles[place])
-        dx = px - origins[i, 0]
-        dy = py - origins[i, 1]
-        dz = pz - origins[i, 2]
-        moved = np.sqrt(dx * dx + dy * dy + dz * dz)
-        if fresh or (np.sqrt(best) + moved) * _SLACK >= others[i]:
-            other = np.inf
+        if not fresh:
+            dx = px - origins[i, 0]
+            dy = py - origins[i, 1]
+            dz = pz - origins[i, 2]
+            moved = np.sqrt(dx * dx + dy * dy + dz * dz)
+            for k in range(most):
+                j = near[i, k]
+                if j < 0 or (np.sqrt(best) + moved) * _SLACK < near_distances[i, k]:
+                    break
+                if j == start:
+                    continue
+                tests += 1
+                d, u, v, w = _point_triangle(px, py, pz, triangles[j])
+                if d < best or (d == best and order[j] < order[place]):
+                    best = d
+                    place = j
+                    b0 = u
+                    b1 = v
+                    b2 = w
+            fresh = (np.sqrt(best) + moved) * _SLACK >= others[i]
+        if fresh:
             reach = (np.sqrt(best) + margin) ** 2
+            listed = 1
+            near[i, 0] = place
+            near_distances[i, 0] = best
+            left_out = np.inf
+            first_place = place
             stack[0] = 0
             stack_distance[0] = _box_distance(px, py, pz, bounds[0])
-            start = place
             top = 1
+            tested = 0
             while top > 0:
                 top -= 1
+                if tested > _MARGIN_TESTS:
+                    reach = best * _SLACK
                 if stack_distance[top] > reach:
+                    continue
+                if tested > _MOST_TESTS and stack_distance[top] >= best:
                     continue
                 node = stack[top]
                 first = nodes[node, 0]
                 leaf = nodes[node, 1]
                 if leaf > 0:
                     for j in range(first, first + leaf):
-                        if j == start:
+                        if j == first_place or _farther(px, py, pz, triangles[j], reach):
                             continue
+                        tested += 1
                         d, u, v, w = _point_triangle(px, py, pz, triangles[j])
+                        if d > reach:
+                            continue
                         if d < best or (d == best and order[j] < order[place]):
-                            other = best
                             best = d
                             place = j
                             b0 = u
                             b1 = v
                             b2 = w
-                            reach = (np.sqrt(best) + margin) ** 2
-                        elif d < other:
-                            other = d
+                            reach = min(reach, (np.sqrt(best) + margin) ** 2)
+                        if listed == most:
+                            left_out = min(left_out, max(d, near_distances[i, most - 1]))
+                            if d >= near_distances[i, most - 1]:
+                                continue
+                            listed -= 1
+                        k = listed
+                        while k > 0 and near_distances[i, k - 1] > d:
+                            near_distances[i, k] = near_distances[i, k - 1]
+                            near[i, k] = near[i, k - 1]
+                            k -= 1
+                        near_distances[i, k] = d
+                        near[i, k] = j
+                        listed += 1
                     continue
                 left = _box_distance(px, py, pz, bounds[first])
                 right = _box_distance(px, py, pz, bounds[first + 1])
@@ -399,11 +480,17 @@ def track(
                     stack[top + 1] = first + 1
                     stack_distance[top + 1] = right
                 top += 2
-            places[i] = place
+            tests += tested
             origins[i, 0] = px
             origins[i, 1] = py
             origins[i, 2] = pz
-            others[i] = np.sqrt(min(other, reach))
+            # Without its margin a search has not looked for further triangles.
+            others[i] = np.sqrt(min(left_out, reach)) if tested <= _MARGIN_TESTS else 0.0
+            for k in range(listed):
+                near_distances[i, k] = np.sqrt(near_distances[i, k])
+            if listed < most:
+                near[i, listed] = -1
+        places[i] = place
         before = place
         squared[i] = best
         faces[i] = order[place]
@@ -414,7 +501,7 @@ def track(
             surface[i, a] = (
                 b0 * triangles[place, 0, a] + b1 * triangles[place, 1, a]
             ) + b2 * triangles[place, 2, a]
-    return squared, surface, faces, bary
+    return squared, surface, faces, bary, tests
 
 
 @numba.njit(cache=True, inline="always")

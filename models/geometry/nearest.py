@@ -1,9 +1,13 @@
 """Exact closest points on a triangle mesh, and how far away they are."""
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
+
+
+_NEARLY: Final = 8
+"""Triangles that a tracker remembers of each query."""
 
 
 class ClosestPoints(NamedTuple):
@@ -23,7 +27,10 @@ class ClosestPointIndex:
     """Search tree over one mesh, for many queries.
 
     Distances are exact to float64 rounding; of several equally close triangles the one with the
-    lowest number answers.
+    lowest number answers, unless so many of them are that they cannot be told apart.
+
+    Attributes:
+        tests: Triangles tested by the last query.
     """
 
     def __init__(self, vertices: Float[np.ndarray, "v 3"], faces: Int[np.ndarray, "f 3"]) -> None:
@@ -51,13 +58,15 @@ class ClosestPointIndex:
                 f"faces must index {len(self._vertices)} vertices, got numbers {low} to {high}; "
                 "check for 1-based faces"
             )
-        corners = self._vertices[self._faces]
+        corners = self._vertices.take(self._faces, axis=0)
         if not np.isfinite(corners).all():
             raise ValueError(
                 "closest points need finite vertices, got NaN or inf; drop the broken triangles"
             )
         self._order, self._bounds, self._nodes = _bvh.build(corners)
         self._corners = np.ascontiguousarray(corners[self._order])
+        self._ordered = self._faces[self._order]
+        self.tests = 0
 
     def moved(self, vertices: Float[np.ndarray, "v 3"]) -> "ClosestPointIndex":
         """The tree over the same triangles after their vertices have moved.
@@ -77,10 +86,12 @@ class ClosestPointIndex:
         other = object.__new__(ClosestPointIndex)
         other._vertices = np.ascontiguousarray(vertices, dtype=np.float64)
         other._faces, other._order, other._nodes = self._faces, self._order, self._nodes
-        other._corners = other._vertices[self._faces[self._order]]
+        other._ordered = self._ordered
+        other._corners = other._vertices.take(self._ordered, axis=0)
         if not np.isfinite(other._corners).all():
             raise ValueError("closest points need finite vertices, got NaN or inf")
         other._bounds = _bvh.refit(other._corners, self._nodes)
+        other.tests = 0
         return other
 
     def query(
@@ -101,7 +112,7 @@ class ClosestPointIndex:
         queries = np.ascontiguousarray(points, dtype=np.float64)
         if not np.isfinite(queries).all():
             raise ValueError("closest points need finite queries, got NaN or inf; drop them first")
-        squared, found, bary = _bvh.query(
+        squared, found, bary, self.tests = _bvh.query(
             queries, self._corners, self._order, self._bounds, self._nodes, float(max_distance)
         )
         surface = np.einsum("nc,nca->na", bary, self._vertices[self._faces[found]])
@@ -129,6 +140,9 @@ class ClosestPointTracker:
 
     Answers have the same exact distances as :meth:`ClosestPointIndex.query`; a query whose
     triangle cannot have changed costs one triangle instead of a search.
+
+    Attributes:
+        tests: Triangles tested for all queries so far.
     """
 
     def __init__(self, index: ClosestPointIndex, queries: int, margin: float) -> None:
@@ -136,6 +150,9 @@ class ClosestPointTracker:
         self._places = np.zeros(queries, np.int64)
         self._origins = np.full((queries, 3), np.inf)
         self._others = np.zeros(queries)
+        self._near = np.empty((queries, _NEARLY), np.int32)
+        self._distances = np.empty((queries, _NEARLY))
+        self.tests = 0
 
     def query(self, points: Float[np.ndarray, "n 3"]) -> ClosestPoints:
         """Closest surface point of each query.
@@ -154,10 +171,11 @@ class ClosestPointTracker:
         if not np.isfinite(queries).all():
             raise ValueError("closest points need finite queries, got NaN or inf; drop them first")
         tree = self._index
-        squared, surface, found, bary = _bvh.track(
+        squared, surface, found, bary, tests = _bvh.track(
             queries, tree._corners, tree._order, tree._bounds, tree._nodes,
-            self._margin, self._places, self._origins, self._others,
+            self._margin, self._places, self._origins, self._others, self._near, self._distances,
         )  # fmt: skip
+        self.tests += tests
         return ClosestPoints(np.sqrt(squared), surface, found, bary)
 
 

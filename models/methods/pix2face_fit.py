@@ -166,7 +166,9 @@ class ModelFit:
 
         Third which points are within ``NEAR`` gates at all.
         """
-        distance, vertex = tree.query(points)
+        # Beyond the bound, of which nothing is asked, the distance is inf: such searches are dear.
+        bound = np.nextafter(NEAR * gate_mm, np.inf)
+        distance, vertex = tree.query(points, distance_upper_bound=bound)
         order = np.argsort(distance, kind="stable")
         order = order[: np.searchsorted(distance[order], gate_mm, "right")][::-1]
         best = np.full(tree.n, -1)

@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from models.geometry import ClosestPointIndex
+from models.metrics._normal_equations import face_normals
 from models.metrics.alignment import (
     MAX_STEPS,
     Pose,
@@ -45,6 +46,10 @@ from models.metrics.statistics import image_error
 SCALE_RANGE: Final = (0.7, 1.4)
 """Ratio of landmark scale to unit scale outside which the unit or the landmarks are doubtful."""
 
+OTHER_SIZE: Final = 5.0
+"""Ratio of sizes from which two surfaces are not both faces. Where a protocol fixes such a scale
+nothing is refined: every scan vertex is as far from one part of a speck as from another."""
+
 LANDMARK_RMS_MM: Final = 10.0
 """Landmark misfit from which the landmarks' order, or the pose of mesh or landmarks, is doubted."""
 
@@ -67,8 +72,9 @@ class Measurement:
         scale: Of x_scan = scale R x_prediction + t; mm per prediction unit.
         rotation: R (3, 3); its determinant is -1 when the landmarks are mirrored.
         translation: t (3,) mm.
-        landmark_scale: Scale of the landmark fit, mm per prediction unit; the unit's where one
-            point is all there is.
+        landmark_scale: Scale of the landmark fit, mm per prediction unit. Where one point is all
+            there is, the unit's; or, if no face has that size, the one that makes prediction and
+            cropped scan equally large.
         landmark_rms_mm: Of the landmarks after the landmark fit.
         iterations: Accepted steps of the refinement.
         flags: Doubts about the input, in words; empty when there are none.
@@ -216,7 +222,9 @@ class Target:
             landmarks: In ``unit``, as the scan's; where the protocol goes by the nose tip they may
                 be another number of points.
             unit: ``m``, ``cm`` or ``mm``. Where scale is estimated it serves as a check, and as
-                the start where the nose tip is all there is.
+                the start where the nose tip is all there is. One that makes the prediction
+                ``OTHER_SIZE`` times larger or smaller than the scan is flagged; where scale is
+                fixed the landmarks' pose is then measured as it is.
             scale_mm: mm per unit, where the protocol's scale is global.
             pairs: For correspondence: prediction vertices and the scan vertices they correspond
                 to; none means equal numbers.
@@ -234,12 +242,14 @@ class Target:
         whole, dropped = _usable_faces("prediction", vertices, faces)
         marks = np.asarray(landmarks, np.float64)
         flags = list(self._flags)
-        fit, landmark_scale, rms, known = self._landmark_fit(marks, unit, fixed, flags)
+        size = _extent(np.asarray(vertices, np.float64)[whole.ravel()])
+        fit, landmark_scale, rms, known = self._landmark_fit(marks, unit, fixed, size, flags)
         # From here on everything is relative to the crop's middle, so that rounding and the steps'
         # conditioning do not see where either mesh has its origin.
         shift = Pose(1.0, np.eye(3), -self._middle)
         surface = self._posed(shift.after(fit).apply(np.asarray(vertices, np.float64)), whole)
         off = float(surface.index.query(shift.after(fit).apply(marks)).distances.max())
+        off *= landmark_scale / fit.scale  # in the scan's size, whatever the unit makes of it
         if off > OFF_SURFACE_MM:
             flags.append(
                 f"landmarks: a landmark of the prediction is {off:.0f} mm from its surface; "
@@ -247,7 +257,13 @@ class Target:
             )
         if dropped:
             flags.append(f"degenerate: {dropped} faces without area dropped from the prediction")
-        pose, distances, steps = self._refined(surface, known, flags, scaled=fixed is None)
+        if _other_size(landmark_scale / fit.scale) and self.protocol.refined:
+            flags.append(
+                "refinement: left out, at the given scale prediction and scan are not of one size"
+            )
+            pose, distances, steps = Pose.identity(), None, 0
+        else:
+            pose, distances, steps = self._refined(surface, known, flags, scaled=fixed is None)
         total = Pose(1.0, np.eye(3), self._middle).after(pose.after(shift.after(fit)))
         kept, forward, reverse = self._distances(surface, pose, distances)
         return Measurement(
@@ -310,9 +326,17 @@ class Target:
         return scale_mm
 
     def _landmark_fit(
-        self, marks: Float[np.ndarray, "l 3"], unit: str, fixed: float | None, flags: list[str]
+        self,
+        marks: Float[np.ndarray, "l 3"],
+        unit: str,
+        fixed: float | None,
+        size: float,
+        flags: list[str],
     ) -> tuple[Pose, float, float, bool]:
-        """Start, scale by the landmarks, their RMS in mm, and whether the turn is known."""
+        """Start, scale by the landmarks, their RMS in mm, and whether the turn is known.
+
+        ``size`` is the prediction's extent in its unit.
+        """
         target = self._marks
         if self.protocol.landmarks == "nose-tip" and len(marks) != len(target):
             both = {len(marks), len(target)} == {51, 68}
@@ -321,9 +345,13 @@ class Target:
             if not both:
                 marks, target = nose_tip(marks)[None], nose_tip(target)[None]
         if len(marks) == 1:
-            scale = fixed or UNITS_MM[unit]
-            fit = with_scale(Pose(scale, np.eye(3), np.zeros(3)), scale, marks, target)
-            return fit, scale, 0.0, False
+            scale = UNITS_MM[unit]
+            ratio = scale * size / max(_extent(self._scan[self._kept]), 1e-12)
+            if _other_size(ratio):
+                flags.append(_scale_flag("its extent", ratio, unit))
+                scale /= ratio
+            start = Pose(fixed or scale, np.eye(3), np.zeros(3))
+            return with_scale(start, start.scale, marks, target), scale, 0.0, False
         fit = landmark_similarity(marks, target)
         scale = fit.scale
         if fixed is not None:
@@ -340,7 +368,7 @@ class Target:
             index = last[2].moved(vertices)
         else:
             index = ClosestPointIndex(vertices, faces)
-            self._last = (faces, len(vertices), index)
+            self._last = (faces.copy(), len(vertices), index)
         return _Surface(vertices, faces, _face_normals(vertices, faces), index)
 
     def _refined(
@@ -473,10 +501,7 @@ def _fit_flags(fit: Pose, landmark_scale: float, rms_mm: float, unit: str) -> li
         flags.append("mirrored: the landmarks fit only after a reflection; left and right swapped?")
     ratio = landmark_scale / UNITS_MM[unit]
     if not SCALE_RANGE[0] <= ratio <= SCALE_RANGE[1]:
-        flags.append(
-            f"scale: by the landmarks the prediction is {1 / ratio:.4g} times the scan's size if "
-            f"its unit is {unit}; wrong unit or landmarks?"
-        )
+        flags.append(_scale_flag("the landmarks", 1 / ratio, unit))
     elif rms_mm > LANDMARK_RMS_MM:
         flags.append(
             f"landmarks: they fit those of the scan to {rms_mm:.0f} mm only; another order, or "
@@ -485,12 +510,27 @@ def _fit_flags(fit: Pose, landmark_scale: float, rms_mm: float, unit: str) -> li
     return flags
 
 
+def _scale_flag(by: str, times: float, unit: str) -> str:
+    return (
+        f"scale: by {by} the prediction is {times:.4g} times the scan's size if its unit is "
+        f"{unit}; wrong unit or landmarks?"
+    )
+
+
+def _other_size(ratio: float) -> bool:
+    return not 1 / OTHER_SIZE < ratio < OTHER_SIZE
+
+
+def _extent(points: Float[np.ndarray, "n 3"]) -> float:
+    """Diagonal of the box around points."""
+    return float(np.linalg.norm(np.ptp(points, axis=0)))
+
+
 def _face_normals(
     vertices: Float[np.ndarray, "v 3"], faces: Int[np.ndarray, "f 3"]
 ) -> Float[np.ndarray, "f 3"]:
-    corners = vertices[faces]
-    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    normals /= np.linalg.norm(normals, axis=1, keepdims=True)
+    normals, doubled = face_normals(np.ascontiguousarray(vertices), faces)
+    normals /= doubled[:, None]
     return normals
 
 
@@ -529,16 +569,17 @@ def _usable_faces(
     """Faces with area, and how many had none."""
     _require_finite(f"{what} vertices", vertices)
     _require_indices(what, faces, len(vertices))
-    corners = np.asarray(vertices, np.float64)[faces]
-    doubled = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    extent = float(np.ptp(np.asarray(vertices, np.float64), axis=0).max())
-    whole: Bool[np.ndarray, " f"] = np.linalg.norm(doubled, axis=1) > _AREA_TOLERANCE * extent**2
+    positions = np.ascontiguousarray(vertices, np.float64)
+    numbers = np.ascontiguousarray(faces, np.int64)
+    _, doubled = face_normals(positions, numbers)
+    extent = float(np.ptp(positions, axis=0).max())
+    whole: Bool[np.ndarray, " f"] = doubled > _AREA_TOLERANCE * extent**2
     if not whole.any():
         raise ValueError(
             f"expected a surface, got {len(faces)} faces of which none has area; a point cloud "
             "cannot be scored by scan-to-mesh distance"
         )
-    return np.asarray(faces, np.int64)[whole], int((~whole).sum())
+    return numbers if whole.all() else numbers[whole], int((~whole).sum())
 
 
 def _require_overlap(chosen: Bool[np.ndarray, " n"]) -> None:

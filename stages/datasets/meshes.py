@@ -9,6 +9,7 @@ import gzip
 import logging
 import zlib
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -137,10 +138,15 @@ def obj_bytes(
     if colors is not None:
         rows = np.concatenate([rows, np.asarray(colors, dtype=np.float64) / 255], axis=1)
         line += " %.4f %.4f %.4f"
-    triangles = np.asarray(faces, dtype=np.int64) + 1
     text = (line + "\n") * len(rows) % tuple(rows.ravel().tolist())
-    text += "f %d %d %d\n" * len(triangles) % tuple(triangles.ravel().tolist())
-    return text.encode("ascii")
+    return text.encode("ascii") + _face_lines(np.asarray(faces, dtype=np.int64).tobytes())
+
+
+@lru_cache(maxsize=1)
+def _face_lines(faces: bytes) -> bytes:
+    """Lines of 0-based triangles (f, 3) int64; kept, because mesh after mesh has the same."""
+    numbers = (np.frombuffer(faces, np.int64) + 1).tolist()
+    return ("f %d %d %d\n" * (len(numbers) // 3) % tuple(numbers)).encode("ascii")
 
 
 def cloud_ply_bytes(points: Float[np.ndarray, "n 3"], colors: UInt8[np.ndarray, "n 3"]) -> bytes:

@@ -124,6 +124,60 @@ def test_feng_feels_landmark_noise_and_now_does_not(scan):
     assert errors["now"] < 1e-4
 
 
+@pytest.fixture
+def tests(monkeypatch):
+    """How many triangles were tested for closest points so far."""
+    from models.geometry import _bvh
+
+    done = [0]
+
+    def counted(kernel):
+        def run(*arguments):
+            found = kernel(*arguments)
+            done[0] += found[-1]
+            return found
+
+        return run
+
+    for name in ("query", "track"):
+        monkeypatch.setattr(_bvh, name, counted(getattr(_bvh, name)))
+    return done
+
+
+@pytest.mark.parametrize(
+    ("name", "alone"),
+    [(name, False) for name in PROTOCOLS]
+    + [(name, True) for name in PROTOCOLS if PROTOCOLS[name].landmarks == "nose-tip"],
+)
+def test_a_wrong_unit_is_flagged_and_costs_no_more_than_the_right_one(scan, tests, name, alone):
+    """The extremes, and both directions; pairs of 10 apart lie between."""
+    protocol = PROTOCOLS[name]
+    same = protocol.landmarks == "correspondence"
+    vertices, faces = relief(4.0 if same else 5.3)
+    vertices = vertices + np.array([0.3, 0.7, 3.0]) * np.sin(vertices[:, :1] / 20)
+    marks = TIP if alone else marks_for(protocol)
+    target = Target(*scan, marks, protocol)
+
+    def measured(factor, unit):
+        before = tests[0]
+        found = target.measure(factor * vertices, faces, factor * marks, unit)
+        return found, tests[0] - before
+
+    right, cost = measured(1.0, "mm")
+    assert right.flags == ()
+    declared = (1e-3, "mm"), (0.1, "mm"), (1.0, "m"), (1e4, "mm"), (1e-4, "mm")
+    for factor, unit in declared[::2] if alone else declared:
+        wrong, spent = measured(factor, unit)
+        assert wrong.flags[0].startswith("scale: ")
+        assert spent <= 10 * cost
+        if protocol.scale == "estimated":
+            assert len(wrong.flags) == 1
+            jumps = 1e-3 if protocol.distance == "plane" else 1e-5  # from triangle to triangle
+            assert wrong.error_mm == pytest.approx(right.error_mm, abs=jumps)
+        elif protocol.refined:
+            assert wrong.flags[1].startswith("refinement: left out")
+
+
 def test_micc_crops_around_the_nose_tip_and_deng_cuts_the_forehead(scan):
     vertices, faces = scan
     results = {

@@ -172,3 +172,29 @@ def test_a_tracker_refuses_other_queries() -> None:
         index.tracker(1, 0.1).query(np.full((1, 3), np.nan))
     with pytest.raises(ValueError, match="expected a margin from 0"):
         index.tracker(1, -1.0)
+
+
+@pytest.mark.parametrize("size", [1e-1, 1e-4, 1e-9, 1e-13])
+def test_a_speck_far_from_its_queries_is_no_search_of_all_of_it(size: float) -> None:
+    """Each triangle is about as close as any other, also within the margin and within rounding."""
+    rng = np.random.default_rng(2)
+    side = np.linspace(-1, 1, 41)
+    x, y = np.meshgrid(side, side)
+    vertices = size * np.stack([x, y, 0.3 * np.cos(2 * x) - 0.2 * y**2], axis=-1).reshape(-1, 3)
+    at = np.arange(41**2).reshape(41, 41)
+    corners = at[:-1, :-1], at[:-1, 1:], at[1:, 1:], at[1:, :-1]
+    a, b, c, d = (corner.ravel() for corner in corners)
+    faces = np.concatenate([np.stack([a, b, c], axis=1), np.stack([a, c, d], axis=1)])
+    points = np.array([0.0, 0.0, 80.0]) + 30.0 * rng.normal(size=(50, 3))
+    index = ClosestPointIndex(vertices, faces)
+    tracker = index.tracker(len(points), 0.1)
+    steps = (0.0, 1e-3, 0.5)
+    for step in steps:
+        points = points + step
+        found, tracked = index.query(points), tracker.query(points)
+        assert index.tests <= 400 * len(points)
+        np.testing.assert_allclose(tracked.distances, found.distances, rtol=0, atol=1e-12)
+        slow = np.linalg.norm(points[:, None] - vertices, axis=2).min(axis=1)
+        assert (found.distances <= slow + 1e-12).all()
+        np.testing.assert_allclose(found.distances, slow, atol=0.1 * size + 1e-12)
+    assert tracker.tests <= 400 * len(points) * len(steps)

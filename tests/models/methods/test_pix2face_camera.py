@@ -9,6 +9,7 @@ from models.methods.pix2face_camera import (
     _linearised,
     fit_affine,
     fit_pinhole,
+    rotation_of,
 )
 from models.methods.pose import fit_scaled_orthographic
 
@@ -166,3 +167,12 @@ def test_what_determines_no_camera(fit) -> None:
         fit(turned, points[:, :2], CENTRE)
     with pytest.raises(ValueError, match="finite"):
         fit(np.where(points == points[0, 0], np.nan, points), points[:, :2], CENTRE)
+
+
+def test_a_turn_has_the_bits_of_scipys() -> None:
+    rng = np.random.default_rng(5)
+    turns = rng.normal(size=(500, 3)) * 10.0 ** rng.uniform(-9, 0.5, (500, 1))
+    for turn in [*turns, np.zeros(3), np.array([0.0, 0.0, np.pi])]:
+        np.testing.assert_array_equal(
+            rotation_of(*turn.tolist()), Rotation.from_rotvec(turn).as_matrix()
+        )
