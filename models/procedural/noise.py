@@ -6,7 +6,7 @@ from typing import no_type_check
 import numpy as np
 from jaxtyping import Float
 
-from models.rendering.jit import kernel
+from models.rendering.jit import leaf
 
 SIZE = 32
 
@@ -23,7 +23,7 @@ def noise_shift(seed: int) -> Float[np.ndarray, "3"]:
     return np.random.default_rng([seed, 7]).uniform(0.0, SIZE, 3)
 
 
-@kernel
+@leaf
 @no_type_check
 def lattice_noise(table: np.ndarray, x: float, y: float, z: float) -> float:
     """Trilinear value noise with smooth steps, about uniform in [-0.8, 0.8], cell size 1."""

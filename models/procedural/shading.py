@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from models.procedural.features import bell, blend, eye_colour, skin_colour, smooth_step
 from models.procedural.noise import lattice_noise
 from models.procedural.scene import Light
-from models.rendering.jit import kernel
+from models.rendering.jit import kernel, leaf, part
 
 _TURNS = 2.399963 * np.arange(8)
 _TAPS = np.sqrt((np.arange(8) + 0.5) / 8)[:, None] * np.stack([np.cos(_TURNS), np.sin(_TURNS)], 1)
@@ -94,7 +94,7 @@ def smooth_normals(
     return out
 
 
-@kernel
+@part
 @no_type_check
 def _lobe(nl: float, nv: float, nh: float, vh: float, roughness: float) -> float:
     """GGX times Schlick's Fresnel for skin (F0 = 0.028), without the cosine's division."""
@@ -106,55 +106,84 @@ def _lobe(nl: float, nv: float, nh: float, vh: float, roughness: float) -> float
     return 0.25 * f * g * a2 / (3.141592653589793 * d * d)
 
 
-@kernel
+@leaf
 @no_type_check
 def _lit(
     px: float, py: float, pz: float, shadow: np.ndarray, shadow_frame: np.ndarray, softness: float
 ) -> float:
-    """Share of the key light that reaches a camera-frame point, by a few bilinear taps."""
-    size = shadow.shape[0]
+    """Share of the key light that reaches a camera-frame point, by a few bilinear taps.
+
+    ``shadow`` and ``shadow_frame`` as :func:`shadow_map` gives them. A tap between four depths
+    on one side of the point's is exactly 1 or 0; only the others are weighted.
+    """
+    size = shadow.shape[1]
     u = shadow_frame[0, 0] * px + shadow_frame[0, 1] * py + shadow_frame[0, 2] * pz
     v = shadow_frame[1, 0] * px + shadow_frame[1, 1] * py + shadow_frame[1, 2] * pz
     w = shadow_frame[2, 0] * px + shadow_frame[2, 1] * py + shadow_frame[2, 2] * pz
     u = (u + shadow_frame[0, 3] + 1.0) * 0.5 * size - 0.5
     v = (1.0 - v - shadow_frame[1, 3]) * 0.5 * size - 0.5
     depth = -(w + shadow_frame[2, 3]) - 0.012
+    inside = min(u, v) >= softness and max(u, v) < size - 1.0 - softness
     total = 0.0
     for k in range(_TAPS.shape[0]):
         fu = u + softness * _TAPS[k, 0]
         fv = v + softness * _TAPS[k, 1]
-        iu = int(np.floor(fu))
-        iv = int(np.floor(fv))
-        if iu < 0 or iv < 0 or iu >= size - 1 or iv >= size - 1:
+        low_u = np.floor(fu)
+        low_v = np.floor(fv)
+        if not inside and (
+            low_u < 0.0 or low_v < 0.0 or low_u >= size - 1.0 or low_v >= size - 1.0
+        ):
             total += 1.0
             continue
-        au = fu - iu
-        av = fv - iv
-        low = (shadow[iv, iu] >= depth) * (1.0 - au) + (shadow[iv, iu + 1] >= depth) * au
-        high = (shadow[iv + 1, iu] >= depth) * (1.0 - au) + (shadow[iv + 1, iu + 1] >= depth) * au
+        iu = np.uint32(np.int32(low_u))
+        iv = np.uint32(np.int32(low_v))
+        if shadow[1, iv, iu] >= depth:
+            total += 1.0
+            continue
+        if shadow[2, iv, iu] < depth:
+            continue
+        au = fu - low_u
+        av = fv - low_v
+        ju = np.uint32(iu + np.uint32(1))
+        jv = np.uint32(iv + np.uint32(1))
+        low = (shadow[0, iv, iu] >= depth) * (1.0 - au) + (shadow[0, iv, ju] >= depth) * au
+        high = (shadow[0, jv, iu] >= depth) * (1.0 - au) + (shadow[0, jv, ju] >= depth) * au
         total += low * (1.0 - av) + high * av
     return total / _TAPS.shape[0]
 
 
-@kernel
+@part
 @no_type_check
-def _ambient(n0: float, n1: float, n2: float, c: np.ndarray, channel: int) -> float:
+def irradiance(
+    n0: float, n1: float, n2: float, c0: float, c1: float, c2: float, c3: float, c4: float,
+    c5: float, c6: float, c7: float, c8: float,
+) -> float:  # fmt: skip
     """Irradiance over pi from nine polynomial coefficients."""
     return max(
         0.0,
-        c[0, channel]
-        + c[1, channel] * n1
-        + c[2, channel] * n2
-        + c[3, channel] * n0
-        + c[4, channel] * n0 * n1
-        + c[5, channel] * n1 * n2
-        + c[6, channel] * (3.0 * n2 * n2 - 1.0)
-        + c[7, channel] * n0 * n2
-        + c[8, channel] * (n0 * n0 - n1 * n1),
+        c0
+        + c1 * n1
+        + c2 * n2
+        + c3 * n0
+        + c4 * n0 * n1
+        + c5 * n1 * n2
+        + c6 * (3.0 * n2 * n2 - 1.0)
+        + c7 * n0 * n2
+        + c8 * (n0 * n0 - n1 * n1),
     )
 
 
-@kernel
+@leaf
+@no_type_check
+def _ambient(n0: float, n1: float, n2: float, c: np.ndarray, channel: int) -> float:
+    """:func:`irradiance` of one colour channel of (9, 3) coefficients."""
+    return irradiance(
+        n0, n1, n2, c[0, channel], c[1, channel], c[2, channel], c[3, channel], c[4, channel],
+        c[5, channel], c[6, channel], c[7, channel], c[8, channel],
+    )  # fmt: skip
+
+
+@leaf
 @no_type_check
 def _gather(
     face: int,
@@ -172,7 +201,7 @@ def _gather(
         out[k] = q0 * values[i0, k] + q1 * values[i1, k] + q2 * values[i2, k]
 
 
-@kernel
+@leaf
 @no_type_check
 def tooth_colour(
     x: float, y: float, z: float, tissue: float, table: np.ndarray, out: np.ndarray
@@ -194,7 +223,7 @@ def tooth_colour(
     out[4] = 0.24
 
 
-@kernel
+@leaf
 @no_type_check
 def ball_colour(
     a: np.ndarray, p: np.ndarray, table: np.ndarray, gaze: np.ndarray, out: np.ndarray
@@ -216,7 +245,7 @@ def ball_colour(
     out[5] = 0.84 * (1.0 - lid) * (1.0 - corner)
 
 
-@kernel
+@leaf
 @no_type_check
 def surface_colour(
     material: int, a: np.ndarray, p: np.ndarray, table: np.ndarray, hairline: np.ndarray,
@@ -258,6 +287,133 @@ def surface_colour(
     return 0.0
 
 
+CHUNK = 64
+"""Pixels shaded together: what is known of them stays in the cache, and four go at a time."""
+(
+    _X, _Y, _Z, _NX, _NY, _NZ, _VX, _VY, _VZ, _NV, _RED, _GREEN, _BLUE, _GLOSS, _ROUGH, _AO,
+    _WRAP, _MATERIAL, _LIT, _DIFFUSE_R, _DIFFUSE_G, _DIFFUSE_B, _SPECULAR_R, _SPECULAR_G,
+    _SPECULAR_B,
+) = range(0, 25 * CHUNK, CHUNK)  # fmt: skip
+"""Where each quantity's ``CHUNK`` values begin in the working space of ``shade_solid``.
+
+One array at fixed distances, so that the compiler sees that its rows do not overlap.
+"""
+_WORK = 25 * CHUNK
+
+
+@leaf
+@no_type_check
+def _face_viewer(work: np.ndarray, n: int, eye_point: np.ndarray) -> None:
+    """Unit normals and view directions of ``n`` points; both sides of a surface look at us."""
+    e0, e1, e2 = eye_point[0], eye_point[1], eye_point[2]
+    for k in range(n):
+        n0, n1, n2 = work[_NX + k], work[_NY + k], work[_NZ + k]
+        length = np.sqrt(n0 * n0 + n1 * n1 + n2 * n2) + 1e-12
+        n0 /= length
+        n1 /= length
+        n2 /= length
+        v0 = e0 - work[_X + k]
+        v1 = e1 - work[_Y + k]
+        v2 = e2 - work[_Z + k]
+        length = np.sqrt(v0 * v0 + v1 * v1 + v2 * v2)
+        v0 /= length
+        v1 /= length
+        v2 /= length
+        nv = n0 * v0 + n1 * v1 + n2 * v2
+        behind = nv < 0.0
+        ao = work[_AO + k]
+        work[_AO + k] = ao * 0.35 if behind & (work[_MATERIAL + k] == 0.0) else ao
+        work[_NX + k] = -n0 if behind else n0
+        work[_NY + k] = -n1 if behind else n1
+        work[_NZ + k] = -n2 if behind else n2
+        work[_VX + k] = v0
+        work[_VY + k] = v1
+        work[_VZ + k] = v2
+        work[_NV + k] = max(-nv if behind else nv, 0.04)
+
+
+@leaf
+@no_type_check
+def _diffuse_ambient(work: np.ndarray, n: int, ambient: np.ndarray) -> None:
+    """Start the light of ``n`` points with what comes from everywhere."""
+    for channel in range(3):
+        c0, c1, c2 = ambient[0, channel], ambient[1, channel], ambient[2, channel]
+        c3, c4, c5 = ambient[3, channel], ambient[4, channel], ambient[5, channel]
+        c6, c7, c8 = ambient[6, channel], ambient[7, channel], ambient[8, channel]
+        bleeding = 0.0 if channel == 0 else (0.12 if channel == 1 else 0.16)
+        diffuse = work[_DIFFUSE_R + channel * CHUNK :]
+        specular = work[_SPECULAR_R + channel * CHUNK :]
+        for k in range(n):
+            ao = work[_AO + k]
+            light = irradiance(
+                work[_NX + k], work[_NY + k], work[_NZ + k], c0, c1, c2, c3, c4, c5, c6, c7, c8
+            )
+            diffuse[k] = light * ao * (1.0 - bleeding * work[_WRAP + k] * (1.0 - ao))
+        for k in range(n):
+            specular[k] = 0.0
+
+
+@leaf
+@no_type_check
+def _add_light(
+    work: np.ndarray, n: int, direction: np.ndarray, colour: np.ndarray, shadowed: bool
+) -> None:
+    """Add one directional light to ``n`` points; ``_LIT`` is its share where ``shadowed``."""
+    l0, l1, l2 = direction[0], direction[1], direction[2]
+    c0, c1, c2 = colour[0], colour[1], colour[2]
+    for k in range(n):
+        n0, n1, n2 = work[_NX + k], work[_NY + k], work[_NZ + k]
+        v0, v1, v2 = work[_VX + k], work[_VY + k], work[_VZ + k]
+        nv, wrap, gloss = work[_NV + k], work[_WRAP + k], work[_GLOSS + k]
+        lit = work[_LIT + k] if shadowed else 1.0
+        nl = n0 * l0 + n1 * l1 + n2 * l2
+        reached = nl >= -0.35
+        direct = 0.35 + 0.65 * work[_AO + k]
+        wr = max(0.0, (nl + 0.30 * wrap) / (1.0 + 0.30 * wrap))
+        wg = max(0.0, (nl + 0.14 * wrap) / (1.0 + 0.14 * wrap))
+        wb = max(0.0, (nl + 0.09 * wrap) / (1.0 + 0.09 * wrap))
+        lit_red = lit + 0.10 * wrap * (1.0 - lit) * lit * 4.0
+        work[_DIFFUSE_R + k] += c0 * wr * lit_red * direct if reached else 0.0
+        work[_DIFFUSE_G + k] += c1 * wg * lit * direct if reached else 0.0
+        work[_DIFFUSE_B + k] += c2 * wb * lit * direct if reached else 0.0
+        h0 = l0 + v0
+        h1 = l1 + v1
+        h2 = l2 + v2
+        length = np.sqrt(h0 * h0 + h1 * h1 + h2 * h2) + 1e-12
+        nh = (n0 * h0 + n1 * h1 + n2 * h2) / length
+        vh = (v0 * h0 + v1 * h1 + v2 * h2) / length
+        s = 3.141592653589793 * _lobe(nl, nv, nh, vh, work[_ROUGH + k]) * nl * lit * gloss
+        s = min(s, 3.0) * direct if (nl > 0.0) & (gloss > 0.0) else 0.0
+        work[_SPECULAR_R + k] += c0 * s
+        work[_SPECULAR_G + k] += c1 * s
+        work[_SPECULAR_B + k] += c2 * s
+
+
+@leaf
+@no_type_check
+def _mirror(work: np.ndarray, n: int, ambient: np.ndarray, wetness: np.ndarray) -> None:
+    """Mirror of the surroundings, mostly at grazing angles; wet eyes see a window."""
+    w0, w1, w2, w3 = wetness[0], wetness[1], wetness[2], wetness[3]
+    for channel in range(3):
+        c0, c1, c2 = ambient[0, channel], ambient[1, channel], ambient[2, channel]
+        c3, c4, c5 = ambient[3, channel], ambient[4, channel], ambient[5, channel]
+        c6, c7, c8 = ambient[6, channel], ambient[7, channel], ambient[8, channel]
+        specular = work[_SPECULAR_R + channel * CHUNK :]
+        for k in range(n):
+            nv = work[_NV + k]
+            r0 = 2.0 * nv * work[_NX + k] - work[_VX + k]
+            r1 = 2.0 * nv * work[_NY + k] - work[_VY + k]
+            r2 = 2.0 * nv * work[_NZ + k] - work[_VZ + k]
+            eye = work[_MATERIAL + k] == 1.0
+            fresnel = 0.028 + 0.22 * (1.0 - nv) ** 5
+            t = (r0 * w0 + r1 * w1 + r2 * w2 - 0.968) / (0.982 - 0.968)
+            t = min(1.0, max(0.0, t))
+            window = t * t * (3.0 - 2.0 * t) * w3 if eye else 0.0
+            fresnel = (fresnel * 1.3 if eye else fresnel) * (work[_GLOSS + k] * work[_AO + k])
+            light = irradiance(r0, r1, r2, c0, c1, c2, c3, c4, c5, c6, c7, c8)
+            specular[k] = specular[k] + window + fresnel * light
+
+
 @kernel
 @no_type_check
 def shade_solid(
@@ -285,103 +441,60 @@ def shade_solid(
     """Shade every pixel that sees the solid surface and is not wholly under hair.
 
     ``values`` (V, 13): position, normal, canonical, extra. ``eye_point`` is the camera centre,
-    or for orthographic cameras a far point.
+    or for orthographic cameras a far point. Colours are found point by point, light is added to
+    ``CHUNK`` points at a time.
     """
     height, width = ids.shape
     a = np.empty(13)
     m = np.empty(6)
     octaves = np.empty(4)
+    work = np.empty(_WORK)
+    places = np.empty((CHUNK, 2), dtype=np.int64)
     lights = directions.shape[0]
+    key0, key1, key2 = directions[0, 0], directions[0, 1], directions[0, 2]
+    n = 0
     for row in range(height):
         for column in range(width):
             face = ids[row, column]
-            if face < 0 or cover[row, column] > 0.995:
+            if face >= 0 and cover[row, column] <= 0.995:
+                _gather(
+                    face, bary[row, column, 0], bary[row, column, 1], bary[row, column, 2],
+                    faces, values, a,
+                )  # fmt: skip
+                material = materials[face]
+                work[_WRAP + n] = surface_colour(
+                    material, a, p, table, hairline, palette, gaze, octaves, m
+                )
+                work[_MATERIAL + n] = material
+                work[_X + n], work[_Y + n], work[_Z + n] = a[0], a[1], a[2]
+                work[_NX + n], work[_NY + n], work[_NZ + n] = a[3], a[4], a[5]
+                work[_RED + n], work[_GREEN + n], work[_BLUE + n] = m[0], m[1], m[2]
+                work[_GLOSS + n], work[_ROUGH + n], work[_AO + n] = m[3], m[4], m[5]
+                places[n, 0], places[n, 1] = row, column
+                n += 1
+            last = row == height - 1 and column == width - 1
+            if n < CHUNK and not (last and n > 0):
                 continue
-            _gather(
-                face, bary[row, column, 0], bary[row, column, 1], bary[row, column, 2], faces,
-                values, a,
-            )  # fmt: skip
-            material = materials[face]
-            length = np.sqrt(a[3] * a[3] + a[4] * a[4] + a[5] * a[5]) + 1e-12
-            n0 = a[3] / length
-            n1 = a[4] / length
-            n2 = a[5] / length
-            v0 = eye_point[0] - a[0]
-            v1 = eye_point[1] - a[1]
-            v2 = eye_point[2] - a[2]
-            length = np.sqrt(v0 * v0 + v1 * v1 + v2 * v2)
-            v0 /= length
-            v1 /= length
-            v2 /= length
-            nv = n0 * v0 + n1 * v1 + n2 * v2
-            wrap = surface_colour(material, a, p, table, hairline, palette, gaze, octaves, m)
-            if nv < 0.0:
-                if material == 0:
-                    m[5] *= 0.35
-                n0 = -n0
-                n1 = -n1
-                n2 = -n2
-                nv = -nv
-            nv = max(nv, 0.04)
-            ao = m[5]
-            sr = 0.0
-            sg = 0.0
-            sb = 0.0
-            dr = _ambient(n0, n1, n2, ambient, 0) * ao
-            dg = _ambient(n0, n1, n2, ambient, 1) * ao * (1.0 - 0.12 * wrap * (1.0 - ao))
-            db = _ambient(n0, n1, n2, ambient, 2) * ao * (1.0 - 0.16 * wrap * (1.0 - ao))
-            for light in range(lights):
-                l0 = directions[light, 0]
-                l1 = directions[light, 1]
-                l2 = directions[light, 2]
-                nl = n0 * l0 + n1 * l1 + n2 * l2
-                if nl < -0.35:
-                    continue
-                lit = 1.0
-                if light == 0:
-                    lit = _lit(
-                        a[0] + 0.003 * n0, a[1] + 0.003 * n1, a[2] + 0.003 * n2, shadow,
-                        shadow_frame, softness,
+            _face_viewer(work, n, eye_point)
+            _diffuse_ambient(work, n, ambient)
+            for k in range(n):
+                n0, n1, n2 = work[_NX + k], work[_NY + k], work[_NZ + k]
+                if n0 * key0 + n1 * key1 + n2 * key2 >= -0.35:
+                    work[_LIT + k] = _lit(
+                        work[_X + k] + 0.003 * n0, work[_Y + k] + 0.003 * n1,
+                        work[_Z + k] + 0.003 * n2, shadow, shadow_frame, softness,
                     )  # fmt: skip
-                direct = 0.35 + 0.65 * ao
-                wr = max(0.0, (nl + 0.30 * wrap) / (1.0 + 0.30 * wrap))
-                wg = max(0.0, (nl + 0.14 * wrap) / (1.0 + 0.14 * wrap))
-                wb = max(0.0, (nl + 0.09 * wrap) / (1.0 + 0.09 * wrap))
-                lit_red = lit + 0.10 * wrap * (1.0 - lit) * lit * 4.0
-                dr += colours[light, 0] * wr * lit_red * direct
-                dg += colours[light, 1] * wg * lit * direct
-                db += colours[light, 2] * wb * lit * direct
-                if nl > 0.0 and m[3] > 0.0:
-                    h0 = l0 + v0
-                    h1 = l1 + v1
-                    h2 = l2 + v2
-                    length = np.sqrt(h0 * h0 + h1 * h1 + h2 * h2) + 1e-12
-                    nh = (n0 * h0 + n1 * h1 + n2 * h2) / length
-                    vh = (v0 * h0 + v1 * h1 + v2 * h2) / length
-                    s = 3.141592653589793 * _lobe(nl, nv, nh, vh, m[4]) * nl * lit * m[3]
-                    s = min(s, 3.0) * direct
-                    sr += colours[light, 0] * s
-                    sg += colours[light, 1] * s
-                    sb += colours[light, 2] * s
-            # Mirror of the surroundings, mostly at grazing angles; wet eyes see a window.
-            r0 = 2.0 * nv * n0 - v0
-            r1 = 2.0 * nv * n1 - v1
-            r2 = 2.0 * nv * n2 - v2
-            fresnel = 0.028 + 0.22 * (1.0 - nv) ** 5
-            if material == 1:
-                window = r0 * wetness[0] + r1 * wetness[1] + r2 * wetness[2]
-                s = smooth_step(0.968, 0.982, window) * wetness[3]
-                sr += s
-                sg += s
-                sb += s
-                fresnel *= 1.3
-            fresnel *= m[3] * ao
-            sr += fresnel * _ambient(r0, r1, r2, ambient, 0)
-            sg += fresnel * _ambient(r0, r1, r2, ambient, 1)
-            sb += fresnel * _ambient(r0, r1, r2, ambient, 2)
-            image[row, column, 0] = m[0] * dr + sr
-            image[row, column, 1] = m[1] * dg + sg
-            image[row, column, 2] = m[2] * db + sb
+                else:
+                    work[_LIT + k] = 0.0
+            for light in range(lights):
+                _add_light(work, n, directions[light], colours[light], light == 0)
+            _mirror(work, n, ambient, wetness)
+            for k in range(n):
+                i, j = places[k, 0], places[k, 1]
+                image[i, j, 0] = work[_RED + k] * work[_DIFFUSE_R + k] + work[_SPECULAR_R + k]
+                image[i, j, 1] = work[_GREEN + k] * work[_DIFFUSE_G + k] + work[_SPECULAR_G + k]
+                image[i, j, 2] = work[_BLUE + k] * work[_DIFFUSE_B + k] + work[_SPECULAR_B + k]
+            n = 0
 
 
 @kernel
@@ -548,7 +661,7 @@ def shadow_map(
     centre: Float[np.ndarray, "3"],
     *,
     reach_m: float = 0.24,
-) -> tuple[Float[np.ndarray, "s s"], Float[np.ndarray, "3 4"]]:
+) -> tuple[Float[np.ndarray, "3 s s"], Float[np.ndarray, "3 4"]]:
     """Depth of the scene as the first light sees it.
 
     Args:
@@ -558,8 +671,12 @@ def shadow_map(
         reach_m: Half the width of the map.
 
     Returns:
-        The map (s, s) and the rows that take a camera-frame point to (u, v, w) in [-1, 1].
+        The map (3, s, s) and the rows that take a camera-frame point to (u, v, w) in [-1, 1].
+        The map holds each cell's depth, and the least and the greatest of it and the cells
+        right, below and below right.
     """
+    import cv2
+
     from models.rendering.rasterize import rasterize
 
     toward = light.directions[0] / np.linalg.norm(light.directions[0])
@@ -581,4 +698,9 @@ def shadow_map(
     clip_all: np.ndarray = np.concatenate(clips)[None]
     triangles_all: np.ndarray = np.concatenate(faces).astype(np.int32)
     _, _, depth = rasterize(clip_all, triangles_all, SHADOW_SIZE, SHADOW_SIZE)
-    return depth[0], np.concatenate([frame, offset[:, None]], axis=1)
+    square = np.ones((2, 2), dtype=np.uint8)
+    least, greatest = (
+        around(depth[0], square, anchor=(0, 0)) for around in (cv2.erode, cv2.dilate)
+    )
+    maps = np.stack([depth[0], least, greatest])
+    return maps, np.concatenate([frame, offset[:, None]], axis=1)

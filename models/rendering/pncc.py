@@ -292,8 +292,20 @@ class PnccRenderer:
             ValueError: A sample does not fit the model, or the counts differ.
         """
         maps = []
-        for surface, offset, height, width in self._surfaces(samples, windows):
-            lengths = np.zeros((height, width, PLANES), dtype=np.float32)
+        views = windows if windows is not None else samples
+        sizes = {
+            (view.size, view.size) if isinstance(view, Window) else (view.height, view.width)
+            for view in views
+        }
+        # One block where all are as large: its pages come by the hundred, and zeroed.
+        block: np.ndarray | None = None
+        if len(sizes) == 1:
+            block = np.zeros((len(samples), *sizes.pop(), PLANES), dtype=np.float32)
+        for index, (surface, offset, height, width) in enumerate(self._surfaces(samples, windows)):
+            if block is None:
+                lengths = np.zeros((height, width, PLANES), dtype=np.float32)
+            else:
+                lengths = block[index]
             mask = np.zeros((height, width), dtype=bool)
             top, left, rows, columns = surface.rectangle
             box = np.s_[top : top + rows, left : left + columns]

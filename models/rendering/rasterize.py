@@ -24,10 +24,13 @@ def _check(clip: Any, faces: Any, height: int, width: int) -> None:  # noqa: ANN
         raise ValueError(f"rasterize expects faces of shape (F, 3), got {tuple(faces.shape)}")
     if height < 1 or width < 1:
         raise ValueError(f"rasterize expects a positive image size, got {height} x {width}")
-    if len(faces) and not (int(faces.min()) >= 0 and int(faces.max()) < clip.shape[1]):
+    if not len(faces):
+        return
+    low, high = int(faces.min()), int(faces.max())
+    if not (low >= 0 and high < clip.shape[1]):
         raise ValueError(
             f"rasterize expects vertex indices in 0..{clip.shape[1] - 1}, got "
-            f"{int(faces.min())}..{int(faces.max())}; are the faces 1-based?"
+            f"{low}..{high}; are the faces 1-based?"
         )
 
 

@@ -413,11 +413,12 @@ def blend(
 def interpolate(
     attributes: np.ndarray, faces: np.ndarray, ids: np.ndarray, bary: np.ndarray, out: np.ndarray
 ) -> None:
-    """Fill ``out`` (H, W, C) of one image."""
+    """Set ``out`` (H, W, C) of one image, zero where nothing is seen."""
     height, width = ids.shape
     for row in range(np.uint32(height)):
         for column in range(np.uint32(width)):
             if ids[row, column] < 0:
+                out[row, column] = 0.0
                 continue
             face = np.uint32(ids[row, column])
             corners = (
@@ -452,12 +453,15 @@ def weights_at(
 @kernel
 @no_type_check
 def barycentrics(clip: np.ndarray, faces: np.ndarray, ids: np.ndarray, bary: np.ndarray) -> None:
-    """Fill ``bary`` (H, W, 3) of one image."""
+    """Set ``bary`` (H, W, 3) of one image, zero where nothing is seen."""
     height, width = ids.shape
     for row in range(np.uint32(height)):
         py = 1.0 - (row + 0.5) * (2.0 / height)
         for column in range(np.uint32(width)):
             if ids[row, column] < 0:
+                bary[row, column, 0] = 0.0
+                bary[row, column, 1] = 0.0
+                bary[row, column, 2] = 0.0
                 continue
             face = np.uint32(ids[row, column])
             px = (column + 0.5) * (2.0 / width) - 1.0
@@ -481,13 +485,14 @@ def resolve(
     attributes: np.ndarray,
     out: np.ndarray,
 ) -> None:
-    """Fill zeroed ``out`` (H, W, C) of one image: barycentrics and values in one pass."""
+    """Set ``out`` (H, W, C) of one image: barycentrics and values in one pass."""
     height, width = ids.shape
     rounded = clip.dtype.type
     for row in range(np.uint32(height)):
         py = 1.0 - (row + 0.5) * (2.0 / height)
         for column in range(np.uint32(width)):
             if ids[row, column] < 0:
+                out[row, column] = 0.0
                 continue
             face = np.uint32(ids[row, column])
             px = (column + 0.5) * (2.0 / width) - 1.0
@@ -542,6 +547,9 @@ def interpolate_backward(
     for row in range(np.uint32(height)):
         for column in range(np.uint32(width)):
             if ids[row, column] < 0:
+                to_bary[row, column, 0] = 0.0
+                to_bary[row, column, 1] = 0.0
+                to_bary[row, column, 2] = 0.0
                 continue
             face = np.uint32(ids[row, column])
             corners = (

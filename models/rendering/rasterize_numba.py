@@ -5,7 +5,7 @@ Arrays and threads around the loops of :mod:`models.rendering.rasterize_kernels`
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -54,20 +54,21 @@ _pools: dict[int, ThreadPoolExecutor] = {}
 os.register_at_fork(after_in_child=_pools.clear)  # a pool's threads do not survive a fork
 
 
-def _each_image(work: Callable[[range], None], count: int, workers: int) -> None:
+def _each_image(work: Callable[[Iterable[int]], None], count: int, workers: int) -> None:
     """Call ``work`` with the images of each worker; threads run it where there are several.
 
-    An image is drawn by one thread into its own rows, so the bytes do not depend on ``workers``.
+    Who is free takes the next image, so that nobody waits for a thread that was kept from running.
+    An image is drawn by one thread into its own rows: the bytes do not depend on ``workers``.
     """
     workers = min(workers, count)
     if workers <= 1:
         work(range(count))
         return
-    shares = [range(first, count, workers) for first in range(workers)]
+    remaining = iter(range(count))  # of which each number goes to one thread, by the GIL
     if workers not in _pools:
         _pools[workers] = ThreadPoolExecutor(workers - 1, thread_name_prefix="rasterize")
-    others = [_pools[workers].submit(work, share) for share in shares[1:]]
-    work(shares[0])
+    others = [_pools[workers].submit(work, remaining) for _ in range(workers - 1)]
+    work(remaining)
     for other in others:
         other.result()
 
@@ -103,9 +104,9 @@ def rasterize_numba(
     count = clip.shape[0]
     ids = np.empty((count, height, width), dtype=np.int32)
     depth = np.empty((count, height, width), dtype=clip.dtype)
-    bary = np.zeros((count, height, width, 3), dtype=clip.dtype)
+    bary = np.empty((count, height, width, 3), dtype=clip.dtype)
 
-    def draw(images: range) -> None:
+    def draw(images: Iterable[int]) -> None:
         for image in images:
             depth[image] = _nearest(clip[image], indices, cull, ids[image])
             kernels.barycentrics(clip[image], indices, ids[image], bary[image])
@@ -155,10 +156,9 @@ def draw_numba(
         )
     ids = np.empty(shape[:3], dtype=np.int32)
 
-    def draw(images: range) -> None:
+    def draw(images: Iterable[int]) -> None:
         for image in images:
             _nearest(clip[image], indices, cull, ids[image])
-            values[image].fill(0.0)
             kernels.resolve(clip[image], indices, ids[image], attributes[image], values[image])
 
     _each_image(draw, shape[0], workers)
@@ -188,7 +188,7 @@ def rasterize_numba_backward(
     gradient = np.ascontiguousarray(gradient)
     out = np.empty_like(clip)
 
-    def gather(images: range) -> None:
+    def gather(images: Iterable[int]) -> None:
         total = _scratch("total", *clip.shape[1:])
         for image in images:
             total.fill(0.0)
@@ -218,9 +218,9 @@ def interpolate_numba(
     """Weighted sums of vertex attributes at the visible pixels, zero elsewhere."""
     attributes = np.ascontiguousarray(attributes)
     indices = np.ascontiguousarray(faces, dtype=np.int32)
-    out = np.zeros((*ids.shape, attributes.shape[2]), dtype=attributes.dtype)
+    out = np.empty((*ids.shape, attributes.shape[2]), dtype=attributes.dtype)
 
-    def fill(images: range) -> None:
+    def fill(images: Iterable[int]) -> None:
         for image in images:
             kernels.interpolate(attributes[image], indices, ids[image], bary[image], out[image])
 
@@ -241,11 +241,12 @@ def interpolate_numba_backward(
     attributes = np.ascontiguousarray(attributes)
     indices = np.ascontiguousarray(faces, dtype=np.int32)
     gradient = np.ascontiguousarray(gradient)
-    to_attributes = np.zeros_like(attributes)
-    to_bary = np.zeros_like(bary)
+    to_attributes = np.empty(attributes.shape, dtype=attributes.dtype)
+    to_bary = np.empty(bary.shape, dtype=bary.dtype)
 
-    def gather(images: range) -> None:
+    def gather(images: Iterable[int]) -> None:
         for image in images:
+            to_attributes[image] = 0.0
             kernels.interpolate_backward(
                 attributes[image],
                 indices,

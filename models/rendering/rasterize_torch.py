@@ -241,6 +241,7 @@ class _Rasterize(torch.autograd.Function):
         if isinstance(engine, CudaKernels):
             ids, bary, depth = engine.rasterize(clip, faces, height, width, cull=cull)
         elif engine == "numba":
+            faces = faces.int()  # once, for both directions
             found = rasterize_numba(
                 clip.detach().numpy(),
                 faces.numpy(),
@@ -298,6 +299,7 @@ class _Interpolate(torch.autograd.Function):
         bary: Tensor,
         engine: Engine,
     ) -> Tensor:
+        faces = faces if isinstance(engine, CudaKernels) else faces.int()  # once, for both ways
         ctx.save_for_backward(attributes, faces, ids, bary)
         ctx.engine = engine
         if isinstance(engine, CudaKernels):

@@ -67,16 +67,22 @@ def write_table(table: Any, path: Path) -> None:  # noqa: ANN401 - pyarrow.Table
 def read_table(path: Path, columns: list[str] | None = None) -> Any:  # noqa: ANN401
     """Read a Parquet file, or every ``*.parquet`` shard of a folder in name order, as one table."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     if path.is_dir():
         shards = sorted(path.glob("*.parquet"))
         if not shards:
             raise FileNotFoundError(f"expected Parquet shards in {path}, found none; run its stage")
-        return pa.concat_tables(
-            [pq.read_table(shard, columns=columns, partitioning=None) for shard in shards]
-        )
-    return pq.read_table(path, columns=columns, partitioning=None)
+        return pa.concat_tables([_read_one(shard, columns) for shard in shards])
+    return _read_one(path, columns)
+
+
+def _read_one(path: Path, columns: list[str] | None) -> Any:  # noqa: ANN401
+    """Read one file; ``pyarrow.parquet.read_table`` imports the data set machinery for it."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        table = file.read(columns)
+    return table if columns is None else table.select(columns)
 
 
 @contextlib.contextmanager

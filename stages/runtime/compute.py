@@ -104,8 +104,9 @@ def _map_in_processes(
     """
     context = multiprocessing.get_context("forkserver")
     main = getattr(sys.modules["__main__"], "__spec__", None)
-    if main is not None and main.name.split(".")[0] == "stages":
-        context.set_forkserver_preload([main.name])
+    apart = {"stages", "" if main is None else main.name}  # each process runs the main module
+    loaded = [name for name in sys.modules if name.split(".")[0] in {"models", "stages"}]
+    context.set_forkserver_preload(sorted(set(loaded) - apart))
     executor = ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(function,))
     try:
         chunks = [executor.submit(_run_own, list(items[start:stop])) for start, stop in bounds]

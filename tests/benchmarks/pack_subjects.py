@@ -58,6 +58,7 @@ def packed(folder: Path, raw: Path, shards: int, withdrawn: list[str]) -> float:
     params = yaml.load((REPOSITORY / "params.yaml").read_text(encoding="utf-8"))
     params["pack"]["shards"] = shards
     params["takedown"] = withdrawn
+    params["compute"]["workers"] = 1  # so that all of it is counted
     with (folder / "params.yaml").open("w", encoding="utf-8") as file:
         yaml.dump(params, file)
     command = [sys.executable, "-m", "stages.pack", "--dataset", "lyhm", "--out", "out"]
