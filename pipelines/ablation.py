@@ -90,8 +90,8 @@ class Grid(_Part):
     )
     commands: list[str] = Field(
         default=[],
-        description="instead of a target, for what no graph holds: run in a row's folder, where {seed} "
-        "is the row's",
+        description="instead of a target, for what no graph holds: run in a row's folder, where "
+        "{seed} is the row's",
     )
     figures: list[Figure] = Field(min_length=1)
     switches: dict[str, Switch] = Field(min_length=1)
