@@ -90,7 +90,7 @@ class Grid(_Part):
     )
     commands: list[str] = Field(
         default=[],
-        description="instead of a target, for what no graph holds: run in a row's folder, where "
+        description="instead of a target, for what no graph holds: run in a row's folder; "
         "{seed} is the row's",
     )
     figures: list[Figure] = Field(min_length=1)

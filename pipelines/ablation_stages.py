@@ -197,6 +197,7 @@ def _row(
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         write_bytes(folder / "params.yaml", yaml.safe_dump(params, sort_keys=False).encode())
+        (folder / "dvc.yaml").symlink_to((root / "dvc.yaml").resolve())  # it is a checkout, too
         _link(data.resolve(), folder / "data", {Path(out) for step in steps for out in step.outs})
         for step in steps[:start]:
             for out in step.outs:

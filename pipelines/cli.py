@@ -387,10 +387,11 @@ def _ablate(options: argparse.Namespace) -> int:
 
     root = _checkout()
     grid = ablation.load_grid(options.method, root)
+    common = {key: json.loads(to) for key, _, to in (text.partition("=") for text in options.set)}
     if options.stages is None:
         trials = ablation.plan(options.method, grid, root, only=options.only)
     else:
-        state = ablation_stages.code_state(root)
+        state = ablation_stages.code_state(root) + json.dumps(common, sort_keys=True)
         trials = ablation.trials_of(options.method, grid, root, state, only=options.only)
 
     def tell(result: ablation.TrialResult, word: str) -> None:
@@ -418,7 +419,6 @@ def _ablate(options: argparse.Namespace) -> int:
                 label = f"{trial.switch}: {trial.value}" if trial.switch else trial.value
                 sys.stdout.write(f"{label}  [{changes or 'no change'}]\n")
         return 0
-    common: dict[str, Any] = {}
     if options.stages is None:
         results = ablation.run(
             grid,
@@ -427,9 +427,6 @@ def _ablate(options: argparse.Namespace) -> int:
             on_row=lambda result, ran: tell(result, "" if ran else ", kept from before"),
         )
     else:
-        common = {
-            key: json.loads(value) for key, _, value in (s.partition("=") for s in options.set)
-        }
         results = ablation_stages.run(
             grid,
             trials,

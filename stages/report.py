@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from stages.reporting.ablations import ablation_section, load_measured
 from stages.reporting.faces import reconstruction_section
 from stages.reporting.inputs import Evaluation, Packed, load_evaluations, load_packed
 from stages.reporting.landmark_errors import landmark_error_section
@@ -38,13 +39,19 @@ FOOTER = (
 )
 
 
-def run(section: params.ReportParams, *, data: Path, out: Path) -> None:
+def run(
+    section: params.ReportParams, *, data: Path, out: Path, ablations: Path | None = None
+) -> None:
     """Write the page and its figures.
 
     Args:
         section: How much to show.
         data: The folder that all stages write under.
         out: Replaced when all is done.
+        ablations: Folder of what ``faceline ablate --keep`` measured; None leaves the part out.
+
+    Raises:
+        ValueError: An ablation is of another version.
     """
     evaluations, packed = load_evaluations(data), load_packed(data)
     sections = [
@@ -58,6 +65,8 @@ def run(section: params.ReportParams, *, data: Path, out: Path) -> None:
         render_section(data, section),
         training_section(data),
     ]
+    if ablations is not None:
+        sections.append(ablation_section(load_measured(ablations)))
     document = page(TITLE, lede(evaluations), notice(evaluations, packed), sections, FOOTER)
     with atomic_directory(out) as scratch:
         write_bytes(scratch / "report.html", document.encode("utf-8"))
@@ -127,11 +136,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Write the report page.")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--ablations", type=Path, help="tables that are kept with the code")
     args = parser.parse_args()
     from stages.runtime.process import begin
 
     begin("report")
-    run(params.load().report, data=args.data, out=args.out)
+    run(params.load().report, data=args.data, out=args.out, ablations=args.ablations)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ of the inputs, the code and the parameters: a run that was killed goes on after 
 ends with the bytes of a run that was not. Not a stage of the graph, which reads no videos.
 """
 
+import contextlib
 import logging
 import shutil
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from models.face_path import smooth_points
+from models.face_path import acceleration_px, smooth_points
 from models.image_metrics import depth_rmse, photometric_rmse
 from models.methods.tracker import Frame
 from stages.landmark_predictor import FILE_NAME
@@ -460,4 +461,8 @@ def _meta(
         values = [row[name] for row in good if row.get(name) is not None]
         if values:
             meta[f"{name}_mean"] = float(np.mean(values))
+    blank = [np.nan] * 136
+    points = np.array([row.get("fitted_px") or blank for row in rows], np.float64)
+    with contextlib.suppress(ValueError):  # no three neighbouring frames
+        meta["jitter_px"] = acceleration_px(points.reshape(len(rows), 68, 2))
     return meta

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,8 +11,10 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from pipelines import ablation, ablation_table, cli
+from pipelines import ablation, ablation_stages, ablation_table, cli
+from pipelines.dag import read_graph
 from pipelines.engine import dvc_command, environment
+from stages.reporting.ablations import ablation_section, load_measured
 from stages.runtime.artifacts import read_table
 
 GRAPH = """
@@ -221,6 +224,15 @@ def test_committed_grids_change_parameters_that_exist(
     assert grid.target == f"evaluate@{method}"
 
 
+@pytest.mark.parametrize("method", ["tracker", "pix2face-video"])
+def test_grids_of_commands_change_parameters_that_exist(method: str, repository: Path) -> None:
+    grid = ablation.load_grid(method, repository)
+    trials = ablation.trials_of(method, grid, repository, "")
+    assert len(trials) == 1 + sum(len(switch.rows) for switch in grid.switches.values())
+    with pytest.raises(ValueError, match="not in the graph: run its rows with --stages"):
+        ablation.plan(method, grid, repository)
+
+
 def test_the_command_lists_without_running(
     checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -230,3 +242,146 @@ def test_the_command_lists_without_running(
     listed = json.loads(capsys.readouterr().out)
     assert [row["set"] for row in listed] == [{}, {"train.toy.kind": "null"}]
     assert cli.main(["ablate", "toy", "--only", "speed"]) == 2
+
+
+CHAINED = {
+    **GRID,
+    "target": "evaluate@toy",
+    "chain": ["train@toy", "evaluate@toy"],
+    "figures": [
+        {"name": "score", "unit": "mm", "file": "data/evaluation/toy/metrics.json", "at": "score"},
+        {
+            "name": "trained",
+            "unit": "",
+            "file": "data/evaluation/toy/metrics.json",
+            "at": "trained",
+        },
+    ],
+    "switches": {
+        "rate": {"about": "How fast.", "rows": [{"value": "four", "set": {"train.toy.rate": 4}}]},
+        "judge": {
+            "about": "Who judges.",
+            "rows": [
+                {"value": "three", "set": {"judge.factor": 3}},
+                {"value": "nine", "set": {"judge.factor": 9}},
+            ],
+        },
+    },
+}
+CHAIN = """
+stages:
+  train:
+    foreach: {toy: {root: data/raw}}
+    do:
+      cmd: exec python -m step train ${item.root} data/checkpoints/${key}
+      params: [seed, 'train.${key}']
+      outs: ['data/checkpoints/${key}']
+  evaluate:
+    foreach: [toy]
+    do:
+      cmd: exec python -m step evaluate data/checkpoints/${item} data/evaluation/${item}
+      params: [judge]
+      outs: ['data/evaluation/${item}']
+"""
+CHAIN_STEP = """
+import json, pathlib, sys, yaml
+what, source, out = sys.argv[1], pathlib.Path(sys.argv[2]), pathlib.Path(sys.argv[3])
+params = yaml.safe_load(pathlib.Path("params.yaml").read_text())
+if what == "train":
+    found = {"rate": params["train"]["toy"]["rate"], "seed": params["seed"]}
+    found["raw"] = (source / "raw.txt").read_text()
+else:
+    if params["judge"]["factor"] == 9:
+        sys.exit("nine is too much")
+    before = json.loads((source / "metrics.json").read_text())
+    found = {"score": params["judge"]["factor"] * before["rate"] + before["seed"], "trained": 1}
+    found |= {"synthetic": True, "weights": "random"}
+out.mkdir(parents=True)
+(out / "metrics.json").write_text(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def chained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("chained")
+    (root / "dvc.yaml").write_text(CHAIN)
+    (root / "step.py").write_text(CHAIN_STEP)
+    (root / "params.yaml").write_text(
+        "seed: 0\ntrain: {toy: {rate: 1, kind: L4}}\njudge: {factor: 2}\n"
+    )
+    for folder in ("data/raw", "data/checkpoints/other", "models"):
+        (root / folder).mkdir(parents=True)
+    (root / "data" / "raw" / "raw.txt").write_text("made elsewhere")
+    return root
+
+
+def test_rows_run_their_own_stages_on_what_is_built(chained: Path, tmp_path: Path) -> None:
+    grid = ablation.Grid.model_validate(CHAINED)
+    state = ablation_stages.code_state(chained)
+    trials = ablation.trials_of("toy", grid, chained, state, check=accept)
+    seen = []
+
+    def measure(limit_s: float = 60.0) -> list[ablation.TrialResult]:
+        return ablation_stages.run(
+            grid,
+            trials,
+            chained,
+            data=chained / "data",
+            work=tmp_path / "rows",
+            seeds=(10, 20),
+            jobs=2,
+            common={"judge.factor": 5},
+            limit_s=limit_s,
+            on_row=seen.append,
+        )
+
+    results = measure()
+    scores = {(r.trial.value, r.seed): r.figures.get("score") for r in results}
+    assert scores[ablation.BASE, 10] == 5 * 1 + 10
+    assert scores["four", 20] == 5 * 4 + 20
+    assert scores["three", 20] == 3 * 1 + 20
+    failed = [r for r in results if r.status != "ok"]
+    assert {(r.trial.value, r.seed) for r in failed} == {("nine", 10), ("nine", 20)}
+    assert all("nine is too much" in r.reason for r in failed)
+    three = next(t for t in trials if t.value == "three")
+    own = tmp_path / "rows" / three.experiment / "10" / "data"
+    assert (own / "checkpoints" / "toy").is_symlink()  # the unchanged row's training, not its own
+    assert (own / "raw").resolve() == chained / "data" / "raw"
+    assert sorted(p.name for p in (chained / "data").iterdir()) == ["checkpoints", "raw"]
+    again = measure(limit_s=0.0)  # nothing is run: finished rows are there, the failed one is not
+    assert [r.figures for r in again if r.status == "ok"] == [
+        r.figures for r in results if r.status == "ok"
+    ]
+    assert {r.reason for r in again if r.status != "ok"} == {"not run: the time given was over"}
+
+    found = ablation_table.write(
+        "toy", grid, results, tmp_path / "table", common={"judge.factor": 5}, note="A toy."
+    )
+    assert found["seeds"] == [10, 20]
+    note = (tmp_path / "table" / "ablation.md").read_text()
+    assert "| four | 35.000 ± 5.000 |" in note  # 5 * 4 + the mean of both seeds
+    assert "judge.factor = 5" in note
+    assert "A toy." in note
+    (tmp_path / "kept").mkdir()
+    shutil.copy(tmp_path / "table" / "ablation.json", tmp_path / "kept" / "toy.json")
+    section = ablation_section(load_measured(tmp_path / "kept"))
+    assert "failed: -m step evaluate: nine is too much" in section.body
+    assert "± 5.000" in section.body
+
+
+def test_the_report_refuses_another_version_and_says_what_is_missing(tmp_path: Path) -> None:
+    assert "ablations/measured" in ablation_section(load_measured(tmp_path)).body
+    (tmp_path / "toy.json").write_text('{"version": 0}')
+    with pytest.raises(ValueError, match="version 1, got 0"):
+        load_measured(tmp_path)
+
+
+def test_commands_of_the_graph_are_those_that_dvc_runs(repository: Path) -> None:
+    graph = read_graph(repository)
+    params = yaml.safe_load((repository / "params.yaml").read_text())
+    for method in ("mica", "pix2face", "ringnet"):
+        for name in ablation.load_grid(method, repository).chain:
+            step = ablation_stages.resolve(repository, name, params)
+            told = shlex.split(graph.nodes[name]["stage"].command)
+            assert [*step.command[1:]] == told[told.index("python") + 1 :]
+            assert step.outs == graph.nodes[name]["stage"].outs
