@@ -228,7 +228,7 @@ def score_dataset(
     )
     found = planned_scores([plan], compute)[0]
     if isinstance(found, str):
-        raise ValueError(found)
+        raise ValueError(found)  # noqa: TRY004 - the text says why it has no score  # noqa: TRY004 - a reason, not a wrong type
     result, scores = found
     if out is not None:
         with atomic_directory(out) as scratch:
@@ -502,7 +502,7 @@ def _scores(
 ) -> list[list[ImageScore]]:
     """Scores of each plan's cases in their order; a group shares its scans' structures."""
     tasks: list[tuple[partial[list[ImageScore]], list[Case]]] = []
-    owners = []
+    owners: list[int] = []
     for owner, (plan, protocol, scale_mm) in enumerate(wanted):
         run = partial(plan.run, protocol=protocol, scale_mm=scale_mm)
         for case in sorted(plan.cases, key=lambda case: (case.subject_id, case.item_id)):
@@ -512,6 +512,8 @@ def _scores(
             else:
                 tasks.append((run, [case]))
                 owners.append(owner)
+    if not tasks:
+        return [[] for _ in wanted]
     images = sum(len(plan.cases) for plan, _, _ in wanted)
     results = map_ordered(
         _run_task,

@@ -5,7 +5,6 @@ from typing import Final, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-
 _NEARLY: Final = 8
 """Triangles that a tracker remembers of each query."""
 

@@ -7,6 +7,7 @@ import pytest
 
 from models.procedural.appearance import HAIR_STYLES, Appearance, sample_appearance, skin_tone
 from models.procedural.expression import Expression
+from models.procedural.features import beard_cover, bump, fraction, smooth_step
 from models.procedural.head import ProceduralHead
 from models.procedural.identity import Identity, sample_identity
 from models.procedural.occluders import sample_occluder
@@ -21,6 +22,7 @@ from models.procedural.scene import (
     rotation_from_angles,
     sample_scene,
 )
+from models.procedural.shading import _TAPS, _lit, shadow_map
 
 SIZE = 192
 GREEN = Background("plain", np.tile([0.02, 0.7, 0.02], (5, 1)), 1)
@@ -297,3 +299,72 @@ def test_identities_can_be_told_apart() -> None:
             distance = np.linalg.norm(centroids - table[number, shot], axis=1)
             correct += int(np.argmin(distance)) == number
     assert correct >= 0.5 * 2 * people  # chance is one in eight
+
+
+def test_features_that_are_skipped_far_away_have_the_values_of_their_formulas():
+    rng = np.random.default_rng(3)
+    for value, low, extent in zip(
+        rng.uniform(-3, 3, 300), rng.uniform(-1, 1, 300), rng.choice([-2.0, 0.5], 300), strict=True
+    ):
+        t = min(1.0, max(0.0, (value - low) / (low + extent - low)))
+        assert smooth_step(low, low + extent, value) == t * t * (3.0 - 2.0 * t)
+        assert fraction(10.0 * value) == (10.0 * value) % 1.0
+    for dx, dy in rng.uniform(-9, 9, (300, 2)):
+        t = max(0.0, 1.0 - 0.25 * (dx * dx / 9.0 + dy * dy / 4.0))
+        assert bump(dx, 3.0, dy, 2.0) == t * t * t * t
+
+
+def slow_beard(x: float, y: float, z: float, cheek: float) -> float:
+    """A full beard, every factor at every point."""
+    ax = abs(x)
+    if y > 5.0 or y < -150.0:
+        return 0.0
+    azimuth = float(np.arctan2(ax, z)) * 57.29577951308232
+    upper = smooth_step(-45.0, -54.0, y + 0.22 * ax)
+    lower = smooth_step(-78.0, -66.0, y + 0.5 * max(0.0, ax - 20.0))
+    moustache = upper * lower * smooth_step(34.0, 22.0, ax)
+    corners = [0.0, 20.0, 40.0, 62.0, 78.0]
+    line = cheek + float(np.interp(azimuth, corners, [-50.0, -50.0, -56.0, -38.0, -2.0]))
+    back = smooth_step(92.0, 74.0, azimuth + 0.30 * max(0.0, -y - 55.0))
+    floor = -126.0 + 0.25 * max(0.0, ax - 25.0)
+    below = smooth_step(floor - 16.0, floor + 10.0, y)
+    return max(smooth_step(line + 2.0, line - 9.0, y) * back * below, moustache)
+
+
+def test_a_beard_without_azimuths_is_the_beard_with_them():
+    rng = np.random.default_rng(4)
+    grown = 0
+    for x, y, z in rng.uniform([-80, -150, -60], [80, 10, 110], (4000, 3)):
+        cheek = float(rng.uniform(-6, 6))
+        found = beard_cover(x, y, z, 1.0, cheek)
+        assert found == pytest.approx(slow_beard(x, y, z, cheek), abs=1e-9)
+        grown += found > 0
+    assert grown > 400
+
+
+def test_shadow_taps_that_are_not_weighted_equal_those_that_are():
+    rng = np.random.default_rng(5)
+    surface = rng.uniform(-0.2, 0.2, (300, 3))
+    faces = rng.integers(0, 300, (200, 3)).astype(np.int32)
+    light = dataclasses.replace(portrait_light(), shadow_softness=3.5)
+    maps, frame = shadow_map([(surface, faces)], light, np.zeros(3))
+    depth = maps[0]
+    shares = []
+    for point in rng.uniform(-0.26, 0.26, (500, 3)):
+        u, v, w = frame[:, :3] @ point + frame[:, 3]
+        u, v = (u + 1.0) * 80.0 - 0.5, (1.0 - v) * 80.0 - 0.5
+        total = 0.0
+        for across, down in _TAPS * light.shadow_softness:
+            i, j = int(np.floor(v + down)), int(np.floor(u + across))
+            if not (0 <= i < 159 and 0 <= j < 159):
+                total += 1.0
+                continue
+            right, lower = u + across - j, v + down - i
+            seen = depth[i : i + 2, j : j + 2] >= -w - 0.012
+            total += np.array([1 - lower, lower]) @ seen @ np.array([1 - right, right])
+        shares.append(total / 8)
+        lit = _lit(*point, maps, frame, light.shadow_softness)
+        assert lit == pytest.approx(shares[-1], abs=1e-9)
+    assert 0.0 in shares
+    assert 1.0 in shares
+    assert any(0.0 < share < 1.0 for share in shares)

@@ -159,6 +159,15 @@ def test_a_sample_does_not_depend_on_its_company():
         np.testing.assert_array_equal(together[index], renderer.offsets_mm([several[index]])[0])
 
 
+def test_photographs_of_several_sizes_are_drawn_as_each_alone():
+    renderer = PnccRenderer(face_like(), UNIT_M)
+    several = [replace(samples(1)[0], width=width) for width in (60, 71)]
+    for sample, maps in zip(several, renderer.render(several), strict=True):
+        alone = renderer.render([sample])[0]
+        for name in ("pncc_mm", "offset_mm", "mask"):
+            np.testing.assert_array_equal(getattr(maps, name), getattr(alone, name))
+
+
 def test_window_draws_the_same_surface_enlarged():
     renderer = PnccRenderer(face_like(), UNIT_M)
     sample = samples(1)[0]

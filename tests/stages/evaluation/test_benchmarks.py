@@ -10,12 +10,12 @@ from stages import scoring
 from stages.benchmark_scores import score_benchmarks
 from stages.benchmarks.layouts import layout_of, list_stirling, read_pairs
 from stages.benchmarks.points import read_landmarks
-from stages.datasets.meshes import write_obj
+from stages.datasets.meshes import read_mesh, write_obj
 from stages.runtime.artifacts import read_json, read_table, write_table
 from stages.runtime.contracts import schema, table_of
 from stages.runtime.params import ComputeParams
 from stages.runtime.unpickle import read_npy
-from stages.scoring import score_dataset, score_files
+from stages.scoring import planned, planned_scores, score_dataset, score_files
 
 
 def lnd(points) -> str:
@@ -114,6 +114,28 @@ def test_the_stage_counts_what_was_asked_for_only(stirling, tmp_path, kit):
     assert "expected a submission folder" in found["bu3dfe"]["bu3dfe"]["reason"]
     assert [row["status"] for row in table] == ["ok", "failed", "ok", "failed"]
     assert table_of(table, "distances").num_rows == 4
+
+
+def test_plans_measured_together_are_those_measured_alone(stirling, tmp_path, kit):
+    submission = tmp_path / "s"
+    kit.submit(submission, "HQ/F1001_001", bump=1.0)
+    kit.submit(submission, "LQ/F1001_008", bump=2.0)
+    mesh = read_mesh(submission / "LQ" / "F1001_008.obj")  # metres declared as millimetres, once
+    write_obj(submission / "LQ" / "F1001_008.obj", mesh.vertices / 1000, mesh.faces, decimals=12)
+    marks = np.load(submission / "LQ" / "F1001_008.npy")
+    np.save(submission / "LQ" / "F1001_008.npy", marks / 1000)
+    names = ("feng2018", "stirling-now-metric")
+    plans = [planned(name, stirling, submission) for name in names]
+    globally = planned("stirling-now", stirling, submission, options={"scale": "global"})
+    nothing = planned("feng2018", stirling, submission, among=())
+    *together, scaled, none = planned_scores([*plans, globally, nothing])
+    for name, found in zip(names, together, strict=True):
+        alone = score_dataset(name, stirling, submission)
+        assert json.dumps(found[0]) == json.dumps(alone)
+        assert (alone["scored"], alone["flagged"]) == (2, 1)
+        assert alone["per_image"][1]["flags"][0].startswith("scale: ")
+    assert scaled[0]["global_scale_mm_per_unit"] > 0
+    assert none == "expected images to score, got none of the benchmark's"
 
 
 def test_stirling_by_now_pools_and_takes_a_list_of_images(stirling, tmp_path, kit):
