@@ -124,10 +124,11 @@ def switch_sections(document: Mapping[str, Any]) -> list[Section]:
                 if spread is not None:
                     shown = Cell(f"{shown.html} ± {spread:.{figure['digits']}f}", shown.kind)
                 cells.append(shown)
+            unrun = row["reason"].startswith("not run")
             cells.append(
                 Cell(source(synthetic=row["synthetic"]))
                 if row["status"] == "ok"
-                else Cell(text(f"failed: {row['reason']}"))
+                else Cell(text(row["reason"] if unrun else f"failed: {row['reason']}"))
             )
             published = row["published"] or [None] * len(switch["published"])
             cells += [number(value, 2, "quiet") for value in published]

@@ -43,7 +43,7 @@ def test_scratch_of_killed_writers_is_swept_and_of_living_ones_kept(tmp_path: Pa
 
 def test_safetensors_bytes_are_the_same_in_every_process(tmp_path: Path) -> None:
     script = (
-        "import sys, numpy as np; from pathlib import Path; from stages import artifacts; "
+        "import sys, numpy as np; from pathlib import Path; from stages.runtime import artifacts; "
         "artifacts.write_safetensors({'b': np.arange(6.), 'a': np.eye(3, dtype=np.float32).T}, "
         "Path(sys.argv[1]), {'method': 'x', 'n': [1, 2], 'a': {'z': 1, 'y': 2}})"
     )
