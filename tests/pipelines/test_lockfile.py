@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,9 @@ def test_path_locks_of_other_programs_and_of_the_dead_are_swept(tmp_path: Path) 
     sleeper = subprocess.Popen(["sleep", "60"])
     dvc = subprocess.Popen(["sh", "-c", "sleep 60; exit", "dvc"])
     try:
+        for process in (sleeper, dvc):  # its command line is there a moment after its start
+            while not Path(f"/proc/{process.pid}/cmdline").read_bytes():
+                time.sleep(0.01)
         alive = {"pid": dvc.pid, "cmd": "dvc repro"}
         other = {"pid": sleeper.pid, "cmd": "dvc repro"}
         dead = {"pid": ended.pid, "cmd": "dvc repro"}
