@@ -21,7 +21,7 @@ demo: install
 	@python -m pipelines.summary
 
 test: check
-	python -m pytest -q --numprocesses=2 --dist=loadfile --no-loadscope-reorder
+	python -m pytest -q --numprocesses=2 --dist=loadfile --no-loadscope-reorder --durations=10
 
 # Kills, full disks, damaged files, real servers: minutes; full disks need root.
 faults: install
