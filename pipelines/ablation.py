@@ -349,8 +349,10 @@ def read_figures(grid: Grid, trial: Trial, text_of: Callable[[str], str]) -> Tri
             found = found.get(key) if isinstance(found, dict) else None
         is_number = isinstance(found, int | float) and not isinstance(found, bool)
         figures[figure.name] = float(found) if is_number else None
-    facts = documents[grid.figures[0].file]
-    synthetic, weights = facts.get("synthetic"), facts.get("weights")
+    synthetic, weights = (
+        next((found[key] for found in documents.values() if key in found), None)
+        for key in ("synthetic", "weights")
+    )
     return TrialResult(trial, "ok", "", figures, synthetic, str(weights or "not recorded"))
 
 

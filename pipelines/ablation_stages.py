@@ -1,16 +1,15 @@
-"""Rows of an ablation without DVC: each in a folder of its own, many at a time, with several seeds.
+"""Rows of an ablation beside DVC: each in a folder of its own, many at a time, with several seeds.
 
-For a machine with many cores and no DVC, or for more than one seed, which DVC would carry down to
-the raw data. A row's folder holds its ``params.yaml`` and links to a built graph's outputs. Of the
-grid's chain the stages from the first one that a row's changes reach are run, with the commands of
-``dvc.yaml``; what they need from before is the unchanged row's of the same seed. The figures come
-from the same files as those of an experiment.
+DVC runs one experiment of a checkout at a time and would carry a seed down to the raw data. Here a
+row's folder holds its ``params.yaml`` and links to a built graph's outputs. Of the grid's chain the
+stages from the first one that a row's changes reach are run, with their own commands; what they
+need from before is the unchanged row's of the same seed. The figures come from the same files as
+those of an experiment.
 """
 
 import copy
 import hashlib
 import os
-import re
 import shlex
 import shutil
 import subprocess
@@ -18,34 +17,19 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from pipelines.ablation import CODE, Grid, Trial, TrialResult, Value, read_figures, replace_at
+from pipelines.dag import StageNode, read_graph
 from stages.runtime.artifacts import read_json, write_bytes, write_json
 from stages.runtime.process import ONE_THREAD
 
 LIMIT_S = 86400.0
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """A stage of the chain.
-
-    Attributes:
-        name: Its address in ``dvc.yaml``.
-        command: What it runs.
-        params: Dotted parameters that it reads.
-        outs: What it writes, relative to the row's folder.
-    """
-
-    name: str
-    command: tuple[str, ...]
-    params: tuple[str, ...]
-    outs: tuple[str, ...]
+FINISHED = "finished.json"
 
 
 def code_state(root: Path) -> str:
@@ -55,45 +39,6 @@ def code_state(root: Path) -> str:
         for path in sorted((root / folder).rglob("*.py")):
             digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
-
-
-def resolve(root: Path, name: str, params: Mapping[str, Any]) -> Step:
-    """A stage of ``dvc.yaml`` with its names filled in, without DVC.
-
-    Raises:
-        KeyError: There is no such stage.
-    """
-    base, _, key = name.partition("@")
-    stage = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"].get(base)
-    if stage is None or bool(key) != ("foreach" in stage):
-        raise KeyError(f"expected a stage of dvc.yaml, got {name}")
-    known: dict[str, Any] = dict(params)
-    if key:
-        items = stage["foreach"]
-        if key not in items:
-            raise KeyError(f"expected {base}@ one of {sorted(items)}, got {name}")
-        known |= {"key": key, "item": items[key] if isinstance(items, dict) else key}
-        stage = stage["do"]
-
-    def filled(text: str) -> str:
-        def value(match: re.Match[str]) -> str:
-            found: Any = known
-            for part in match.group(1).split("."):
-                found = found[part]
-            return str(found)
-
-        return re.sub(r"\$\{([^}]+)\}", value, text)
-
-    command = shlex.split(filled(stage["cmd"]))
-    command = command[1:] if command[0] == "exec" else command
-    if command[0] == "python":
-        command[0] = sys.executable
-    return Step(
-        name,
-        tuple(command),
-        tuple(filled(text) for text in stage.get("params", [])),
-        tuple(filled(text) for text in stage["outs"]),
-    )
 
 
 def run(
@@ -125,17 +70,20 @@ def run(
 
     Returns:
         Trial by trial, seed by seed.
+
+    Raises:
+        KeyError: The chain names a stage that there is not.
     """
     until = time.monotonic() + limit_s
     text = (root / "params.yaml").read_text(encoding="utf-8")
     base = yaml.safe_load(text)
     for key, value in common.items():
         replace_at(base, key, value)
-    steps = [resolve(root, name, base) for name in grid.chain or [grid.target] if name]
+    steps = _steps(grid, root)
     done: dict[tuple[str, int], Future[TrialResult]] = {}
 
     def first(trial: Trial) -> int:
-        """The first step that a row's changes reach."""
+        """The first step that a row's changes reach; of the unchanged row the very first."""
         if not trial.changes:
             return 0
         reached = [
@@ -155,66 +103,76 @@ def run(
         for key, value in trial.changes.items():
             replace_at(params, key, value)
         start = first(trial)
-        rest = work / trials[0].experiment / str(seed)
-        result = _row(grid, trial, params, steps, start, root, data, work, rest, until)
+        folder, rest = (work / row.experiment / str(seed) for row in (trial, trials[0]))
+        if not (folder / FINISHED).is_file():
+            _prepare(folder, params, root, data.resolve(), steps)
+            for out in (out for step in steps[:start] for out in step.outs):
+                (folder / out).symlink_to((rest / out).resolve())
+        reason = _finish(folder, _commands(grid, steps[start:], seed), root, until)
+        if reason:
+            result = TrialResult(trial, "failed", reason, {}, None, "", seed)
+        else:
+            figures = read_figures(grid, trial, lambda file: (folder / file).read_text("utf-8"))
+            seconds = float(read_json(folder / FINISHED)["seconds"])
+            result = replace(figures, seed=seed, seconds=seconds)
         on_row(result)
         return result
 
-    ordered = sorted(trials, key=lambda trial: 0 if not trial.changes else first(trial) > 0)
     with ThreadPoolExecutor(jobs) as pool:
-        for (
-            trial
-        ) in ordered:  # rows that rest on another come after it, so that none waits for ever
+        # Rows that rest on another come after it, so that none waits for ever.
+        for trial in sorted(trials, key=lambda trial: first(trial) > 0):
             for seed in seeds:
                 if (trial.experiment, seed) not in done:
-                    rests = steps and trial.changes and first(trial) > 0
-                    before = done[(trials[0].experiment, seed)] if rests else None
-                    done[(trial.experiment, seed)] = pool.submit(one, trial, seed, before)
+                    before = done[trials[0].experiment, seed] if first(trial) > 0 else None
+                    done[trial.experiment, seed] = pool.submit(one, trial, seed, before)
         return [
-            replace(done[(trial.experiment, seed)].result(), trial=trial)
+            replace(done[trial.experiment, seed].result(), trial=trial)
             for trial in trials
             for seed in seeds
         ]
 
 
-def _row(
-    grid: Grid,
-    trial: Trial,
-    params: dict[str, Any],
-    steps: Sequence[Step],
-    start: int,
-    root: Path,
-    data: Path,
-    work: Path,
-    rest: Path,
-    until: float,
-) -> TrialResult:
-    """Run one row with one seed, or read what it left before."""
-    seed = int(params["seed"])
-    folder = work / trial.experiment / str(seed)
-    finished = folder / "finished.json"
-    if not finished.is_file():
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        write_bytes(folder / "params.yaml", yaml.safe_dump(params, sort_keys=False).encode())
-        (folder / "dvc.yaml").symlink_to((root / "dvc.yaml").resolve())  # it is a checkout, too
-        _link(data.resolve(), folder / "data", {Path(out) for step in steps for out in step.outs})
-        for step in steps[:start]:
-            for out in step.outs:
-                (folder / out).symlink_to((rest / out).resolve())
-        commands = [step.command for step in steps[start:]]
-        if grid.commands:
-            filled = [command.replace("{seed}", str(seed)) for command in grid.commands]
-            commands = [tuple(shlex.split(command)) for command in filled]
-            commands = [(sys.executable, *c[1:]) if c[0] == "python" else c for c in commands]
-        began = time.monotonic()
-        for command in commands:
-            reason = _call(command, folder, root, until - time.monotonic())
-            if reason:
-                return TrialResult(trial, "failed", reason, {}, None, "", seed)
-        write_json({"seconds": round(time.monotonic() - began, 2)}, finished)
-    result = read_figures(grid, trial, lambda file: (folder / file).read_text(encoding="utf-8"))
-    return replace(result, seed=seed, seconds=float(read_json(finished)["seconds"]))
+def _steps(grid: Grid, root: Path) -> list[StageNode]:
+    """The stages of a grid's chain, in order; none where it has commands instead."""
+    if grid.commands:
+        return []
+    nodes = read_graph(root).nodes
+    names = grid.chain or [grid.target]
+    unknown = [name for name in names if name not in nodes]
+    if unknown:
+        raise KeyError(f"expected stages of dvc.yaml, got {unknown}")
+    return [nodes[name]["stage"] for name in names]
+
+
+def _commands(grid: Grid, steps: Sequence[StageNode], seed: int) -> list[list[str]]:
+    """What runs a row, by the Python that runs this."""
+    texts = [step.command.removeprefix("exec ") for step in steps]
+    texts += [command.replace("{seed}", str(seed)) for command in grid.commands]
+    commands = [shlex.split(text) for text in texts]
+    return [[sys.executable, *c[1:]] if c[0] == "python" else c for c in commands]
+
+
+def _prepare(
+    folder: Path, params: dict[str, Any], root: Path, data: Path, steps: Sequence[StageNode]
+) -> None:
+    """Make a row's folder anew: its parameters, and links to everything built that it lets be."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    write_bytes(folder / "params.yaml", yaml.safe_dump(params, sort_keys=False).encode())
+    (folder / "dvc.yaml").symlink_to((root / "dvc.yaml").resolve())  # it is a checkout, too
+    _link(data, folder / "data", {Path(out) for step in steps for out in step.outs})
+
+
+def _finish(folder: Path, commands: Sequence[Sequence[str]], root: Path, until: float) -> str:
+    """Run a row's commands unless an earlier call did; return why one failed, or nothing."""
+    if (folder / FINISHED).is_file():
+        return ""
+    began = time.monotonic()
+    for command in commands:
+        if reason := _call(command, folder, root, until - time.monotonic()):
+            return reason
+    write_json({"seconds": round(time.monotonic() - began, 2)}, folder / FINISHED)
+    return ""
 
 
 def _call(command: Sequence[str], folder: Path, root: Path, limit_s: float) -> str:

@@ -152,7 +152,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--stages",
         type=Path,
         metavar="DATA",
-        help="no DVC: run the rows' own stages on this built data folder",
+        help="no experiments: run the rows' own stages on this built data folder",
     )
     ablate.add_argument(
         "--seeds",

@@ -18,6 +18,7 @@ class StageNode:
         command: The resolved shell command.
         deps: Paths that it reads, relative to the checkout; absolute outside it.
         outs: Paths that it writes, likewise.
+        params: Dotted parameters that it reads.
         retries: How often a failed run is repeated.
         timeout_s: Wall-clock limit of one run.
         tags: Free labels, for example ``ray`` or ``gpu``.
@@ -28,6 +29,7 @@ class StageNode:
     command: str
     deps: tuple[str, ...]
     outs: tuple[str, ...]
+    params: tuple[str, ...]
     retries: int
     timeout_s: float
     tags: tuple[str, ...]
@@ -77,6 +79,7 @@ def _node(stage: Any, base: Path) -> StageNode:  # noqa: ANN401 - dvc.stage.Stag
         command=command,
         deps=_paths(stage.deps, base),
         outs=_paths(stage.outs, base),
+        params=tuple(name for dep in stage.deps for name in getattr(dep, "params", ())),
         retries=int(run.get("retries", 0)),
         timeout_s=float(run.get("timeout", 86400)),
         tags=tuple(run.get("tags", ())),

@@ -228,7 +228,7 @@ def score_dataset(
     )
     found = planned_scores([plan], compute)[0]
     if isinstance(found, str):
-        raise ValueError(found)  # noqa: TRY004 - the text says why it has no score  # noqa: TRY004 - a reason, not a wrong type
+        raise ValueError(found)  # noqa: TRY004 - a reason, not a wrong type
     result, scores = found
     if out is not None:
         with atomic_directory(out) as scratch:

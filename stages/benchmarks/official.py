@@ -22,8 +22,9 @@ def write_now_results(
 ) -> Path:
     """``<method>[_metrical]_computed_distances[_<challenge>].npy`` of the NoW evaluation.
 
-    A pickled dict, as the public plotting code reads it: ``computed_distances`` (a list of arrays,
-    mm; here in scan order, not shuffled), ``num_missing_files`` and ``input_files``.
+    A pickled dict, because that is the form the public plotting code reads: ``computed_distances``
+    (a list of arrays, mm; here in scan order, not shuffled), ``num_missing_files`` and
+    ``input_files``. It is written for others; nothing of this project reads it or any raw pickle.
 
     Returns:
         The file written.

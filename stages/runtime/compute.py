@@ -34,7 +34,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 CHUNKS_PER_WORKER = 8
-WORTH_FORKING_S = 4.0
+WORTH_PROCESSES_S = 4.0
 WORTH_SENDING_S = 5.0  # to a Ray that runs already
 
 
@@ -66,22 +66,17 @@ def map_ordered(
     """
     estimate = len(items) * seconds_per_item
     attached = "RAY_ADDRESS" in os.environ or _ray_runs()
-    if len(items) < 2 or compute.workers == 1:
-        where = "in process"
-    elif estimate >= (WORTH_SENDING_S if attached else compute.ray_threshold_s):
-        where = f"on {compute.workers} Ray workers"
-    elif estimate >= WORTH_FORKING_S:
-        where = f"in {compute.workers} processes"
-    else:
-        where = "in process"
-    logger.info("%s: %d items %s", label, len(items), where)
-    if where == "in process":
+    if len(items) < 2 or compute.workers == 1 or estimate < WORTH_PROCESSES_S:
+        logger.info("%s: %d items in process", label, len(items))
         return _run_chunk(function, items)
 
     count = min(len(items), compute.workers * CHUNKS_PER_WORKER)
     bounds = list(itertools.pairwise(np.linspace(0, len(items), count + 1).astype(int)))
-    if "Ray" not in where:
+    if estimate < (WORTH_SENDING_S if attached else compute.ray_threshold_s):
+        logger.info("%s: %d items in %d processes", label, len(items), compute.workers)
         return _map_in_processes(function, items, bounds, compute.workers, label)
+
+    logger.info("%s: %d items on %d Ray workers", label, len(items), compute.workers)
     with _ray(compute) as ray:
         run = ray.remote(num_cpus=1, max_retries=3, runtime_env={"env_vars": ONE_THREAD})(
             _run_chunk
@@ -101,6 +96,7 @@ def _map_in_processes(
     """Run chunks of items in processes that are forked from a server without threads.
 
     A fork of this process itself would start at once, and hang where a library here has threads.
+    The server ends with this process, however that ends, and the others with the server.
     """
     context = multiprocessing.get_context("forkserver")
     main = getattr(sys.modules["__main__"], "__spec__", None)

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -312,6 +311,8 @@ def chained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for folder in ("data/raw", "data/checkpoints/other", "models"):
         (root / folder).mkdir(parents=True)
     (root / "data" / "raw" / "raw.txt").write_text("made elsewhere")
+    init = [*dvc_command(), "init", "-q", "--no-scm"]
+    subprocess.run(init, cwd=root, env=environment(), check=True)
     return root
 
 
@@ -376,12 +377,28 @@ def test_the_report_refuses_another_version_and_says_what_is_missing(tmp_path: P
         load_measured(tmp_path)
 
 
-def test_commands_of_the_graph_are_those_that_dvc_runs(repository: Path) -> None:
-    graph = read_graph(repository)
-    params = yaml.safe_load((repository / "params.yaml").read_text())
+def test_a_chain_is_made_of_stages(chained: Path, repository: Path, tmp_path: Path) -> None:
+    nodes = read_graph(repository).nodes
     for method in ("mica", "pix2face", "ringnet"):
-        for name in ablation.load_grid(method, repository).chain:
-            step = ablation_stages.resolve(repository, name, params)
-            told = shlex.split(graph.nodes[name]["stage"].command)
-            assert [*step.command[1:]] == told[told.index("python") + 1 :]
-            assert step.outs == graph.nodes[name]["stage"].outs
+        grid = ablation.load_grid(method, repository)
+        assert set(grid.chain) <= set(nodes)
+        for switch in grid.switches.values():
+            for key in {key for row in switch.rows for key in row.set}:
+                read = [name for stage in grid.chain for name in nodes[stage]["stage"].params]
+                assert any(f"{key}.".startswith(f"{name}.") for name in read), key
+    wrong = ablation.Grid.model_validate({**CHAINED, "chain": ["none", CHAINED["target"]]})
+    with pytest.raises(KeyError, match="none"):
+        ablation_stages.run(
+            wrong, [], chained, data=tmp_path, work=tmp_path, seeds=(), jobs=1, common={}
+        )
+
+
+def test_what_the_figures_rest_on_is_read_from_any_of_their_files() -> None:
+    texts = {"a.json": '{"x": 1}', "b.json": '{"y": 2, "synthetic": true, "weights": "random"}'}
+    figures = [
+        {"name": n, "unit": "", "file": f, "at": n} for n, f in (("x", "a.json"), ("y", "b.json"))
+    ]
+    grid = ablation.Grid.model_validate({**CHAINED, "figures": figures})
+    trial = ablation.Trial(switch="", value="v", changes={}, published=(), experiment="e")
+    found = ablation.read_figures(grid, trial, texts.__getitem__)
+    assert (found.figures, found.synthetic, found.weights) == ({"x": 1, "y": 2}, True, "random")

@@ -22,7 +22,7 @@ from pipelines.workspace import hold
 
 
 def node(name: str, gpus: float = 0, outs: tuple[str, ...] = ()) -> StageNode:
-    return StageNode(name, "true", (), outs, 0, 60.0, (), gpus)
+    return StageNode(name, "true", (), outs, (), 0, 60.0, (), gpus)
 
 
 def graph_of(nodes: list[StageNode], edges: tuple[tuple[str, str], ...] = ()) -> nx.DiGraph:
