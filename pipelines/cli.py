@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines import cli_track
+from pipelines import cli_ablate, cli_track
 
 logger = logging.getLogger("faceline")
 
@@ -139,39 +139,7 @@ def build_parser() -> argparse.ArgumentParser:
     verify.set_defaults(command=_lineage_verify)
 
     ablate = commands.add_parser("ablate", help="a method's ablation table, by DVC experiments")
-    ablate.add_argument("method", metavar="METHOD", help="one that has ablations/METHOD.yaml")
-    ablate.add_argument("--only", metavar="SWITCH", help="one switch of the grid")
-    ablate.add_argument("--list", action="store_true", help="show the rows, run nothing")
-    ablate.add_argument(
-        "--out", type=Path, help="folder of the table (default out/ablations/METHOD)"
-    )
-    ablate.add_argument(
-        "--keep", action="store_true", help="also keep it in ablations/measured, for the report"
-    )
-    ablate.add_argument(
-        "--stages",
-        type=Path,
-        metavar="DATA",
-        help="no experiments: run the rows' own stages on this built data folder",
-    )
-    ablate.add_argument(
-        "--seeds",
-        type=int,
-        nargs="+",
-        metavar="N",
-        help="with --stages: each row with each of these",
-    )
-    ablate.add_argument("--jobs", type=int, default=1, help="with --stages: rows at a time")
-    ablate.add_argument(
-        "--set",
-        nargs="+",
-        default=[],
-        metavar="KEY=JSON",
-        help="with --stages: parameters changed in all rows",
-    )
-    ablate.add_argument("--limit-s", type=float, default=86400.0, help="with --stages: seconds")
-    ablate.add_argument("--note", default="", help="what the table says of its conditions")
-    ablate.add_argument("--json", action="store_true")
+    cli_ablate.add_options(ablate)
     ablate.set_defaults(command=_ablate)
 
     preset = commands.add_parser("preset", help="write a size preset into params.yaml")
@@ -381,76 +349,20 @@ def _track(options: argparse.Namespace) -> int:
 
 
 def _ablate(options: argparse.Namespace) -> int:
-    from pipelines import ablation, ablation_stages, ablation_table
-    from stages.runtime.artifacts import write_json
-    from stages.runtime.params import load
-
-    root = _checkout()
-    grid = ablation.load_grid(options.method, root)
-    common = {key: json.loads(to) for key, _, to in (text.partition("=") for text in options.set)}
-    if options.stages is None:
-        trials = ablation.plan(options.method, grid, root, only=options.only)
-    else:
-        state = ablation_stages.code_state(root) + json.dumps(common, sort_keys=True)
-        trials = ablation.trials_of(options.method, grid, root, state, only=options.only)
-
-    def tell(result: ablation.TrialResult, word: str) -> None:
-        trial = result.trial
-        name = f"{trial.switch}: {trial.value}" if trial.switch else trial.value
-        logger.info(
-            "%s: %s%s%s",
-            name,
-            result.status,
-            word,
-            f": {result.reason}"[:400] if result.reason else "",
-        )
-
+    checkout = _checkout()
     if options.list:
+        rows = cli_ablate.rows(options, checkout)
         if options.json:
-            _emit(
-                [
-                    {"switch": t.switch, "value": t.value, "set": t.changes, "name": t.experiment}
-                    for t in trials
-                ]
-            )
+            _emit(rows)
         else:
-            for trial in trials:
-                changes = ", ".join(f"{key}={json.dumps(to)}" for key, to in trial.changes.items())
-                label = f"{trial.switch}: {trial.value}" if trial.switch else trial.value
-                sys.stdout.write(f"{label}  [{changes or 'no change'}]\n")
+            sys.stdout.writelines(cli_ablate.line(row) for row in rows)
         return 0
-    if options.stages is None:
-        results = ablation.run(
-            grid,
-            trials,
-            root,
-            on_row=lambda result, ran: tell(result, "" if ran else ", kept from before"),
-        )
-    else:
-        results = ablation_stages.run(
-            grid,
-            trials,
-            root,
-            data=options.stages,
-            work=root / ".work" / "ablations",
-            seeds=options.seeds or [load().seed],
-            jobs=options.jobs,
-            common=common,
-            limit_s=options.limit_s,
-            on_row=lambda result: tell(result, f", seed {result.seed}"),
-        )
-    out = options.out or root / "out" / "ablations" / options.method
-    found = ablation_table.write(
-        options.method, grid, results, out, common=common, note=options.note
-    )
-    if options.keep:
-        write_json(found, root / ablation_table.MEASURED / f"{options.method}.json")
+    measured = cli_ablate.measure(options, checkout)
     if options.json:
-        _emit(ablation_table.rows(options.method, grid, results))
+        _emit(measured.rows)
     else:
-        sys.stdout.write(ablation_table.markdown(found) + "\n")
-    logger.info("table: %s", out / "ablation.html")
-    return 1 if any(result.status != "ok" for result in results) else 0
+        sys.stdout.write(measured.tables + "\n")
+    return 1 if measured.failed else 0
 
 
 def _score(options: argparse.Namespace) -> int:

@@ -11,9 +11,11 @@ processes, and the shortest in the stage's own.
 import itertools
 import logging
 import multiprocessing
+import multiprocessing.connection
 import os
 import shutil
 import sys
+import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -26,7 +28,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from stages.runtime.params import ComputeParams
-from stages.runtime.process import GPUS_VARIABLE, NO_CLOUD_PROBE, ONE_THREAD, die_with_parent
+from stages.runtime.process import GPUS_VARIABLE, NO_CLOUD_PROBE, ONE_THREAD
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +98,6 @@ def _map_in_processes(
     """Run chunks of items in processes that are forked from a server without threads.
 
     A fork of this process itself would start at once, and hang where a library here has threads.
-    The server ends with this process, however that ends, and the others with the server.
     """
     context = multiprocessing.get_context("forkserver")
     main = getattr(sys.modules["__main__"], "__spec__", None)
@@ -121,10 +122,21 @@ _own: Callable[[Any], Any] | None = None
 
 
 def _begin(function: Callable[[Any], Any]) -> None:
-    """Prepare a process of a map."""
+    """Prepare a process of a map, which ends when the stage does.
+
+    The stage is not its parent, the fork server is, and that lives as long as one of its children.
+    """
     global _own
-    die_with_parent()
     _own = function
+    stage = multiprocessing.parent_process()
+    if stage is not None:
+        threading.Thread(target=_end_after, args=(stage.sentinel,), daemon=True).start()
+
+
+def _end_after(sentinel: int) -> None:
+    """End this process once the one behind a sentinel has."""
+    multiprocessing.connection.wait([sentinel])
+    os._exit(1)
 
 
 def _run_own(items: list[Any]) -> list[Any]:

@@ -2,6 +2,9 @@
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +81,45 @@ def test_what_ends_a_process_ends_the_map(monkeypatch: pytest.MonkeyPatch) -> No
         compute.map_ordered(
             fail_at_three, range(100, 120), compute=IN_PROCESSES, seconds_per_item=1, label="test"
         )
+
+
+STAGE = """
+import time
+from stages.runtime import compute
+from stages.runtime.params import ComputeParams
+from tests.stages.runtime.test_compute import wait_long
+compute.map_ordered(
+    wait_long, range(4), seconds_per_item=9, label="waiting",
+    compute=ComputeParams(workers=2, ray_threshold_s=1e9, object_store_mb=100),
+)
+"""
+
+
+def wait_long(item: int) -> int:
+    sys.stdout.write(f"{os.getpid()}\n")
+    sys.stdout.flush()
+    time.sleep(60)
+    return item
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_the_processes_of_a_map_end_with_their_stage(repository: Path, how: int) -> None:
+    stage = subprocess.Popen(
+        [sys.executable, "-c", STAGE],
+        cwd=repository,
+        env={**os.environ, "PYTHONPATH": str(repository)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert stage.stdout is not None
+    workers = [int(stage.stdout.readline()) for _ in range(2)]
+    stage.send_signal(how)
+    stage.wait()
+    until = time.monotonic() + 5
+    while any(Path(f"/proc/{worker}").exists() for worker in workers):
+        assert time.monotonic() < until, "a worker outlives its stage"
+        time.sleep(0.05)
+    stage.stdout.close()
 
 
 @pytest.mark.slow
