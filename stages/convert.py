@@ -11,11 +11,9 @@ Morphable models: ``model.safetensors`` (mean_shape, shape_basis, shape_sigma, .
 """
 
 import argparse
-import io
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -45,8 +43,8 @@ from stages.datasets.morphable_files import (
 from stages.runtime.artifacts import (
     atomic_directory,
     sha256_file,
-    write_bytes,
     write_json,
+    write_npz,
     write_safetensors,
 )
 from stages.runtime.params import ConvertParams, load
@@ -75,14 +73,6 @@ def flame_tensors(model: FlameArrays) -> dict[str, np.ndarray]:
         "weights": model.weights,
         "parents": model.parents,
     }
-
-
-def npz_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
-    """An uncompressed npz whose bytes depend only on the arrays (numpy's carries fixed dates)."""
-    stream = io.BytesIO()
-    ordered: dict[str, Any] = {name: arrays[name] for name in sorted(arrays)}
-    np.savez(stream, **ordered)
-    return stream.getvalue()
 
 
 def traced_embedding(
@@ -144,19 +134,19 @@ def _convert_flame(raw: Path, out: Path) -> list[Path]:
             raise ValueError(f"{raw}: landmark embedding {name} refers beyond {faces} triangles")
     write_safetensors(flame_tensors(model), out / "model.safetensors")
     named = {name: getattr(embedding, name) for name in embedding.__dataclass_fields__}
-    write_bytes(out / "embeddings.npz", npz_bytes(named))
+    write_npz(named, out / "embeddings.npz")
     other = raw / FITTING_NAME
     if other.is_file():
         ids, weights = read_static_embedding(other)
         if ids.min() < 0 or ids.max() >= faces:
             raise ValueError(f"{other}: the embedding refers beyond {faces} triangles")
         edition = {"static_faces": ids, "static_bary": weights}
-        write_bytes(out / "embedding-flame-fitting.npz", npz_bytes(edition))
+        write_npz(edition, out / "embedding-flame-fitting.npz")
         sources.append(other)
     for name, ids in masks.items():
         if len(ids) and (ids.min() < 0 or ids.max() >= vertices):
             raise ValueError(f"{raw / MASK_NAME}: mask {name!r} refers beyond {vertices} vertices")
-    write_bytes(out / "masks.npz", npz_bytes(masks))
+    write_npz(masks, out / "masks.npz")
     return [*sources, raw / MASK_NAME]
 
 
@@ -179,8 +169,7 @@ def _convert_morphable(kind: str, raw: Path, out: Path, p: ConvertParams) -> lis
         )
     write_safetensors(arrays, out / "model.safetensors")
     if kind == "3ddfa":
-        code = npz_bytes({"code": pncc_code(arrays["mean_shape"])})
-        write_bytes(out / "pncc_code.npz", code)
+        write_npz({"code": pncc_code(arrays["mean_shape"])}, out / "pncc_code.npz")
     return files
 
 

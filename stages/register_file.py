@@ -20,7 +20,7 @@ from stages.registration.scan import (
     result_columns,
 )
 from stages.runtime import params
-from stages.runtime.artifacts import atomic_directory, write_bytes, write_json
+from stages.runtime.artifacts import atomic_directory, write_bytes, write_json, write_npz
 
 
 def register_scan_files(
@@ -138,7 +138,7 @@ def register_scan_files(
             "translation": result.translation,
             "vertices_neutral": result.vertices_neutral,
         }
-        np.savez(scratch / "parameters.npz", allow_pickle=False, **arrays)
+        write_npz(arrays, scratch / "parameters.npz")
         residuals = of_input(result, cleaned, len(mesh.vertices))
         np.save(scratch / "residuals.npy", residuals.astype(np.float32))
         write_json(metrics, scratch / "metrics.json")

@@ -32,6 +32,7 @@ from stages.runtime.artifacts import (
     read_json,
     read_table,
     write_json,
+    write_npz,
     write_table,
 )
 from stages.runtime.compute import map_ordered
@@ -334,13 +335,9 @@ def _write_registration(
     beta, psi = row["beta"][:IDENTITY], row["psi"][:EXPRESSION]
     betas[: len(beta)] = beta
     betas[IDENTITY : IDENTITY + len(psi)] = psi
-    folder = out / "FLAME_parameters" / choice.actor
-    folder.mkdir(parents=True, exist_ok=True)
-    np.savez(
-        folder / f"{choice.stem}.npz",
-        allow_pickle=False,
-        pose=np.asarray(row["theta"], dtype=np.float32),
-        betas=betas,
+    write_npz(
+        {"pose": np.asarray(row["theta"], dtype=np.float32), "betas": betas},
+        out / "FLAME_parameters" / choice.actor / f"{choice.stem}.npz",
     )
     vertices = np.asarray(row["vertices_neutral"], dtype=np.float64).reshape(-1, 3)
     mesh = out / "registrations" / choice.actor / f"{choice.stem}.obj"

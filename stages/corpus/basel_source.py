@@ -14,11 +14,11 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from stages.corpus import basel_topology, studio
-from stages.corpus.files import write_npz
 from stages.corpus.linear_files import LinearFiles
 from stages.corpus.scan import waves
 from stages.corpus.surface import Anchors, outer_anchors
 from stages.corpus.w300lp_files import MIRROR_68
+from stages.runtime.artifacts import write_npz
 from stages.runtime.compute import item_rng
 
 UM = 1e6

@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from stages.corpus import studio
-from stages.corpus.files import png_bytes, write, write_npz
+from stages.corpus.files import png_bytes, write
 from stages.corpus.people import Person, person
-from stages.runtime.artifacts import atomic_directory
+from stages.runtime.artifacts import atomic_directory, write_npz
 from stages.runtime.compute import item_rng
 
 SOURCE = "clip"

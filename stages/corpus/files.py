@@ -109,15 +109,3 @@ def write(path: Path, content: bytes | str) -> None:
 def truncated(data: bytes) -> bytes:
     """Return the first third of a file, as an interrupted copy leaves it."""
     return data[: max(len(data) // 3, 16)]
-
-
-def write_npz(arrays: Mapping[str, Shaped[np.ndarray, "..."]], path: Path) -> None:
-    """Write arrays as an uncompressed ``.npz`` whose bytes do not depend on the time."""
-    import zipfile
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        for name in sorted(arrays):
-            stream = io.BytesIO()
-            np.lib.format.write_array(stream, np.asanyarray(arrays[name]), allow_pickle=False)
-            archive.writestr(zipfile.ZipInfo(f"{name}.npy"), stream.getvalue())

@@ -13,9 +13,10 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from stages.corpus import studio
-from stages.corpus.files import obj_text, write, write_npz
+from stages.corpus.files import obj_text, write
 from stages.corpus.old_pickle import Instance, TorchTensor, chumpy, csc_matrix, dumps, npy_object
 from stages.corpus.order import Order
+from stages.runtime.artifacts import write_npz
 from stages.runtime.compute import item_rng
 
 ROOT_PARENT = 2**32 - 1  # what the owner's files give the root joint as its parent

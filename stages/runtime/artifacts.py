@@ -6,11 +6,13 @@ to disk and renames, so that a killed process leaves either the old artefact or 
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import shutil
 import struct
 import tempfile
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -62,6 +64,21 @@ def table_bytes(table: Any) -> bytes:  # noqa: ANN401 - pyarrow.Table, imported 
 def write_table(table: Any, path: Path) -> None:  # noqa: ANN401 - pyarrow.Table
     """Write :func:`table_bytes` to ``path``."""
     write_bytes(path, table_bytes(table))
+
+
+def write_npz(arrays: Mapping[str, Any], path: Path) -> None:
+    """Write arrays as an uncompressed ``.npz``, atomically, without pickles.
+
+    The bytes depend on the arrays alone. Those of ``numpy.savez`` also depend on Python's patch
+    version, by the zip version that an entry claims to need.
+    """
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_STORED) as archive:
+        for name in sorted(arrays):
+            entry = io.BytesIO()
+            np.lib.format.write_array(entry, np.asanyarray(arrays[name]), allow_pickle=False)
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy"), entry.getvalue())
+    write_bytes(path, content.getvalue())
 
 
 def read_table(path: Path, columns: list[str] | None = None) -> Any:  # noqa: ANN401

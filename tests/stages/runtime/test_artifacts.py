@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,20 @@ from hypothesis import strategies as st
 
 from stages.runtime import artifacts
 from stages.runtime.contracts import schema, table_of
+
+
+def test_an_npz_has_the_same_bytes_whatever_the_python(tmp_path: Path) -> None:
+    arrays = {"b": np.arange(5.0), "a": np.float64(2)}
+    artifacts.write_npz(arrays, tmp_path / "x.npz")
+    with np.load(tmp_path / "x.npz") as read:
+        assert {name: read[name].tolist() for name in read.files} == {
+            "a": 2.0,
+            "b": [0, 1, 2, 3, 4],
+        }
+    with zipfile.ZipFile(tmp_path / "x.npz") as archive:
+        for entry in archive.infolist():
+            assert (entry.extract_version, entry.date_time[0]) == (20, 1980)
+    assert artifacts.sha256_file(tmp_path / "x.npz").startswith("ff42c7669f36")
 
 
 def test_a_failing_block_leaves_the_old_folder(tmp_path: Path) -> None:
