@@ -20,8 +20,8 @@ from stages.runtime.artifacts import sha256_file, sha256_json
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGES = ("models", "stages")
 DISTRIBUTIONS = {"cv2": "opencv-python", "dlib": "dlib-bin", "yaml": "pyyaml"}
-UNCOUNTED = frozenset({"stages.runtime.params"})
-"""Modules that only carry values which are part of a fingerprint themselves."""
+UNCOUNTED = "stages.runtime.params"
+"""The package that only carries values which are part of a fingerprint themselves."""
 
 
 Statement = tuple[str, int, tuple[str, ...]]
@@ -91,7 +91,7 @@ def hash_code(*modules: str, memory: Memory | None = None) -> str:
         memory: Spares reading the imports of files that were read before.
     """
     imports = _followed(modules, through_packages=False, memory=memory)
-    closure = sorted(imports.keys() - UNCOUNTED)
+    closure = sorted(name for name in imports if not f"{name}.".startswith(f"{UNCOUNTED}."))
     files = {name: sha256_file(_file(name)) for name in closure}
     outside = {
         other.split(".")[0]
