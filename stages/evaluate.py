@@ -34,8 +34,10 @@ from stages.runtime.artifacts import (
     write_json,
     write_table,
 )
+from stages.runtime.cached_map import cached_map
 from stages.runtime.contracts import table_of
-from stages.runtime.row_cache import WORK, Row, RowCache, cached_map, key_of_values
+from stages.runtime.row_cache import WORK, RowCache
+from stages.runtime.rows import Row, key_of_values
 from stages.scoring import (
     ImageScore,
     curve_of,

@@ -19,7 +19,7 @@ from models.metrics import cumulative_curve
 from stages.datasets.images import decode_rgb
 from stages.photos import packed_images
 from stages.runtime.artifacts import read_table
-from stages.runtime.row_cache import Row, key_of_values
+from stages.runtime.rows import Row, key_of_values
 
 if TYPE_CHECKING:
     from stages.inference.pix2face import Pix2FaceReconstructor

@@ -20,9 +20,11 @@ from models.landmarks import relative_error
 from stages.landmark_predictor import FILE_NAME
 from stages.landmark_providers import NoFaceError, Provider, provider_of
 from stages.runtime.artifacts import atomic_directory, read_json, write_json, write_table
+from stages.runtime.cached_map import cached_map
 from stages.runtime.contracts import table_of
 from stages.runtime.params import ComputeParams, LandmarksParams, load
-from stages.runtime.row_cache import WORK, RowCache, cached_map, keys_of_shard, read_rows
+from stages.runtime.row_cache import WORK, RowCache
+from stages.runtime.rows import keys_of_shard, read_rows
 
 logger = logging.getLogger(__name__)
 

@@ -43,7 +43,8 @@ from stages.runtime.artifacts import (
 from stages.runtime.compute import map_ordered
 from stages.runtime.contracts import schema, table_of
 from stages.runtime.params import ComputeParams, PackParams, load
-from stages.runtime.row_cache import WORK, RowCache, decode_row, encode_row
+from stages.runtime.row_cache import WORK, RowCache
+from stages.runtime.rows import decode_row, encode_row
 from stages.source_files import SourceFile, SourceFiles
 
 logger = logging.getLogger(__name__)

@@ -35,9 +35,11 @@ from stages.runtime.artifacts import (
     write_json,
     write_table,
 )
+from stages.runtime.cached_map import cached_each
 from stages.runtime.contracts import table_of
 from stages.runtime.process import begin
-from stages.runtime.row_cache import WORK, Row, RowCache, cached_each, key_of_values
+from stages.runtime.row_cache import WORK, RowCache
+from stages.runtime.rows import Row, key_of_values
 
 if TYPE_CHECKING:
     from stages.inference.pix2face import Pix2FaceReconstructor

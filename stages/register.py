@@ -44,9 +44,11 @@ from stages.runtime.artifacts import (
     write_json,
     write_table,
 )
+from stages.runtime.cached_map import cached_map
 from stages.runtime.contracts import table_of
 from stages.runtime.process import begin
-from stages.runtime.row_cache import WORK, RowCache, cached_map, keys_of_shard, read_rows
+from stages.runtime.row_cache import WORK, RowCache
+from stages.runtime.rows import keys_of_shard, read_rows
 
 logger = logging.getLogger(__name__)
 

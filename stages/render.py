@@ -38,7 +38,8 @@ from stages.runtime.artifacts import (
 from stages.runtime.compute import map_ordered
 from stages.runtime.contracts import table_of
 from stages.runtime.params import ComputeParams, RenderParams, load
-from stages.runtime.row_cache import WORK, Row, RowCache, decode_row, encode_row, key_of_values
+from stages.runtime.row_cache import WORK, RowCache
+from stages.runtime.rows import Row, decode_row, encode_row, key_of_values
 
 __all__ = ["render_sample_files", "run"]
 

@@ -68,13 +68,14 @@ def map_ordered(
     """
     estimate = len(items) * seconds_per_item
     attached = "RAY_ADDRESS" in os.environ or _ray_runs()
-    if len(items) < 2 or compute.workers == 1 or estimate < WORTH_PROCESSES_S:
+    worth_ray = estimate >= (WORTH_SENDING_S if attached else compute.ray_threshold_s)
+    if len(items) < 2 or compute.workers == 1 or not (worth_ray or estimate >= WORTH_PROCESSES_S):
         logger.info("%s: %d items in process", label, len(items))
         return _run_chunk(function, items)
 
     count = min(len(items), compute.workers * CHUNKS_PER_WORKER)
     bounds = list(itertools.pairwise(np.linspace(0, len(items), count + 1).astype(int)))
-    if estimate < (WORTH_SENDING_S if attached else compute.ray_threshold_s):
+    if not worth_ray:
         logger.info("%s: %d items in %d processes", label, len(items), compute.workers)
         return _map_in_processes(function, items, bounds, compute.workers, label)
 

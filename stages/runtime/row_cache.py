@@ -16,36 +16,25 @@ so both give the same bytes.
 """
 
 import hashlib
-import itertools
-import json
 import logging
 import os
 import shutil
 import struct
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
-import numpy as np
-
-from stages.runtime.artifacts import sha256_file, sha256_json, write_bytes
-from stages.runtime.compute import CHUNKS_PER_WORKER, map_ordered
+from stages.runtime.artifacts import sha256_json, write_bytes
 from stages.runtime.fingerprint import hash_code, hash_input
-from stages.runtime.params import ComputeParams
 
 logger = logging.getLogger(__name__)
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-Row = dict[str, Any]
 
 WORK = Path(".work")
 IMPORTS = "imports"
 MAGIC = b"FLROWS02"
 HEAD = struct.Struct("<32sQ32sI")
 TAG_BYTES = 8
-ARRAY, BYTES = "array", "bytes"
 FLUSH_BYTES = 16 * 2**20
 FLUSH_S = 5.0
 MANY_SEGMENTS = 64
@@ -254,287 +243,6 @@ class RowCache:
         return self._places
 
 
-def cached_map(
-    function: Callable[[Sequence[Item]], Iterable[Row]],
-    items: Sequence[Item],
-    *,
-    keys: Sequence[str],
-    subjects: Sequence[Sequence[str]],
-    cache: RowCache,
-    compute: ComputeParams,
-    seconds_per_item: float,
-    label: str,
-) -> list[Row]:
-    """The row of every item in input order; computed only where the cache lacks it.
-
-    Args:
-        function: Top-level callable, or a ``functools.partial`` of one, that yields a row per item
-            of a run of items, in order. Rows map names to None, bool, int, float, str, bytes or
-            arrays, and depend on nothing but the item and what the cache's fingerprint covers.
-        items: Work items; each is sent to a worker.
-        keys: SHA-256 in hex of each item's content.
-        subjects: Ids of the subjects whose data each item's row holds.
-        cache: Where rows are kept.
-        compute: Worker count and the threshold above which Ray is used.
-        seconds_per_item: Rough estimate, only used for that choice.
-        label: What the items are, for the log.
-
-    Raises:
-        ValueError: There is not one key and one tuple of subjects per item, or not one row.
-    """
-    return cached_each(
-        function,
-        items,
-        _the_row,
-        keys=keys,
-        subjects=subjects,
-        cache=cache,
-        compute=compute,
-        seconds_per_item=seconds_per_item,
-        label=label,
-    )
-
-
-def cached_each(
-    function: Callable[[Sequence[Item]], Iterable[Row]],
-    items: Sequence[Item],
-    finish: Callable[[Item, Row], Result],
-    *,
-    keys: Sequence[str],
-    subjects: Sequence[Sequence[str]],
-    cache: RowCache,
-    compute: ComputeParams,
-    seconds_per_item: float,
-    label: str,
-) -> list[Result]:
-    """:func:`cached_map` that hands each row on at once, so that not all are in memory together.
-
-    Args:
-        function: As in :func:`cached_map`.
-        items: Work items; each is sent to a worker.
-        finish: Top-level callable, or a ``functools.partial`` of one: what becomes of an item and
-            its row, such as a file written. Runs where the row was computed, or here.
-        keys: SHA-256 in hex of each item's content.
-        subjects: Ids of the subjects whose data each item's row holds.
-        cache: Where rows are kept.
-        compute: Worker count and the threshold above which Ray is used.
-        seconds_per_item: Rough estimate, only used for that choice.
-        label: What the items are, for the log.
-
-    Returns:
-        What ``finish`` returned, in input order.
-
-    Raises:
-        ValueError: There is not one key and one tuple of subjects per item, or not one row.
-    """
-    if not len(keys) == len(subjects) == len(items):
-        raise ValueError(
-            f"expected a key and subjects per item, got {len(keys)} keys and {len(subjects)} "
-            f"lists of subjects of {len(items)} items"
-        )
-    if cache.folder.is_dir():
-        os.utime(cache.folder)  # for collect()
-    same: dict[str, list[int]] = {}  # items of equal content are computed once
-    for at, key in enumerate(keys):
-        same.setdefault(key, []).append(at)
-    results: dict[int, Result] = {}
-    todo = []
-    for key, places in same.items():
-        row = cache.get(key)
-        if row is None:
-            tags = sorted({name for at in places for name in subjects[at]})
-            todo.append((key, tags, [items[at] for at in places]))
-        else:
-            results |= {at: finish(items[at], decode_row(row)) for at in places}
-    logger.info("%s: %d of %d rows known", label, len(results), len(items))
-    if todo:
-        batches = min(len(todo), CHUNKS_PER_WORKER * compute.workers if compute.workers > 1 else 1)
-        bounds = np.linspace(0, len(todo), batches + 1).astype(int)
-        found = map_ordered(
-            _Filling(function, finish, cache),
-            [todo[a:b] for a, b in itertools.pairwise(bounds)],
-            compute=compute,
-            seconds_per_item=seconds_per_item * len(todo) / batches,
-            label=label,
-        )
-        cache.use(key for key, _, _ in todo)
-        done = (finished for batch in found for finished in batch)
-        for (key, _, _), finished in zip(todo, done, strict=True):
-            results |= dict(zip(same[key], finished, strict=True))
-    return [results[at] for at in range(len(items))]
-
-
-def _the_row(_: Any, row: Row) -> Row:  # noqa: ANN401 - any item
-    return row
-
-
-class _Filling:
-    """Computes a batch, leaves its rows in the cache as they come, and finishes them."""
-
-    def __init__(
-        self,
-        function: Callable[[Sequence[Any]], Iterable[Row]],
-        finish: Callable[[Any, Row], Any],
-        cache: RowCache,
-    ) -> None:
-        self.function = function
-        self.finish = finish
-        self.cache = cache
-
-    def __call__(self, todo: Sequence[tuple[str, list[str], list[Any]]]) -> list[list[Any]]:
-        out = []
-        try:
-            results = self.function([items[0] for _, _, items in todo])
-            for (key, tags, items), row in zip(todo, results, strict=True):
-                data = encode_row(row)
-                self.cache.put(key, data, tags)
-                out.append([self.finish(item, decode_row(data)) for item in items])
-        finally:
-            self.cache.flush()
-        return out
-
-
-def encode_row(row: Mapping[str, Any]) -> bytes:
-    """A row as bytes: a JSON head, then the arrays. Equal rows give equal bytes.
-
-    Raises:
-        TypeError: A value is of another kind than :func:`cached_map` allows.
-        ValueError: A float is NaN or infinite; use None, or an array.
-    """
-    head: dict[str, Any] = {}
-    blobs: list[bytes] = []
-    for name in sorted(row):
-        value = row[name]
-        if isinstance(value, np.generic):
-            value = value.item()
-        if isinstance(value, np.ndarray):
-            if value.dtype.kind not in "biuf":
-                raise TypeError(f"column {name}: expected numbers, got an array of {value.dtype}")
-            array = np.ascontiguousarray(value, value.dtype.newbyteorder("<"))
-            head[name] = {ARRAY: [array.dtype.str, list(value.shape)]}
-            blobs.append(array.tobytes())
-        elif isinstance(value, bytes):
-            head[name] = {BYTES: len(value)}
-            blobs.append(value)
-        elif value is None or isinstance(value, bool | int | float | str):
-            head[name] = value
-        else:
-            raise TypeError(
-                f"column {name}: expected a number, text, bytes or an array, got {type(value)}"
-            )
-    text = json.dumps(head, sort_keys=True, allow_nan=False, separators=(",", ":")).encode()
-    return b"".join([struct.pack("<I", len(text)), text, *blobs])
-
-
-def decode_row(data: bytes) -> Row:
-    """The row of :func:`encode_row`; its arrays are read-only."""
-    (length,) = struct.unpack_from("<I", data)
-    at = 4 + length
-    row: Row = {}
-    for name, value in json.loads(data[4:at]).items():
-        if isinstance(value, dict) and BYTES in value:
-            row[name] = data[at : at + value[BYTES]]
-            at += value[BYTES]
-        elif isinstance(value, dict):
-            kind, shape = np.dtype(value[ARRAY][0]), value[ARRAY][1]
-            count = int(np.prod(shape))
-            row[name] = np.frombuffer(data, kind, count, at).reshape(shape)
-            at += count * kind.itemsize
-        else:
-            row[name] = value
-    return row
-
-
-def key_of(row: Mapping[str, Any]) -> str:
-    """SHA-256 of one row of an Arrow table, given as Arrow scalars by column.
-
-    Names, types, nulls and values count, so that no column can change unnoticed.
-    """
-    digest = hashlib.sha256()
-    for name in sorted(row):
-        scalar = row[name]
-        kind = getattr(scalar.type, "value_type", None)  # what lists call their items is no matter
-        kind = scalar.type if kind is None else f"list of {kind}"
-        digest.update(f"{name}\0{kind}\0{int(scalar.is_valid)}\0".encode())
-        if not scalar.is_valid:
-            continue
-        values = getattr(scalar, "values", None)
-        if values is not None and values.null_count == 0 and _is_numeric(values.type):
-            content = _bytes_of(values)
-        else:
-            value = scalar.as_py()
-            content = value if isinstance(value, bytes) else json.dumps(value).encode()
-        digest.update(struct.pack("<Q", len(content)))
-        digest.update(content)
-    return digest.hexdigest()
-
-
-def key_of_values(values: Mapping[str, Any]) -> str:
-    """SHA-256 in hex of named values of the kinds that :func:`cached_map` allows in a row."""
-    return hashlib.sha256(encode_row(values)).hexdigest()
-
-
-class PackedKey(NamedTuple):
-    """One row of a packed shard: the hash of its content, and whose it is."""
-
-    key: str
-    subject_id: str
-
-
-def keys_of_shard(
-    shard: Path, cache: RowCache, *, rows_at_once: int, columns: Sequence[str] | None = None
-) -> list[PackedKey]:
-    """:func:`key_of` of every row of a packed file, without reading a file that was read before.
-
-    Args:
-        shard: The file.
-        cache: Remembers the keys by the file's hash.
-        rows_at_once: How many rows are in memory together.
-        columns: Those that decide a row, ``subject_id`` among them; None takes all.
-    """
-    import pyarrow.parquet as pq
-
-    wanted = None if columns is None else sorted(columns)
-    name = sha256_json({"keys of shard": sha256_file(shard), "columns": wanted})
-    known = cache.get(name)
-    if known is not None:
-        return [PackedKey(*pair) for pair in json.loads(decode_row(known)["keys"])]
-    keys = []
-    with pq.ParquetFile(shard) as file:
-        for batch in file.iter_batches(batch_size=rows_at_once, columns=wanted):
-            named = {column: batch.column(column) for column in batch.schema.names}
-            for at in range(batch.num_rows):
-                row = {column: values[at] for column, values in named.items()}
-                keys.append(PackedKey(key_of(row), str(row["subject_id"].as_py())))
-    cache.put(name, encode_row({"keys": json.dumps(keys)}), {key.subject_id for key in keys})
-    return keys
-
-
-def read_rows(
-    places: Sequence[tuple[Path, int]], *, rows_at_once: int, columns: Sequence[str] | None = None
-) -> Iterator[Mapping[str, Any]]:
-    """Rows of packed files as Arrow scalars by column.
-
-    Args:
-        places: Files and positions in them, in ascending order.
-        rows_at_once: How many rows are in memory together.
-        columns: Those to read; None reads all.
-    """
-    import pyarrow.parquet as pq
-
-    for shard, group in itertools.groupby(places, key=lambda place: place[0]):
-        positions = {position for _, position in group}
-        first = 0
-        with pq.ParquetFile(shard) as file:
-            for batch in file.iter_batches(batch_size=rows_at_once, columns=columns):
-                for inner in range(batch.num_rows):
-                    if first + inner in positions:
-                        yield {name: batch.column(name)[inner] for name in batch.schema.names}
-                first += batch.num_rows
-                if first > max(positions):
-                    break
-
-
 def collect(work: Path = WORK, *, max_age_days: float) -> list[Path]:
     """Remove the row caches, of any stage, that were not used for so long.
 
@@ -580,20 +288,6 @@ def _digest(tags: bytes, row: bytes) -> bytes:
     digest = hashlib.sha256(tags)
     digest.update(row)
     return digest.digest()
-
-
-def _bytes_of(values: Any) -> bytes:  # noqa: ANN401 - a pyarrow array of numbers without nulls
-    """Its numbers, byte by byte; pyarrow's own way through NumPy would import pandas."""
-    buffer, width = values.buffers()[1], values.type.bit_width // 8
-    if buffer is None:
-        return b""
-    return bytes(memoryview(buffer)[values.offset * width : (values.offset + len(values)) * width])
-
-
-def _is_numeric(kind: Any) -> bool:  # noqa: ANN401 - a pyarrow type
-    import pyarrow as pa
-
-    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
 
 
 def _read(place: _Place, key: str) -> bytes | None:

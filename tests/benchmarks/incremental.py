@@ -70,8 +70,10 @@ def map_rows(packed: Path, out: Path, work: Path) -> None:
     import pyarrow as pa
 
     from stages.runtime.artifacts import atomic_directory, read_table, write_table
+    from stages.runtime.cached_map import cached_map
     from stages.runtime.params import ComputeParams
-    from stages.runtime.row_cache import RowCache, cached_map, keys_of_shard
+    from stages.runtime.row_cache import RowCache
+    from stages.runtime.rows import keys_of_shard
 
     cache = RowCache.of("landmarks", section={"toy": packed.name}, inputs={}, work=work)
     found = []

@@ -19,17 +19,10 @@ from hypothesis import strategies as st
 
 from stages.runtime import fingerprint, row_cache
 from stages.runtime.artifacts import write_table
+from stages.runtime.cached_map import cached_each, cached_map
 from stages.runtime.params import ComputeParams
-from stages.runtime.row_cache import (
-    RowCache,
-    cached_each,
-    cached_map,
-    decode_row,
-    encode_row,
-    key_of,
-    keys_of_shard,
-    read_rows,
-)
+from stages.runtime.row_cache import RowCache
+from stages.runtime.rows import decode_row, encode_row, key_of, keys_of_shard, read_rows
 
 LOCAL = ComputeParams(workers=1, ray_threshold_s=1e9, object_store_mb=100)
 CALLS: list[str] = []
@@ -326,7 +319,7 @@ import sys, time
 from pathlib import Path
 sys.path[:0] = {path!r}
 import test_row_cache as t
-from stages.runtime import row_cache
+from stages.runtime import cached_map, row_cache
 row_cache.FLUSH_S = 0.02
 slow, squares = {pause}, t.squares
 def function(items):
@@ -335,7 +328,7 @@ def function(items):
         print(row["item_id"], flush=True)
         yield row
 items = [f"i{{k}}" for k in range({start}, {stop})]
-row_cache.cached_map(function, items, keys=[t.digest(i) for i in items],
+cached_map.cached_map(function, items, keys=[t.digest(i) for i in items],
     subjects=[[i] for i in items], cache=row_cache.RowCache(Path({folder!r})), compute=t.LOCAL,
     seconds_per_item=1, label="w")
 """
