@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from stages.image_scores import ImageScore, curve_of, row_of
 from stages.runtime.artifacts import read_table
 from stages.runtime.params import ComputeParams
-from stages.scoring import ImageScore, Planned, curve_of, planned, planned_scores, row_of
+from stages.scoring import Planned, planned, planned_scores
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +41,9 @@ def score_benchmarks(
         compute: Workers.
 
     Returns:
-        By benchmark, then protocol, the summary of ``stages.scoring.summarise`` with ``curve``, or
-        ``reason`` where nothing could be measured; and the rows of schema ``distances``.
+        By benchmark, then protocol, the summary of ``stages.image_scores.summarise`` with
+        ``curve``, or ``reason`` where nothing could be measured; and the rows of schema
+        ``distances``.
     """
     asked: dict[str, set[str]] = {}
     for row in read_table(predictions / "rows.parquet").to_pylist():

@@ -24,6 +24,7 @@ import numpy as np
 from models.metrics import PROTOCOLS, UNITS_MM, Protocol, Target
 from stages.benchmark_scores import score_benchmarks
 from stages.datasets.meshes import Mesh, read_mesh
+from stages.image_scores import ImageScore, curve_of, row_of, summarise
 from stages.landmark_scores import TABLE, score_landmarks
 from stages.runtime import params
 from stages.runtime.artifacts import (
@@ -38,15 +39,7 @@ from stages.runtime.cached_map import cached_map
 from stages.runtime.contracts import table_of
 from stages.runtime.row_cache import WORK, RowCache
 from stages.runtime.rows import Row, key_of_values
-from stages.scoring import (
-    ImageScore,
-    curve_of,
-    read_landmarks,
-    row_of,
-    score_dataset,
-    score_files,
-    summarise,
-)
+from stages.scoring import read_landmarks, score_dataset, score_files
 from stages.truths import Truth, load_truths, packed_rows
 
 __all__ = ["run", "score_dataset", "score_files"]

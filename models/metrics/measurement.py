@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from models.geometry import ClosestPointIndex
 from models.metrics._normal_equations import face_normals
@@ -30,9 +30,15 @@ from models.metrics.alignment import (
     refine,
     with_scale,
 )
+from models.metrics.checks import (
+    require_finite,
+    require_indices,
+    require_landmarks,
+    require_overlap,
+    usable_faces,
+)
 from models.metrics.protocols import UNITS_MM, Protocol
 from models.metrics.region import (
-    NOSE_TIP,
     below_forehead,
     border_features,
     closest_on_border,
@@ -55,8 +61,6 @@ LANDMARK_RMS_MM: Final = 10.0
 
 OFF_SURFACE_MM: Final = 8.0
 """Landmarks farther from their own mesh than this belong to another mesh, frame or unit."""
-
-_AREA_TOLERANCE: Final = 1e-14
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,8 +115,8 @@ def scan_to_mesh(
     Raises:
         ValueError: Not finite, or no face with area.
     """
-    _require_finite("points", points)
-    whole, _ = _usable_faces("prediction", vertices, faces)
+    require_finite("points", points)
+    whole, _ = usable_faces("prediction", vertices, faces)
     return ClosestPointIndex(vertices, whole).query(points).distances
 
 
@@ -173,9 +177,9 @@ class Target:
             ValueError: Empty or non-finite input, faces out of range, landmarks that the protocol
                 cannot use, no scan vertex near them, or no surface where the protocol needs one.
         """
-        _require_finite("scan vertices", vertices)
-        _require_landmarks("scan landmarks", landmarks, protocol)
-        _require_indices("scan", faces, len(vertices))
+        require_finite("scan vertices", vertices)
+        require_landmarks("scan landmarks", landmarks, protocol)
+        require_indices("scan", faces, len(vertices))
         self.protocol = protocol
         self._scan = np.asarray(vertices, np.float64)
         self._marks = np.asarray(landmarks, np.float64)
@@ -234,12 +238,12 @@ class Target:
         """
         if unit not in UNITS_MM:
             raise ValueError(f"expected a unit among {', '.join(UNITS_MM)}, got {unit!r}")
-        _require_finite("prediction vertices", vertices)
+        require_finite("prediction vertices", vertices)
         fixed = self._fixed_scale(unit, scale_mm)
         if self.protocol.landmarks == "correspondence":
             return self._corresponding(np.asarray(vertices, np.float64), unit, fixed, pairs)
-        _require_landmarks("prediction landmarks", landmarks, self.protocol)
-        whole, dropped = _usable_faces("prediction", vertices, faces)
+        require_landmarks("prediction landmarks", landmarks, self.protocol)
+        whole, dropped = usable_faces("prediction", vertices, faces)
         marks = np.asarray(landmarks, np.float64)
         flags = list(self._flags)
         size = _extent(np.asarray(vertices, np.float64)[whole.ravel()])
@@ -304,7 +308,7 @@ class Target:
                 f"expected a scan with faces for {self.protocol.name}, got none inside the crop; "
                 "this protocol measures to the scan's surface too"
             )
-        whole, _ = _usable_faces("scan", self._scan, cropped)
+        whole, _ = usable_faces("scan", self._scan, cropped)
         self._cropped = whole
         centred = self._scan - self._middle
         self._tree = ClosestPointIndex(centred, whole)
@@ -403,7 +407,7 @@ class Target:
             chosen = ~closest_on_border(surface.faces, outside, nearest.faces, nearest.bary)
             own = self._vertex_normals[self._kept][self._order]
             chosen &= (own * normals).sum(axis=1) > 0
-            _require_overlap(chosen)
+            require_overlap(chosen)
         places = np.argsort(self._order[chosen], kind="stable")
         kept = self._kept[self._order[chosen][places]]
         reverse = np.zeros(0)
@@ -438,7 +442,7 @@ class Target:
         own = _vertex_normals(surface.vertices, surface.faces)[used][near] @ pose.rotation.T
         chosen = ~closest_on_border(self._cropped, self._borders, nearest.faces, nearest.bary)
         chosen &= (own * normals).sum(axis=1) > 0
-        _require_overlap(chosen)
+        require_overlap(chosen)
         return lengths[chosen]
 
     def _corresponding(
@@ -561,65 +565,3 @@ def _farthest_mm(points: Float[np.ndarray, "m 3"], cloud: Float[np.ndarray, "n 3
     """Largest distance of a point to its nearest vertex."""
     squared = [((cloud - point) ** 2).sum(axis=1).min() for point in points]
     return float(np.sqrt(max(squared)))
-
-
-def _usable_faces(
-    what: str, vertices: Float[np.ndarray, "v 3"], faces: Int[np.ndarray, "f 3"]
-) -> tuple[Int[np.ndarray, "g 3"], int]:
-    """Faces with area, and how many had none."""
-    _require_finite(f"{what} vertices", vertices)
-    _require_indices(what, faces, len(vertices))
-    positions = np.ascontiguousarray(vertices, np.float64)
-    numbers = np.ascontiguousarray(faces, np.int64)
-    _, doubled = face_normals(positions, numbers)
-    extent = float(np.ptp(positions, axis=0).max())
-    whole: Bool[np.ndarray, " f"] = doubled > _AREA_TOLERANCE * extent**2
-    if not whole.any():
-        raise ValueError(
-            f"expected a surface, got {len(faces)} faces of which none has area; a point cloud "
-            "cannot be scored by scan-to-mesh distance"
-        )
-    return numbers if whole.all() else numbers[whole], int((~whole).sum())
-
-
-def _require_overlap(chosen: Bool[np.ndarray, " n"]) -> None:
-    if not chosen.any():
-        raise ValueError(
-            "expected scan and prediction to overlap, got no pair of closest points away from the "
-            "borders; it was not aligned: check its landmarks and unit, and its faces' orientation"
-        )
-
-
-def _require_finite(what: str, values: Float[np.ndarray, "n 3"]) -> None:
-    if len(values) == 0:
-        raise ValueError(f"expected {what}, got none")
-    bad = int((~np.isfinite(values).all(axis=1)).sum())
-    if bad:
-        raise ValueError(f"expected finite {what}, got {bad} of {len(values)} with NaN or infinity")
-
-
-def _require_landmarks(what: str, landmarks: Float[np.ndarray, "m 3"], protocol: Protocol) -> None:
-    if protocol.landmarks == "correspondence":
-        return
-    if protocol.landmarks == "seven" and landmarks.shape != (7, 3):
-        raise ValueError(f"expected {what} of shape (7, 3), got {landmarks.shape}")
-    if len(landmarks) not in (7, *NOSE_TIP) or (
-        protocol.landmarks == "nose-tip" and len(landmarks) not in NOSE_TIP
-    ):
-        raise ValueError(
-            f"expected {what} for {protocol.name} as the nose tip alone, 51 or 68 points, got "
-            f"{landmarks.shape}"
-        )
-    _require_finite(what, landmarks)
-    if len(landmarks) == 1:
-        return
-    spread = np.linalg.svd(landmarks - landmarks.mean(axis=0), compute_uv=False)
-    if spread[1] <= 1e-6 * spread[0]:
-        raise ValueError(f"expected {what} that span a plane, got points on one line or one spot")
-
-
-def _require_indices(what: str, faces: Int[np.ndarray, "f 3"], vertices: int) -> None:
-    if len(faces) and not (faces.min() >= 0 and faces.max() < vertices):
-        raise ValueError(
-            f"expected {what} faces within 0..{vertices - 1}, got {faces.min()}..{faces.max()}"
-        )

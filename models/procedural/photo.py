@@ -22,18 +22,12 @@ from models.procedural.assembly import (
     teeth_surface,
 )
 from models.procedural.backdrop import paint_background
+from models.procedural.hair_shading import cover_hair, shade_hair
 from models.procedural.noise import noise_table
 from models.procedural.occluders import Occluder, build_occluder
 from models.procedural.scene import Background, Camera, Finish, Light, orthographic_camera
-from models.procedural.shading import (
-    Surface,
-    cover_hair,
-    join_surfaces,
-    shade_hair,
-    shade_solid,
-    shadow_map,
-    smooth_normals,
-)
+from models.procedural.shading import Surface, join_surfaces, shade_solid, smooth_normals
+from models.procedural.shadow import shadow_map
 from models.procedural.warp import HeadWarp
 
 if TYPE_CHECKING:

@@ -1,8 +1,7 @@
-"""Shades the pixels of a photograph: albedo, soft light, gloss, one shadow map, hair over skin.
+"""Shades the solid pixels of a photograph: albedo, soft light, gloss, a shadow.
 
 Diffuse light is wrapped a little further in red than in blue (light that travels under the
-skin); gloss is the GGX lobe (Walter et al. 2007) with Schlick's Fresnel term; hair follows
-Kajiya & Kay (1989) with Marschner's two shifted highlights.
+skin); gloss is the GGX lobe (Walter et al. 2007) with Schlick's Fresnel term.
 """
 
 from typing import NamedTuple, no_type_check
@@ -10,14 +9,10 @@ from typing import NamedTuple, no_type_check
 import numpy as np
 from jaxtyping import Float, Int
 
-from models.procedural.features import bell, blend, eye_colour, skin_colour, smooth_step
+from models.procedural.features import blend, eye_colour, skin_colour, smooth_step
 from models.procedural.noise import lattice_noise
-from models.procedural.scene import Light
+from models.procedural.shadow import lit_share
 from models.rendering.jit import kernel, leaf, part
-
-_TURNS = 2.399963 * np.arange(8)
-_TAPS = np.sqrt((np.arange(8) + 0.5) / 8)[:, None] * np.stack([np.cos(_TURNS), np.sin(_TURNS)], 1)
-"""Offsets of the shadow filter: a sunflower of unit radius."""
 
 SKIN, EYE, TEETH, CLOTH, PALETTE = 0, 1, 2, 3, 4
 """Materials of faces; ``PALETTE + k`` is the k-th row of the palette."""
@@ -106,52 +101,6 @@ def _lobe(nl: float, nv: float, nh: float, vh: float, roughness: float) -> float
     return 0.25 * f * g * a2 / (3.141592653589793 * d * d)
 
 
-@leaf
-@no_type_check
-def _lit(
-    px: float, py: float, pz: float, shadow: np.ndarray, shadow_frame: np.ndarray, softness: float
-) -> float:
-    """Share of the key light that reaches a camera-frame point, by a few bilinear taps.
-
-    ``shadow`` and ``shadow_frame`` as :func:`shadow_map` gives them. A tap between four depths
-    on one side of the point's is exactly 1 or 0; only the others are weighted.
-    """
-    size = shadow.shape[1]
-    u = shadow_frame[0, 0] * px + shadow_frame[0, 1] * py + shadow_frame[0, 2] * pz
-    v = shadow_frame[1, 0] * px + shadow_frame[1, 1] * py + shadow_frame[1, 2] * pz
-    w = shadow_frame[2, 0] * px + shadow_frame[2, 1] * py + shadow_frame[2, 2] * pz
-    u = (u + shadow_frame[0, 3] + 1.0) * 0.5 * size - 0.5
-    v = (1.0 - v - shadow_frame[1, 3]) * 0.5 * size - 0.5
-    depth = -(w + shadow_frame[2, 3]) - 0.012
-    inside = min(u, v) >= softness and max(u, v) < size - 1.0 - softness
-    total = 0.0
-    for k in range(_TAPS.shape[0]):
-        fu = u + softness * _TAPS[k, 0]
-        fv = v + softness * _TAPS[k, 1]
-        low_u = np.floor(fu)
-        low_v = np.floor(fv)
-        if not inside and (
-            low_u < 0.0 or low_v < 0.0 or low_u >= size - 1.0 or low_v >= size - 1.0
-        ):
-            total += 1.0
-            continue
-        iu = np.uint32(np.int32(low_u))
-        iv = np.uint32(np.int32(low_v))
-        if shadow[1, iv, iu] >= depth:
-            total += 1.0
-            continue
-        if shadow[2, iv, iu] < depth:
-            continue
-        au = fu - low_u
-        av = fv - low_v
-        ju = np.uint32(iu + np.uint32(1))
-        jv = np.uint32(iv + np.uint32(1))
-        low = (shadow[0, iv, iu] >= depth) * (1.0 - au) + (shadow[0, iv, ju] >= depth) * au
-        high = (shadow[0, jv, iu] >= depth) * (1.0 - au) + (shadow[0, jv, ju] >= depth) * au
-        total += low * (1.0 - av) + high * av
-    return total / _TAPS.shape[0]
-
-
 @part
 @no_type_check
 def irradiance(
@@ -175,7 +124,7 @@ def irradiance(
 
 @leaf
 @no_type_check
-def _ambient(n0: float, n1: float, n2: float, c: np.ndarray, channel: int) -> float:
+def ambient_light(n0: float, n1: float, n2: float, c: np.ndarray, channel: int) -> float:
     """:func:`irradiance` of one colour channel of (9, 3) coefficients."""
     return irradiance(
         n0, n1, n2, c[0, channel], c[1, channel], c[2, channel], c[3, channel], c[4, channel],
@@ -185,7 +134,7 @@ def _ambient(n0: float, n1: float, n2: float, c: np.ndarray, channel: int) -> fl
 
 @leaf
 @no_type_check
-def _gather(
+def gather(
     face: int,
     q0: float,
     q1: float,
@@ -194,6 +143,7 @@ def _gather(
     values: np.ndarray,
     out: np.ndarray,
 ) -> None:
+    """Fill ``out`` (k,) with the vertices' values (v, k) at barycentric weights of one face."""
     i0 = faces[face, 0]
     i1 = faces[face, 1]
     i2 = faces[face, 2]
@@ -457,7 +407,7 @@ def shade_solid(
         for column in range(width):
             face = ids[row, column]
             if face >= 0 and cover[row, column] <= 0.995:
-                _gather(
+                gather(
                     face, bary[row, column, 0], bary[row, column, 1], bary[row, column, 2],
                     faces, values, a,
                 )  # fmt: skip
@@ -480,7 +430,7 @@ def shade_solid(
             for k in range(n):
                 n0, n1, n2 = work[_NX + k], work[_NY + k], work[_NZ + k]
                 if n0 * key0 + n1 * key1 + n2 * key2 >= -0.35:
-                    work[_LIT + k] = _lit(
+                    work[_LIT + k] = lit_share(
                         work[_X + k] + 0.003 * n0, work[_Y + k] + 0.003 * n1,
                         work[_Z + k] + 0.003 * n2, shadow, shadow_frame, softness,
                     )  # fmt: skip
@@ -495,212 +445,3 @@ def shade_solid(
                 image[i, j, 1] = work[_GREEN + k] * work[_DIFFUSE_G + k] + work[_SPECULAR_G + k]
                 image[i, j, 2] = work[_BLUE + k] * work[_DIFFUSE_B + k] + work[_SPECULAR_B + k]
             n = 0
-
-
-@kernel
-@no_type_check
-def cover_hair(
-    ids: np.ndarray,
-    bary: np.ndarray,
-    depth: np.ndarray,
-    solid_depth: np.ndarray,
-    faces: np.ndarray,
-    values: np.ndarray,
-    look: np.ndarray,
-    table: np.ndarray,
-    cover: np.ndarray,
-    camera_z: float,
-) -> None:
-    """How opaque the hair is at each pixel where it lies in front of the solid surface.
-
-    ``values`` (V, 13): position, normal, strand coordinates, coverage and tangent.
-    ``look``: roughness, seed shift, strands per mm across, curliness, strands per mm along.
-    """
-    height, width = ids.shape
-    a = np.empty(13)
-    for row in range(height):
-        for column in range(width):
-            face = ids[row, column]
-            if face < 0 or depth[row, column] > solid_depth[row, column]:
-                continue
-            _gather(
-                face, bary[row, column, 0], bary[row, column, 1], bary[row, column, 2], faces,
-                values, a,
-            )  # fmt: skip
-            strand = lattice_noise(
-                table, a[6] * look[2] + look[1], a[7] * look[4] + 0.5 * look[1], 1.5
-            )
-            clump = lattice_noise(table, a[6] * look[2] * 0.22 + look[1], a[7] * 0.02, 7.5)
-            length = np.sqrt(a[3] * a[3] + a[4] * a[4] + a[5] * a[5]) + 1e-12
-            distance = np.sqrt(a[0] * a[0] + a[1] * a[1] + (a[2] - camera_z) ** 2)
-            facing = a[3] * a[0] + a[4] * a[1] + a[5] * (a[2] - camera_z)
-            facing = abs(facing) / (length * distance)
-            edge = 1.25 * a[9] + 0.30 * strand + 0.26 * clump
-            edge -= (0.15 + 0.45 * strand) * (1.0 - smooth_step(0.0, 0.12, facing))
-            cover[row, column] = smooth_step(0.30, 0.62, edge)
-
-
-@kernel
-@no_type_check
-def shade_hair(
-    ids: np.ndarray,
-    bary: np.ndarray,
-    faces: np.ndarray,
-    values: np.ndarray,
-    colour: np.ndarray,
-    look: np.ndarray,
-    table: np.ndarray,
-    ambient: np.ndarray,
-    directions: np.ndarray,
-    colours: np.ndarray,
-    shadow: np.ndarray,
-    shadow_frame: np.ndarray,
-    softness: float,
-    eye_point: np.ndarray,
-    cover: np.ndarray,
-    image: np.ndarray,
-) -> None:
-    """Blend shaded hair over ``image`` by ``cover``."""
-    height, width = ids.shape
-    a = np.empty(13)
-    lights = directions.shape[0]
-    for row in range(height):
-        for column in range(width):
-            opacity = cover[row, column]
-            if opacity <= 0.0:
-                continue
-            face = ids[row, column]
-            _gather(
-                face, bary[row, column, 0], bary[row, column, 1], bary[row, column, 2], faces,
-                values, a,
-            )  # fmt: skip
-            length = np.sqrt(a[3] * a[3] + a[4] * a[4] + a[5] * a[5]) + 1e-12
-            n0 = a[3] / length
-            n1 = a[4] / length
-            n2 = a[5] / length
-            v0 = eye_point[0] - a[0]
-            v1 = eye_point[1] - a[1]
-            v2 = eye_point[2] - a[2]
-            length = np.sqrt(v0 * v0 + v1 * v1 + v2 * v2)
-            v0 /= length
-            v1 /= length
-            v2 /= length
-            inside = 1.0
-            if n0 * v0 + n1 * v1 + n2 * v2 < 0.0:
-                n0 = -n0
-                n1 = -n1
-                n2 = -n2
-                inside = 0.28
-            length = np.sqrt(a[10] * a[10] + a[11] * a[11] + a[12] * a[12]) + 1e-12
-            t0 = a[10] / length
-            t1 = a[11] / length
-            t2 = a[12] / length
-            u = a[6] * look[2] + look[1]
-            v = a[7] * look[4] + 0.5 * look[1]
-            strand = lattice_noise(table, u, v, 1.5)
-            fine = lattice_noise(table, u * 2.7, v * 1.6, 4.5)
-            clump = lattice_noise(table, u * 0.22, v * 0.6, 7.5)
-            rough = look[0]
-            tone = 1.0 + 0.30 * strand + 0.20 * fine + 0.28 * clump
-            if look[3] > 0.5:
-                curls = lattice_noise(table, a[6] * 0.28, a[7] * 0.28, look[1])
-                small = lattice_noise(table, a[6] * 0.7, a[7] * 0.7, look[1] + 5.0)
-                tone = 1.0 + 0.55 * curls + 0.35 * small
-                strand = curls
-                t0 += 0.8 * small
-                t2 += 0.8 * curls
-            tone = max(0.25, tone) * inside
-            # Shadow among the strands: deeper where the shell is thin or low.
-            root = 0.62 + 0.38 * smooth_step(0.4, 1.0, a[9])
-            tr = colour[0] * tone
-            tg = colour[1] * tone
-            tb = colour[2] * tone
-            r = tr * _ambient(n0, n1, n2, ambient, 0) * root
-            g = tg * _ambient(n0, n1, n2, ambient, 1) * root
-            b = tb * _ambient(n0, n1, n2, ambient, 2) * root
-            jitter = 0.10 * strand + 0.06 * fine
-            for light in range(lights):
-                l0 = directions[light, 0]
-                l1 = directions[light, 1]
-                l2 = directions[light, 2]
-                nl = n0 * l0 + n1 * l1 + n2 * l2
-                lit = inside
-                if light == 0:
-                    lit *= 0.15 + 0.85 * _lit(
-                        a[0] + 0.012 * n0, a[1] + 0.012 * n1, a[2] + 0.012 * n2, shadow,
-                        shadow_frame, softness,
-                    )  # fmt: skip
-                tl = t0 * l0 + t1 * l1 + t2 * l2
-                facing = max(0.0, (nl + 0.25) / 1.25)
-                diffuse = facing * (0.55 + 0.45 * np.sqrt(max(0.0, 1.0 - tl * tl)))
-                h0 = l0 + v0
-                h1 = l1 + v1
-                h2 = l2 + v2
-                length = np.sqrt(h0 * h0 + h1 * h1 + h2 * h2) + 1e-12
-                th = (t0 * h0 + t1 * h1 + t2 * h2) / length
-                first = (th - 0.07 + jitter) ** 2 * (90.0 - 60.0 * rough)
-                second = (th + 0.12 + jitter) ** 2 * (22.0 - 12.0 * rough)
-                gloss = bell(first) * (0.10 - 0.06 * rough)
-                sheen = bell(second) * (0.55 - 0.3 * rough)
-                gloss *= smooth_step(-0.1, 0.4, nl)
-                sheen *= smooth_step(-0.1, 0.4, nl)
-                r += colours[light, 0] * lit * (tr * (diffuse + sheen) + gloss)
-                g += colours[light, 1] * lit * (tg * (diffuse + sheen) + gloss)
-                b += colours[light, 2] * lit * (tb * (diffuse + sheen) + gloss)
-            image[row, column, 0] += opacity * (r - image[row, column, 0])
-            image[row, column, 1] += opacity * (g - image[row, column, 1])
-            image[row, column, 2] += opacity * (b - image[row, column, 2])
-
-
-SHADOW_SIZE = 160
-
-
-def shadow_map(
-    surfaces: list[tuple[Float[np.ndarray, "v 3"], Int[np.ndarray, "f 3"]]],
-    light: Light,
-    centre: Float[np.ndarray, "3"],
-    *,
-    reach_m: float = 0.24,
-) -> tuple[Float[np.ndarray, "3 s s"], Float[np.ndarray, "3 4"]]:
-    """Depth of the scene as the first light sees it.
-
-    Args:
-        surfaces: Camera-frame vertices and faces of everything that casts a shadow.
-        light: Its first direction is used.
-        centre: Camera-frame point in the middle of the map.
-        reach_m: Half the width of the map.
-
-    Returns:
-        The map (3, s, s) and the rows that take a camera-frame point to (u, v, w) in [-1, 1].
-        The map holds each cell's depth, and the least and the greatest of it and the cells
-        right, below and below right.
-    """
-    import cv2
-
-    from models.rendering.rasterize import rasterize
-
-    toward = light.directions[0] / np.linalg.norm(light.directions[0])
-    side = np.cross([0.0, 1.0, 0.0] if abs(toward[1]) < 0.95 else [1.0, 0.0, 0.0], toward)
-    side /= np.linalg.norm(side)
-    frame = np.stack([side, np.cross(toward, side), toward]) / reach_m
-    offset = -(frame @ centre)
-    clips = []
-    faces = []
-    start = 0
-    for vertices, triangles in surfaces:
-        seen = vertices @ frame.T + offset
-        clip = np.ones((len(vertices), 4))
-        clip[:, :2] = seen[:, :2]
-        clip[:, 2] = np.clip(-seen[:, 2], -0.999, 0.999)
-        clips.append(clip)
-        faces.append(triangles + start)
-        start += len(vertices)
-    clip_all: np.ndarray = np.concatenate(clips)[None]
-    triangles_all: np.ndarray = np.concatenate(faces).astype(np.int32)
-    _, _, depth = rasterize(clip_all, triangles_all, SHADOW_SIZE, SHADOW_SIZE)
-    square = np.ones((2, 2), dtype=np.uint8)
-    least, greatest = (
-        around(depth[0], square, anchor=(0, 0)) for around in (cv2.erode, cv2.dilate)
-    )
-    maps = np.stack([depth[0], least, greatest])
-    return maps, np.concatenate([frame, offset[:, None]], axis=1)

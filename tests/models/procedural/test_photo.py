@@ -22,7 +22,7 @@ from models.procedural.scene import (
     rotation_from_angles,
     sample_scene,
 )
-from models.procedural.shading import _TAPS, _lit, shadow_map
+from models.procedural.shadow import _TAPS, lit_share, shadow_map
 
 SIZE = 192
 GREEN = Background("plain", np.tile([0.02, 0.7, 0.02], (5, 1)), 1)
@@ -363,7 +363,7 @@ def test_shadow_taps_that_are_not_weighted_equal_those_that_are():
             seen = depth[i : i + 2, j : j + 2] >= -w - 0.012
             total += np.array([1 - lower, lower]) @ seen @ np.array([1 - right, right])
         shares.append(total / 8)
-        lit = _lit(*point, maps, frame, light.shadow_softness)
+        lit = lit_share(*point, maps, frame, light.shadow_softness)
         assert lit == pytest.approx(shares[-1], abs=1e-9)
     assert 0.0 in shares
     assert 1.0 in shares

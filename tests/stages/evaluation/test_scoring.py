@@ -7,9 +7,10 @@ import pytest
 
 from models.metrics import LANDMARK_NAMES
 from stages.datasets.meshes import write_obj
-from stages.scoring import ImageScore, list_images, read_landmarks, score_dataset, score_files
+from stages.image_scores import ImageScore, curve_of
+from stages.scoring import list_images, read_landmarks, score_dataset, score_files
 
-from stages.scoring import curve_of, summarise  # isort: skip
+from stages.scoring import summarise  # isort: skip
 
 
 @pytest.fixture
