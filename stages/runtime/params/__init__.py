@@ -13,6 +13,7 @@ from stages.runtime.params.corpus import MorphableSizes, SynthesizeParams
 from stages.runtime.params.machine import ComputeParams, DatasetParams, ModelParams, ServersParams
 from stages.runtime.params.photographs import (
     BenchmarkSizes,
+    FaceAlignmentParams,
     LandmarkModelParams,
     LandmarksParams,
     Pix2FaceFitParams,
@@ -32,21 +33,29 @@ from stages.runtime.params.scans import (
 )
 from stages.runtime.params.section import Section
 from stages.runtime.params.training import (
+    AugmentParams,
+    EncoderParams,
+    LandmarkChoiceParams,
     LoopParams,
     MicaParams,
     Pix2FaceParams,
     RecognizerParams,
     RecognizerVariant,
     RingNetParams,
+    SirenParams,
     TrainParams,
 )
 
 __all__ = [
+    "AugmentParams",
     "BenchmarkSizes",
     "ComputeParams",
     "ConvertParams",
+    "EncoderParams",
     "EvaluateParams",
+    "FaceAlignmentParams",
     "FitPreset",
+    "LandmarkChoiceParams",
     "LandmarkModelParams",
     "LandmarksParams",
     "LoopParams",
@@ -66,6 +75,7 @@ __all__ = [
     "ScanFitParams",
     "ScanLandmarksParams",
     "ServersParams",
+    "SirenParams",
     "SmoothParams",
     "SynthesizeParams",
     "TrackParams",
