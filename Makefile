@@ -40,6 +40,7 @@ $(STAMP): requirements.lock pyproject.toml deploy/system-libraries.sh
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --disable-pip-version-check -q -r requirements.lock
 	$(BIN)/pip install --disable-pip-version-check -q --no-deps --no-build-isolation -e .
+	$(BIN)/python -m pipelines.kernels
 	touch $(STAMP)
 
 lock:

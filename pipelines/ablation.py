@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pipelines.engine import end_group, environment
 from stages.runtime.artifacts import sha256_json
-from stages.runtime.params import Params
+from stages.runtime.params import Params, document
 
 logger = logging.getLogger("faceline")
 
@@ -222,7 +222,6 @@ def trials_of(
     """
     if only is not None and only not in grid.switches:
         raise KeyError(f"expected a switch among {sorted(grid.switches)}, got {only!r}")
-    text = (root / "params.yaml").read_text(encoding="utf-8")
     rows: list[tuple[str, str, Mapping[str, Value], tuple[float | None, ...]]]
     rows = [("", BASE, {}, ())]
     for name, switch in grid.switches.items():
@@ -230,7 +229,7 @@ def trials_of(
             rows += [(name, row.value, row.set, tuple(row.published)) for row in switch.rows]
     trials = []
     for switch_name, value, wanted, published in rows:
-        params = yaml.safe_load(text)
+        params = document(root / "params.yaml")
         changes = {key: to for key, to in wanted.items() if replace_at(params, key, to) != to}
         check(params)
         stamp = sha256_json([state, grid.target, sorted(changes.items())])[:12]

@@ -26,6 +26,7 @@ import yaml
 from pipelines.ablation import CODE, Grid, Trial, TrialResult, Value, read_figures, replace_at
 from pipelines.dag import StageNode, read_graph
 from stages.runtime.artifacts import read_json, write_bytes, write_json
+from stages.runtime.params import document
 from stages.runtime.process import ONE_THREAD
 
 LIMIT_S = 86400.0
@@ -75,8 +76,7 @@ def run(
         KeyError: The chain names a stage that there is not.
     """
     until = time.monotonic() + limit_s
-    text = (root / "params.yaml").read_text(encoding="utf-8")
-    base = yaml.safe_load(text)
+    base = document(root / "params.yaml")
     for key, value in common.items():
         replace_at(base, key, value)
     steps = _steps(grid, root)

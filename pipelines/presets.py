@@ -29,7 +29,8 @@ def apply(name: str, root: Path) -> list[str]:
         known = sorted(path.stem for path in (root / "presets").glob("*.yaml"))
         raise FileNotFoundError(f"expected one of the presets {known}, got {name!r}")
     yaml = YAML()
-    yaml.width = 100
+    yaml.width = 4096  # lines stay as they are
+    yaml.representer.add_representer(type(None), _null)
     target = root / "params.yaml"
     document = yaml.load(target.read_text(encoding="utf-8"))
     changes = yaml.load(source.read_text(encoding="utf-8")) or {}
@@ -39,6 +40,11 @@ def apply(name: str, root: Path) -> list[str]:
     yaml.dump(document, text)
     write_bytes(target, text.getvalue().encode())
     return changed
+
+
+def _null(representer: Any, _: None) -> Any:  # noqa: ANN401 - ruamel's nodes
+    """Write null as it is read, not as nothing."""
+    return representer.represent_scalar("tag:yaml.org,2002:null", "null")
 
 
 def _merge(into: Any, values: Mapping[str, Any], prefix: str, changed: list[str]) -> None:  # noqa: ANN401

@@ -1,6 +1,8 @@
 """Fixtures shared by every test; one thread per library, because tests share the cores."""
 
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,17 @@ def shared_data() -> Path:
 def repository() -> Path:
     """The root of the checkout."""
     return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def copy_params(repository: Path) -> Callable[[Path], None]:
+    """Copies params.yaml into a folder, with the files that its sections name."""
+
+    def copy(folder: Path) -> None:
+        for name in ("params.yaml", "registration.yaml", "tracking.yaml"):
+            shutil.copy(repository / name, folder / name)
+
+    return copy
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

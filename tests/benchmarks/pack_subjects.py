@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -59,6 +60,8 @@ def packed(folder: Path, raw: Path, shards: int, withdrawn: list[str]) -> float:
     params["pack"]["shards"] = shards
     params["takedown"] = withdrawn
     params["compute"]["workers"] = 1  # so that all of it is counted
+    for name in ("registration.yaml", "tracking.yaml"):
+        shutil.copy(REPOSITORY / name, folder / name)
     with (folder / "params.yaml").open("w", encoding="utf-8") as file:
         yaml.dump(params, file)
     command = [sys.executable, "-m", "stages.pack", "--dataset", "lyhm", "--out", "out"]

@@ -135,7 +135,7 @@ def killed(clip: Path, scratch: Path, data: Path, loaded: params.Params) -> dict
     root = scratch / "checkout"
     root.mkdir()
     (root / "data").symlink_to(data.resolve())
-    for name in ("params.yaml", "dvc.yaml"):
+    for name in ("params.yaml", "registration.yaml", "tracking.yaml", "dvc.yaml"):
         shutil.copy(ROOT / name, root / name)
     command = [sys.executable, "-m", "pipelines.cli", "track", str(clip / "frames"), "--out"]
     rest = ["--shape-init", "mean"]

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -211,10 +212,10 @@ def test_published_figures_need_their_source_and_number() -> None:
 
 @pytest.mark.parametrize("method", ["mica", "pix2face", "ringnet"])
 def test_committed_grids_change_parameters_that_exist(
-    method: str, repository: Path, tmp_path: Path
+    method: str, repository: Path, tmp_path: Path, copy_params: Callable[[Path], None]
 ) -> None:
     grid = ablation.load_grid(method, repository)
-    shutil.copy(repository / "params.yaml", tmp_path)
+    copy_params(tmp_path)
     identity = ["-c", "user.name=tests", "-c", "user.email=tests"]
     for command in (["init", "-q"], ["add", "-A"], [*identity, "commit", "-qm", "parameters"]):
         subprocess.run(["git", *command], cwd=tmp_path, check=True)

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -63,17 +64,20 @@ def test_a_failing_stage_makes_the_run_exit_with_one(
     assert main(["run", "left"]) == 1
 
 
-def test_presets_change_values_and_keep_comments(repository: Path, tmp_path: Path) -> None:
+def test_presets_change_values_and_keep_comments(
+    repository: Path, tmp_path: Path, copy_params: Callable[[Path], None]
+) -> None:
     shutil.copytree(repository / "presets", tmp_path / "presets")
-    shutil.copy(repository / "params.yaml", tmp_path / "params.yaml")
+    copy_params(tmp_path)
     assert presets.apply("tiny", tmp_path)
     assert "# Raw data sets." in (tmp_path / "params.yaml").read_text()
     params.load(tmp_path / "params.yaml")
     presets.apply("paper", tmp_path)
     assert presets.apply("demo", tmp_path)
+    assert (tmp_path / "params.yaml").read_text() == (repository / "params.yaml").read_text()
     restored = params.load(tmp_path / "params.yaml")
     assert restored == params.load(repository / "params.yaml")
-    for name in ("bench", "paper"):
+    for name in ("bench", "large", "paper"):
         presets.apply(name, tmp_path)
         params.load(tmp_path / "params.yaml")
     with pytest.raises(FileNotFoundError, match="expected one of the presets"):
@@ -84,9 +88,10 @@ def test_presets_change_values_and_keep_comments(repository: Path, tmp_path: Pat
 
 
 def test_committed_params_are_valid_and_unknown_keys_refused(
-    repository: Path, tmp_path: Path
+    repository: Path, tmp_path: Path, copy_params: Callable[[Path], None]
 ) -> None:
     params.load(repository / "params.yaml")
+    copy_params(tmp_path)
     text = (repository / "params.yaml").read_text()
     (tmp_path / "params.yaml").write_text(text + "\nsede: 3\n")
     with pytest.raises(ValueError, match="sede"):
@@ -94,10 +99,13 @@ def test_committed_params_are_valid_and_unknown_keys_refused(
 
 
 def test_clean_cache_removes_old_rows_only(
-    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    repository: Path,
+    tmp_path: Path,
+    copy_params: Callable[[Path], None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name in ("dvc.yaml", "params.yaml"):
-        (tmp_path / name).write_bytes((repository / name).read_bytes())
+    copy_params(tmp_path)
+    (tmp_path / "dvc.yaml").write_bytes((repository / "dvc.yaml").read_bytes())
     for name, stamp in (("old", 0.0), ("new", time.time())):
         folder = tmp_path / ".work" / "register" / name
         folder.mkdir(parents=True)
@@ -153,10 +161,14 @@ def test_a_submission_is_shown_with_what_is_missing_beside_each_score(
 
 
 def test_clean_cache_removes_the_rows_of_withdrawn_subjects(
-    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    repository: Path,
+    tmp_path: Path,
+    copy_params: Callable[[Path], None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from stages.runtime.row_cache import RowCache
 
+    copy_params(tmp_path)
     (tmp_path / "dvc.yaml").write_bytes((repository / "dvc.yaml").read_bytes())
     text = (repository / "params.yaml").read_text()
     withdrawn = text.replace("takedown: []", "takedown: [LYHM/00417]")

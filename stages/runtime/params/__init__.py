@@ -1,7 +1,8 @@
 """Every number of the pipeline, read from ``params.yaml`` and checked.
 
 Only this package reads YAML. Unknown keys are refused, so a typing error cannot silently fall back
-to a default; no default lives here, so every number stands in ``params.yaml`` once.
+to a default; no default lives here, so every number stands in ``params.yaml`` once, or in the file
+that a section names as its ``settings``.
 """
 
 from pathlib import Path
@@ -82,6 +83,7 @@ __all__ = [
     "TrackPreset",
     "UnifyParams",
     "ViewsParams",
+    "document",
     "load",
 ]
 
@@ -177,17 +179,43 @@ def load(path: Path = Path("params.yaml")) -> Params:
     """Read and check the parameters.
 
     Raises:
-        FileNotFoundError: There is no such file.
+        FileNotFoundError: There is no such file, or none that a section names.
         pydantic.ValidationError: A key is unknown, missing or out of range.
+        ValueError: A section and its own file both have a key.
     """
-    import yaml
+    return Params.model_validate(document(path))
 
+
+def document(path: Path = Path("params.yaml")) -> dict[str, Any]:
+    """Read the parameters unchecked; a section's ``settings`` file is put in its place.
+
+    Raises:
+        FileNotFoundError: There is no such file, or none that a section names.
+        ValueError: A section and its own file both have a key.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"expected {path}; run from the root of the checkout")
-    # libyaml's loader reads it in a tenth of the time; PyYAML is built with it nearly everywhere.
+    content = _read(path)
+    for name, section in content.items():
+        if not isinstance(section, dict) or "settings" not in section:
+            continue
+        file = path.parent / section.pop("settings")
+        if not file.is_file():
+            raise FileNotFoundError(f"expected {file}, which {name}.settings in {path} names")
+        rest = _read(file)
+        if twice := sorted(section.keys() & rest.keys()):
+            raise ValueError(f"expected {twice} in {name} of {path} or in {file}, got both")
+        section |= rest
+    return content
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A YAML file's mapping; libyaml, where PyYAML has it, reads it in a tenth of the time."""
+    import yaml
+
     text = path.read_text(encoding="utf-8")
     quick = hasattr(yaml, "CSafeLoader")
-    content: dict[str, Any] = (
+    content: dict[str, Any] | None = (
         yaml.load(text, Loader=yaml.CSafeLoader) if quick else yaml.safe_load(text)
     )
-    return Params.model_validate(content)
+    return content or {}

@@ -1,6 +1,7 @@
 """pix2face: the released size and names, boxes, masks, one batch learned."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -176,9 +177,11 @@ def test_published_jitter_written_out() -> None:
     assert not published_jitter(np.zeros((2, 2, 3), np.uint8), rng).any()
 
 
-def test_paper_preset_is_the_papers_schedule(repository: Path, tmp_path: Path) -> None:
+def test_paper_preset_is_the_papers_schedule(
+    repository: Path, tmp_path: Path, copy_params: Callable[[Path], None]
+) -> None:
     shutil.copytree(repository / "presets", tmp_path / "presets")
-    shutil.copy(repository / "params.yaml", tmp_path / "params.yaml")
+    copy_params(tmp_path)
     presets.apply("paper", tmp_path)
     section = params.load(tmp_path / "params.yaml").train.pix2face
     fit = section.fit
