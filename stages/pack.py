@@ -16,7 +16,6 @@ import json
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -190,7 +189,10 @@ def _write_table(
     """Write the Parquet file of some items; what its rows came from, and its key in the cache."""
     import pyarrow as pa
 
-    wanted = [json.dumps(asdict(ref), sort_keys=True) for ref in refs]
+    wanted = [
+        json.dumps({name: getattr(ref, name) for name in ItemRef.__slots__}, sort_keys=True)
+        for ref in refs
+    ]
     rows: dict[str, KeptRow] = {}
     places: dict[str, int] = {}
     tables: list[Any] = []

@@ -160,7 +160,9 @@ class RowCache:
         wanted = _tag(tag)
         lying = {key: place.tags for key, place in self._index().items()}
         lying |= {key: tags for key, (_, tags) in self._pending.items()}
-        return sorted(key for key, tags in lying.items() if wanted in _split(tags))
+        return sorted(
+            key for key, tags in lying.items() if wanted in tags and wanted in _split(tags)
+        )
 
     def use(self, keys: Iterable[str]) -> None:
         """Count rows as used that a worker was asked for, see :meth:`forget_unused`."""
