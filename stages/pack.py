@@ -40,7 +40,7 @@ from stages.runtime.artifacts import (
     write_table,
 )
 from stages.runtime.compute import map_ordered
-from stages.runtime.contracts import schema, table_of
+from stages.runtime.contracts import array_of, schema, table_of
 from stages.runtime.params import ComputeParams, PackParams, load
 from stages.runtime.row_cache import WORK, KeptFile, RowCache
 from stages.source_files import SourceFile, SourceFiles
@@ -229,7 +229,7 @@ def _write_table(
         tables.append(table_of(fresh, _TABLE[refs[0].kind]))
     table = pa.concat_tables(tables)
     if len(fresh) < len(wanted):
-        table = table.take([places[text] for text in wanted])
+        table = table.take(array_of([places[text] for text in wanted], pa.int32()))
     data = table_bytes(table.combine_chunks())
     write_bytes(target, data)
     file = cache.keep_file(target, hashlib.sha256(data).hexdigest())

@@ -233,11 +233,11 @@ def table_of(rows: Iterable[Mapping[str, Any]], name: str) -> Any:  # noqa: ANN4
         if "status" in names and row["status"] not in STATUSES:
             raise ValueError(f"row {index} of {name}: status {row['status']!r} not in {STATUSES}")
         collected.append({column: row.get(column) for column in kind.names})
-    columns = [_column([row[field.name] for row in collected], field.type) for field in kind]
+    columns = [array_of([row[field.name] for row in collected], field.type) for field in kind]
     return pa.Table.from_arrays(columns, schema=kind)
 
 
-def _column(values: Sequence[Any], kind: Any) -> Any:  # noqa: ANN401 - pyarrow.DataType, Array
+def array_of(values: Sequence[Any], kind: Any) -> Any:  # noqa: ANN401 - pyarrow.DataType, Array
     """``pyarrow.array(values, kind)``, from buffers where the values are plainly of that type.
 
     For anything but an array of its own, ``pyarrow.array`` imports pandas to ask whether it is a

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.runtime import artifacts
-from stages.runtime.contracts import _column, schema, table_of
+from stages.runtime.contracts import array_of, schema, table_of
 
 
 def test_an_npz_has_the_same_bytes_whatever_the_python(tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ LISTS = [np.arange(3.0), None, np.zeros(0), np.array([np.nan, 1.5])]
 )
 def test_columns_are_those_of_pyarrow(kind: pa.DataType, values: list) -> None:
     for some in (values, values[:1], values[1:2], [None, None], []):
-        column, expected = _column(some, kind), pa.array(some, kind)
+        column, expected = array_of(some, kind), pa.array(some, kind)
         column.validate(full=True)
         assert column.type == kind
         assert column.null_count == expected.null_count
@@ -165,7 +165,7 @@ def test_columns_are_those_of_pyarrow(kind: pa.DataType, values: list) -> None:
 def test_bad_values_are_refused_as_by_pyarrow() -> None:
     for kind, bad in ((pa.int32(), 2**31), (pa.int32(), "1"), (pa.bool_(), 1), (pa.string(), 1)):
         with pytest.raises((pa.ArrowException, OverflowError)):
-            _column([bad], kind)
+            array_of([bad], kind)
 
 
 def test_packed_tables_are_written_without_pandas() -> None:
