@@ -177,7 +177,10 @@ class RowCache:
         """
         kept = self._file(sha256)
         _link(file, kept)
-        return KeptFile(sha256, _stamp(kept))
+        try:
+            return KeptFile(sha256, _stamp(kept))
+        except FileNotFoundError:  # another process forgot it: no row has it yet
+            return KeptFile(sha256, ())
 
     def give_file(self, kept: KeptFile, target: Path) -> KeptFile | None:
         """Put a kept file at ``target``, replacing what is there.
