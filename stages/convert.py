@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int
 
-from models.flame import FlameArrays, LandmarkEmbedding, surface_points
+from models.face.flame import FlameArrays, LandmarkEmbedding, surface_points
 from stages.datasets.flame_files import (
     DYNAMIC_NAME,
     EMBEDDING_NAME,
@@ -92,7 +92,7 @@ def traced_embedding(
     Raises:
         ValueError: The contour cannot be traced on that mask.
     """
-    from models.contour import dynamic_contour
+    from models.face.contour import dynamic_contour
 
     vertices = model.v_template.astype(np.float64)
     region = np.flatnonzero(np.isin(model.faces, face).all(axis=1))

@@ -4,9 +4,9 @@ Reads one method's predicted meshes and landmarks, the packed NoW images and sca
 benchmarks' folders. Writes ``distances.parquet`` (one row per image and protocol, failures too, all
 distances kept), ``metrics.json`` (pooled statistics, by challenge, by subject), ``curves.json`` and
 ``benchmarks.json`` (those beside NoW); with a recogniser, ``likeness.parquet`` and
-``likeness.json`` (see ``stages.likeness``); where the method predicts landmarks of annotated
-photographs, ``landmarks.json`` (see ``stages.landmark_scores``). A NoW image whose scan, prediction
-and protocols are those of an earlier run is not measured again.
+``likeness.json`` (see ``stages.benchmarks.likeness``); where the method predicts landmarks of
+annotated photographs, ``landmarks.json`` (see ``stages.landmarking.landmark_scores``). A NoW image
+whose scan, prediction and protocols are those of an earlier run is not measured again.
 """
 
 import argparse
@@ -22,10 +22,12 @@ from typing import Any
 import numpy as np
 
 from models.metrics import PROTOCOLS, UNITS_MM, Protocol, Target
-from stages.benchmark_scores import score_benchmarks
+from stages.benchmarks.benchmark_scores import score_benchmarks
+from stages.benchmarks.image_scores import ImageScore, curve_of, row_of, summarise
+from stages.benchmarks.scoring import read_landmarks, score_dataset, score_files
+from stages.benchmarks.truths import Truth, load_truths, packed_rows
 from stages.datasets.meshes import Mesh, read_mesh
-from stages.image_scores import ImageScore, curve_of, row_of, summarise
-from stages.landmark_scores import TABLE, score_landmarks
+from stages.landmarking.landmark_scores import TABLE, score_landmarks
 from stages.runtime import params
 from stages.runtime.artifacts import (
     atomic_directory,
@@ -39,8 +41,6 @@ from stages.runtime.cached_map import cached_map
 from stages.runtime.contracts import table_of
 from stages.runtime.row_cache import WORK, RowCache
 from stages.runtime.rows import Row, key_of_values
-from stages.scoring import read_landmarks, score_dataset, score_files
-from stages.truths import Truth, load_truths, packed_rows
 
 __all__ = ["run", "score_dataset", "score_files"]
 
@@ -163,7 +163,7 @@ def run(
         if (predictions / TABLE).is_file():
             write_json(score_landmarks(predictions), scratch / "landmarks.json")
         if landmarks is not None and recognizer is not None:
-            from stages.likeness import measure_likeness
+            from stages.benchmarks.likeness import measure_likeness
 
             likeness, compared = measure_likeness(
                 predictions=predictions,

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from models.landmarks import MIRROR_68, canonical_box, outer_eye_distance, relative_error
+from models.face.landmarks import MIRROR_68, canonical_box, outer_eye_distance, relative_error
 from stages.datasets.images import ImageError, decode_rgb
-from stages.landmark_predictor import (
+from stages.landmarking.landmark_predictor import (
     FILE_NAME,
     FaceCrop,
     FaceSquare,

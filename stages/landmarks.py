@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from models.landmarks import relative_error
-from stages.landmark_predictor import FILE_NAME
-from stages.landmark_providers import NoFaceError, Provider, provider_of
+from models.face.landmarks import relative_error
+from stages.landmarking.landmark_predictor import FILE_NAME
+from stages.landmarking.landmark_providers import NoFaceError, Provider, provider_of
 from stages.runtime.artifacts import atomic_directory, read_json, write_json, write_table
 from stages.runtime.cached_map import cached_map
 from stages.runtime.contracts import table_of

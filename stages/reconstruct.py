@@ -2,11 +2,11 @@
 
 Reads the benchmarks' packed photographs, their landmarks (px), a checkpoint and its face model.
 Writes ``<benchmark>/<name>.obj`` (mm) with landmarks ``.npy`` beside it (NoW's seven, or 51) where
-the face is neutral (``stages.benchmark_photos`` says which photographs make which mesh),
+the face is neutral (``stages.benchmarks.benchmark_photos`` says which photographs make which mesh),
 ``rows.parquet`` (one row per mesh, failures too) and ``meta.json``. A mesh that the same code and
 weights made of the same photographs before is not made again. pix2face also leaves
 ``landmarks.parquet``: its landmarks on annotated photographs that it has not learned from
-(``stages.landmark_scores``).
+(``stages.landmarking.landmark_scores``).
 ``reconstruct_photos`` does the same for any photographs, with overlay, GLB and point cloud.
 """
 
@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from models.flame import NOW_SEVEN_IN_STATIC_51
-from stages.benchmark_photos import Job, Photo, benchmark_jobs
+from models.face.flame import NOW_SEVEN_IN_STATIC_51
+from stages.benchmarks.benchmark_photos import Job, Photo, benchmark_jobs
 from stages.datasets.images import decode_rgb
 from stages.datasets.meshes import cloud_ply_bytes, obj_bytes
 from stages.inference.types import Reconstruction, Reconstructor
-from stages.landmark_scores import TABLE, finished, labelled_photos, predict_landmarks
+from stages.landmarking.landmark_scores import TABLE, finished, labelled_photos, predict_landmarks
 from stages.runtime import params
 from stages.runtime.artifacts import (
     atomic_directory,
@@ -363,7 +363,7 @@ def reconstruct_photos(
         ValueError: The checkpoint is of no known method, the method has no joint solution, or two
             photographs have one name.
     """
-    from stages.landmark_predictor import FaceDetector, LandmarkPredictor
+    from stages.landmarking.landmark_predictor import FaceDetector, LandmarkPredictor
 
     file = checkpoint / "model.safetensors" if checkpoint.is_dir() else checkpoint
     if not file.is_file():

@@ -230,7 +230,7 @@ def prepared(model: Path, edition: str) -> RegistrationModel:
     Raises:
         FileNotFoundError: The folder lacks the model or the edition.
     """
-    from models.flame import FlameArrays
+    from models.face.flame import FlameArrays
 
     embedding = read_static_embedding(edition_path(model, edition))
     masks: dict[str, np.ndarray] = {}

@@ -8,7 +8,7 @@ import numpy as np
 
 from models.geometry.registration import RegistrationError, Scan
 from models.geometry.template import RegistrationModel
-from stages.landmark_files import read_scan_landmarks
+from stages.landmarking.landmark_files import read_scan_landmarks
 from stages.registration.landmarks import guessed_unit, landmarker_of
 from stages.registration.pictures import qa_picture
 from stages.registration.scan import (
@@ -37,8 +37,8 @@ def register_scan_files(
 
     Args:
         scan: OBJ or PLY.
-        landmarks: See :func:`stages.landmark_files.read_scan_landmarks`; None finds them in
-            pictures of the scan, or places it by its shape.
+        landmarks: See :func:`stages.landmarking.landmark_files.read_scan_landmarks`; None finds
+            them in pictures of the scan, or places it by its shape.
         embedding: The edition of FLAME's landmark embedding that the points follow; None takes
             the one in a converted model's folder.
         model: Converted folder, ``.npz`` or the owner's pickle.

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from models.morphable import LinearModel
+from models.face.morphable import LinearModel
 from models.rendering.pncc import PLANES, PnccRenderer, Sample
 from models.rendering.pncc_codec import MAGIC, OFFSET_ORIGIN_MM, STEP_MM, encode_crop, origin_of
 from stages.render_sample import offset_picture, overlay_picture, png_bytes, render_sample_files

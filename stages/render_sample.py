@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, UInt8, UInt16
 
-from models.morphable import LinearModel
+from models.face.morphable import LinearModel
 from models.rendering.pncc import PnccMaps, PnccRenderer, Sample, project_300w_lp
 from models.rendering.pncc_codec import STEP_MM, origin_of
 from stages.datasets.matlab import numeric, read_mat

@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from models.face_path import acceleration_px, smooth_points
+from models.face.face_path import acceleration_px, smooth_points
 from models.image_metrics import depth_rmse, photometric_rmse
 from models.methods.tracker import Frame
-from stages.landmark_predictor import FILE_NAME
+from stages.landmarking.landmark_predictor import FILE_NAME
 from stages.runtime import params
 from stages.runtime.artifacts import (
     atomic_directory,

@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from models.encoders.arcface_crop import arcface_blob, arcface_crop, five_points
-from models.flame import FlameArrays
+from models.face.flame import FlameArrays
+from models.networks.encoders.arcface_crop import arcface_blob, arcface_crop, five_points
 from stages.datasets.images import decode_rgb
 from stages.datasets.meshes import write_obj
 from stages.photos import landmark_rows

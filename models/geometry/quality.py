@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import expit
 
-from models.flame import shape_vertices
+from models.face.flame import shape_vertices
 from models.geometry.alignment import align_similarity
 from models.geometry.settings import QualityLimits
 from models.geometry.template import RegistrationModel

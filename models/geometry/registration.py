@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.spatial import cKDTree
 
-from models.flame import NOW_SEVEN_IN_STATIC_51
+from models.face.flame import NOW_SEVEN_IN_STATIC_51
 from models.geometry.alignment import Similarity, align_similarity
 from models.geometry.closeness import COVER_MM, Closeness, measure
 from models.geometry.mesh import crop, surface_at

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from scipy import sparse
 from scipy.sparse.linalg import splu
 
-from models.flame import FlameArrays
+from models.face.flame import FlameArrays
 from models.geometry.mesh import (
     ambient_openness,
     connected_components,

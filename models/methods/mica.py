@@ -29,12 +29,12 @@ import torch.nn.functional as nnf
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from models.encoders.iresnet import IResNet, IResNetConfig
-from models.flame import FlameArrays
-from models.flame_layer import Flame
-from models.losses import weighted_l1
-from models.mapping import MappingNetwork
-from models.siren import SirenConfig, SirenDecoder
+from models.face.flame import FlameArrays
+from models.face.flame_layer import Flame
+from models.networks.encoders.iresnet import IResNet, IResNetConfig
+from models.networks.losses import weighted_l1
+from models.networks.mapping import MappingNetwork
+from models.networks.siren import SirenConfig, SirenDecoder
 
 Trainable = Literal["none", "L4", "L3-4", "L2-4", "all"]
 _FROZEN: dict[str, tuple[str, ...]] = {

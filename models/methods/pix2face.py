@@ -27,8 +27,8 @@ import torch.nn.functional as nnf
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
-from models.encoders.upsample import doubled
-from models.losses import masked_l1
+from models.networks.encoders.upsample import doubled
+from models.networks.losses import masked_l1
 
 ORIGIN_RADIUS_MM = 10.0
 """Predicted coordinates nearer to the origin than this are background."""

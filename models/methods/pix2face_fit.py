@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from models.face.morphable import LinearModel
 from models.methods.pix2face_camera import thinned
-from models.morphable import LinearModel
 
 NEAR = 3.0
 """Gates from the surface that a point of the cloud may lie."""

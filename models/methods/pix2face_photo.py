@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 
-from models.encoders.square_crop import crop_image, crop_matrix
 from models.methods.pix2face import Pix2Face, face_pixels, input_blob
 from models.methods.pix2face_camera import MINIMUM, FaceCamera, fit_affine, fit_pinhole
 from models.methods.pix2face_fit import ModelFit, Moves, Solution
+from models.networks.encoders.square_crop import crop_image, crop_matrix
 
 CAMERAS = {"affine": fit_affine, "pinhole": fit_pinhole}
 

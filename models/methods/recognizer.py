@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from models.encoders.iresnet import IResNet, IResNetConfig
-from models.losses import angular_margin_loss
+from models.networks.encoders.iresnet import IResNet, IResNetConfig
+from models.networks.losses import angular_margin_loss
 
 
 @dataclass(frozen=True)

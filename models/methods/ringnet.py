@@ -31,10 +31,10 @@ import torch.nn.functional as nnf
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from models.encoders.resnet import ResNet, ResNetConfig
-from models.flame import FlameArrays, LandmarkEmbedding
-from models.flame_layer import FlameLandmarks
-from models.losses import gated_l1, ring_loss
+from models.face.flame import FlameArrays, LandmarkEmbedding
+from models.face.flame_layer import FlameLandmarks
+from models.networks.encoders.resnet import ResNet, ResNetConfig
+from models.networks.losses import gated_l1, ring_loss
 
 CAMERA, POSE = 3, 6
 

@@ -28,9 +28,9 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from models.face.rotations import six_of_matrix
 from models.methods.pose import fit_scaled_orthographic
 from models.methods.tracker_energy import Energy, Fragments, State, Target
-from models.rotations import six_of_matrix
 
 Terms = Callable[[State, Fragments | None], dict[str, Tensor]]
 PER_VIDEO = ("beta", "focal", "principal", "texture", "trusted")

@@ -18,12 +18,12 @@ import torch.nn.functional as nnf
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from models.flame import CONTOUR_ROWS, FlameArrays, LandmarkEmbedding
-from models.flame_layer import Flame, contour_rows
+from models.face.flame import CONTOUR_ROWS, FlameArrays, LandmarkEmbedding
+from models.face.flame_layer import Flame, contour_rows
+from models.face.rotations import matrix_of_six
 from models.rendering.cameras import perspective_clip, perspective_pixels, pixels_of_ndc
 from models.rendering.rasterize import rasterize
 from models.rendering.shading import normalize, sh_basis, vertex_normals
-from models.rotations import matrix_of_six
 
 State = dict[str, Tensor]
 """All unknowns of one frame: beta (S,), psi (E,), jaw (6,), eyes (2, 6), rotation (6,),

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float
 
-from models.flame import FlameArrays
+from models.face.flame import FlameArrays
 from models.procedural.anatomy import smoothstep
 from models.procedural.expression import UNITS, limited, sample_expression
 from models.procedural.head import JOINTS, ProceduralHead, to_flame

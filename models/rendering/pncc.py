@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-from models.morphable import LinearModel
+from models.face.morphable import LinearModel
 from models.rendering.cameras import orthographic_pixels
 from models.rendering.orthographic import Projection, Surface
 

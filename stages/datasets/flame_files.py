@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from models.flame import FlameArrays, LandmarkEmbedding
+from models.face.flame import FlameArrays, LandmarkEmbedding
 from stages.runtime.unpickle import read_npy, read_pickle
 
 logger = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from models.flame import FlameArrays, LandmarkEmbedding
+from models.face.flame import FlameArrays, LandmarkEmbedding
 from stages.inference.types import Reconstruction
 from stages.photos import is_synthetic
 from stages.runtime.artifacts import sha256_file

@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Float, UInt8
 from torch.nn.functional import normalize
 
-from models.encoders.arcface_crop import arcface_blob, arcface_crop, five_points
-from models.flame import FlameArrays, LandmarkEmbedding, shape_vertices
+from models.face.flame import FlameArrays, LandmarkEmbedding, shape_vertices
 from models.methods.mica import Mica, MicaConfig
 from models.methods.pose import fit_scaled_orthographic
-from models.train_loop import load_state
+from models.networks.encoders.arcface_crop import arcface_blob, arcface_crop, five_points
+from models.networks.train_loop import load_state
 from stages.inference.types import Reconstruction
 from stages.runtime.artifacts import read_safetensors, sha256_file
 

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from models.encoders.square_crop import landmark_square
+from models.face.morphable import LinearModel
 from models.methods.pix2face import Boxes, Pix2Face, Pix2FaceConfig
 from models.methods.pix2face_fit import ModelFit
 from models.methods.pix2face_photo import FitSettings, PhotoFit, Seen
-from models.morphable import LinearModel
-from models.train_loop import load_state
+from models.networks.encoders.square_crop import landmark_square
+from models.networks.train_loop import load_state
 from stages.inference.types import Reconstruction
 from stages.runtime.artifacts import read_json, read_safetensors, sha256_file
 from stages.runtime.params import Pix2FaceFitParams

@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 
-from models.encoders.square_crop import crop_image, crop_matrix
-from models.flame import FlameArrays, LandmarkEmbedding, pose_vertices, shape_vertices
+from models.face.flame import FlameArrays, LandmarkEmbedding, pose_vertices, shape_vertices
 from models.methods.pose import ScaledOrthographic
 from models.methods.ringnet import RingNet, RingNetConfig, crop_box, input_blob
-from models.train_loop import load_state
+from models.networks.encoders.square_crop import crop_image, crop_matrix
+from models.networks.train_loop import load_state
 from stages.inference.types import Reconstruction
 from stages.runtime.artifacts import read_safetensors, sha256_file
 

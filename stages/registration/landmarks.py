@@ -15,15 +15,15 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from scipy.spatial.transform import Rotation
 
+from models.face.landmarks import canonical_box
 from models.geometry.alignment import Similarity, align_similarity
 from models.geometry.mesh import vertex_normals
 from models.geometry.registration import HEAD_EXTENT_MM, UNITS_MM, Scan
 from models.geometry.template import RegistrationModel
 from models.geometry.views import Camera, clustered, draw, lift, sphere_of_views
 from models.geometry.winding import convexity
-from models.landmarks import canonical_box
-from stages.landmark_predictor import FILE_NAME, FaceDetector, grey_of
-from stages.landmark_providers import NoFaceError, Provider, provider_of
+from stages.landmarking.landmark_predictor import FILE_NAME, FaceDetector, grey_of
+from stages.landmarking.landmark_providers import NoFaceError, Provider, provider_of
 from stages.runtime.params import LandmarksParams, ViewsParams
 
 INNER = slice(17, 68)

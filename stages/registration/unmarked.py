@@ -14,7 +14,7 @@ from models.geometry.registration import (
     check_scan,
 )
 from models.geometry.template import RegistrationModel
-from stages.landmark_providers import NoFaceError
+from stages.landmarking.landmark_providers import NoFaceError
 from stages.registration.landmarks import ScanLandmarker
 from stages.runtime.params import RegisterParams
 

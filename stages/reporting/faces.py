@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from models.metrics import PROTOCOLS, Measurement
+from stages.benchmarks.scoring import measure, read_landmarks
+from stages.benchmarks.truths import Truth, load_truths, packed_rows
 from stages.datasets.meshes import Mesh, read_mesh
 from stages.reporting.inputs import BASELINE, Evaluation, json_or_none
 from stages.reporting.markup import Section, image, missing, paragraph, text
@@ -25,8 +27,6 @@ from stages.reporting.pictures import (
 from stages.reporting.scores import CHALLENGE_TITLES
 from stages.runtime.artifacts import read_table
 from stages.runtime.params import ReportParams
-from stages.scoring import measure, read_landmarks
-from stages.truths import Truth, load_truths, packed_rows
 
 logger = logging.getLogger(__name__)
 

@@ -15,6 +15,7 @@ import multiprocessing.connection
 import os
 import shutil
 import sys
+import tempfile
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +23,8 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,6 +40,7 @@ Result = TypeVar("Result")
 
 CHUNKS_PER_WORKER = 8
 WORTH_PROCESSES_S = 4.0
+WORTH_KEPT_S = 1.0  # in processes that an earlier map of a session started
 WORTH_SENDING_S = 5.0  # to a Ray that runs already
 
 
@@ -69,7 +73,8 @@ def map_ordered(
     estimate = len(items) * seconds_per_item
     attached = "RAY_ADDRESS" in os.environ or _ray_runs()
     worth_ray = estimate >= (WORTH_SENDING_S if attached else compute.ray_threshold_s)
-    if len(items) < 2 or compute.workers == 1 or not (worth_ray or estimate >= WORTH_PROCESSES_S):
+    worth_processes = estimate >= (WORTH_PROCESSES_S if _kept is None else WORTH_KEPT_S)
+    if len(items) < 2 or compute.workers == 1 or not (worth_ray or worth_processes):
         logger.info("%s: %d items in process", label, len(items))
         return _run_chunk(function, items)
 
@@ -100,35 +105,51 @@ def _map_in_processes(
 
     A fork of this process itself would start at once, and hang where a library here has threads.
     """
-    context = multiprocessing.get_context("forkserver")
-    main = getattr(sys.modules["__main__"], "__spec__", None)
-    apart = {"stages", "" if main is None else main.name}  # each process runs the main module
-    loaded = [name for name in sys.modules if name.split(".")[0] in {"models", "stages"}]
-    context.set_forkserver_preload(sorted(set(loaded) - apart))
-    executor = ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(function,))
+    with _processes(workers) as executor, tempfile.TemporaryDirectory() as folder:
+        own = Path(folder) / "function"  # sent once to each process, whatever it carries
+        own.write_bytes(ForkingPickler.dumps(function))
+        try:
+            chunks = [executor.submit(_run_own, own, list(items[a:b])) for a, b in bounds]
+            return [result for chunk in chunks for result in chunk.result()]
+        except BrokenProcessPool as error:
+            raise RuntimeError(
+                f"{label}: expected every worker to finish, got one that was ended from outside, "
+                "by a signal or for memory; run the stage again, with fewer compute.workers where "
+                "memory is short"
+            ) from error
+
+
+_kept: ProcessPoolExecutor | None = None
+
+
+@contextmanager
+def _processes(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """A pool of processes, which a session keeps for the maps that follow."""
+    global _kept
+    executor = _kept
+    if executor is None:
+        context = multiprocessing.get_context("forkserver")
+        main = getattr(sys.modules["__main__"], "__spec__", None)
+        apart = {"stages", "" if main is None else main.name}  # each process runs the main module
+        loaded = [name for name in sys.modules if name.split(".")[0] in {"models", "stages"}]
+        context.set_forkserver_preload(sorted(set(loaded) - apart))
+        executor = ProcessPoolExecutor(workers, context, initializer=_begin)
+    _kept = executor if _in_session else None
     try:
-        chunks = [executor.submit(_run_own, list(items[start:stop])) for start, stop in bounds]
-        return [result for chunk in chunks for result in chunk.result()]
-    except BrokenProcessPool as error:
-        raise RuntimeError(
-            f"{label}: expected every worker to finish, got one that was ended from outside, by a "
-            "signal or for memory; run the stage again, with fewer compute.workers where memory "
-            "is short"
-        ) from error
-    finally:
+        yield executor
+    except BaseException:
+        _kept = None
         executor.shutdown(cancel_futures=True)
+        raise
+    if _kept is None:
+        executor.shutdown()
 
 
-_own: Callable[[Any], Any] | None = None
-
-
-def _begin(function: Callable[[Any], Any]) -> None:
+def _begin() -> None:
     """Prepare a process of a map, which ends when the stage does.
 
     The stage is not its parent, the fork server is, and that lives as long as one of its children.
     """
-    global _own
-    _own = function
     stage = multiprocessing.parent_process()
     if stage is not None:
         threading.Thread(target=_end_after, args=(stage.sentinel,), daemon=True).start()
@@ -140,28 +161,36 @@ def _end_after(sentinel: int) -> None:
     os._exit(1)
 
 
-def _run_own(items: list[Any]) -> list[Any]:
+@lru_cache(maxsize=1)
+def _own(file: Path) -> Callable[[Any], Any]:
+    """The function of the map that this process works for; the stage wrote it for its processes."""
+    function: Callable[[Any], Any] = ForkingPickler.loads(file.read_bytes())
+    return function
+
+
+def _run_own(file: Path, items: list[Any]) -> list[Any]:
     """Run one chunk inside a process of a map."""
-    if _own is None:
-        raise RuntimeError("expected a process that a map started")
-    return _run_chunk(_own, items)
+    return _run_chunk(_own(file), items)
 
 
-_keeps_ray = False
+_in_session = False
 
 
 @contextmanager
 def session() -> Iterator[None]:
-    """Keep the Ray that a first map starts for the maps that follow, and stop it in the end.
+    """Keep the workers that a first map starts for the maps that follow, and stop them in the end.
 
-    Its workers start once, what they built stays with them, and smaller maps are worth sending.
+    They start once, what they built stays with them, and smaller maps are worth sending to a Ray.
     """
-    global _keeps_ray
-    _keeps_ray = True
+    global _in_session, _kept
+    _in_session = True
     try:
         yield
     finally:
-        _keeps_ray = False
+        _in_session = False
+        if _kept is not None:
+            _kept.shutdown()
+            _kept = None
         if _ray_runs():
             sys.modules["ray"].shutdown()
 
@@ -219,7 +248,7 @@ def _ray(compute: ComputeParams) -> Iterator[Any]:
     try:
         yield ray
     finally:
-        if not _keeps_ray:
+        if not _in_session:
             ray.shutdown()
 
 

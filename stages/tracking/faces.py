@@ -7,8 +7,13 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from models.face_path import MISSING, fill_boxes, gaps_of, nearest_faces, smooth_points
-from stages.landmark_predictor import FILE_NAME, FaceDetector, LandmarkPredictor, grey_of
+from models.face.face_path import MISSING, fill_boxes, gaps_of, nearest_faces, smooth_points
+from stages.landmarking.landmark_predictor import (
+    FILE_NAME,
+    FaceDetector,
+    LandmarkPredictor,
+    grey_of,
+)
 from stages.runtime.params import TrackParams
 from stages.video import Video
 

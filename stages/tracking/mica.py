@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 
-from models.flame import FlameArrays, LandmarkEmbedding
-from models.flame_layer import Flame
+from models.face.flame import FlameArrays, LandmarkEmbedding
+from models.face.flame_layer import Flame
+from models.face.rotations import matrix_of_six
 from models.methods.tracker import PER_VIDEO, Frame, Level, Schedule, Tracker
 from models.methods.tracker_energy import (
     Albedo,
@@ -24,7 +25,6 @@ from models.methods.tracker_energy import (
 )
 from models.rendering.cameras import perspective_clip, pixels_of_ndc
 from models.rendering.rasterize_numba import interpolate_numba, rasterize_numba
-from models.rotations import matrix_of_six
 from stages.inference.overlay import clay_over
 from stages.photos import is_synthetic
 from stages.runtime.artifacts import sha256_file

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from models.face.morphable import LinearModel
 from models.methods.pix2face_camera import FaceCamera
 from models.methods.pix2face_fit import ModelFit
 from models.methods.tracker import Frame
-from models.morphable import LinearModel
 from stages.inference.overlay import clay_over
 from stages.inference.pix2face import Pix2FaceReconstructor
 from stages.runtime.artifacts import read_json

@@ -75,7 +75,7 @@ def user_encoder(path: Path, encoder: Mapping[str, Any], setting: str) -> dict[s
     import torch
     from safetensors.torch import load_file
 
-    from models.encoders.iresnet import IResNet, IResNetConfig
+    from models.networks.encoders.iresnet import IResNet, IResNetConfig
 
     if not path.is_file():
         raise FileNotFoundError(

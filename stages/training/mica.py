@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from models.flame import FlameArrays, shape_vertices
+from models.face.flame import FlameArrays, shape_vertices
 from stages.datasets.meshes import read_mesh
 from stages.runtime.artifacts import read_safetensors, write_bytes, write_safetensors
 from stages.runtime.contracts import VALIDATION_SETS
@@ -182,9 +182,9 @@ def build(data: Path, config: Mapping[str, Any]) -> "Job":
     """The worker's job: K photographs of each drawn subject, shapes in metres."""
     import torch
 
-    from models.encoders.augment import Augmentation, augment
     from models.methods.mica import Mica, MicaConfig
-    from models.train_loop import load_state, predict, step_rng
+    from models.networks.encoders.augment import Augmentation, augment
+    from models.networks.train_loop import load_state, predict, step_rng
     from stages.training.run import Job
 
     crops = np.load(data / "crops.npy", mmap_mode="r")

@@ -7,8 +7,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from models.encoders.square_crop import crop_image, crop_matrix, crop_planes, landmark_square
-from models.morphable import LinearModel
+from models.face.morphable import LinearModel
+from models.networks.encoders.square_crop import (
+    crop_image,
+    crop_matrix,
+    crop_planes,
+    landmark_square,
+)
 from stages.datasets.images import decode_rgb
 from stages.photos import packed_images
 from stages.rendered import RenderedSet
@@ -148,14 +153,14 @@ def build(data: Path, config: Mapping[str, Any]) -> "Job":
     """The worker's job: random windows, masked targets, millimetre metrics."""
     import torch
 
-    from models.encoders.augment import Augmentation, relight
     from models.methods.pix2face import (
         face_pixels,
         input_blob,
         published_jitter,
         target_planes,
     )
-    from models.train_loop import predict, step_rng
+    from models.networks.encoders.augment import Augmentation, relight
+    from models.networks.train_loop import predict, step_rng
     from stages.training.run import Job
 
     images = np.load(data / "images.npy", mmap_mode="r")

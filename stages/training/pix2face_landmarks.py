@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from models.encoders.square_crop import landmark_square
+from models.face.morphable import LinearModel
 from models.methods.pix2face_fit import ModelFit
 from models.methods.pix2face_landmarks import LandmarkChoice
 from models.methods.pix2face_photo import FitSettings, PhotoFit
-from models.morphable import LinearModel
-from models.train_loop import load_state
+from models.networks.encoders.square_crop import landmark_square
+from models.networks.train_loop import load_state
 from stages.datasets.images import decode_rgb
 from stages.photos import packed_images
 from stages.runtime.artifacts import read_json

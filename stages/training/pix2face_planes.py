@@ -8,8 +8,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from jaxtyping import Bool, Float
 
-from models.encoders.square_crop import crop_planes
-from models.morphable import LinearModel
+from models.face.morphable import LinearModel
+from models.networks.encoders.square_crop import crop_planes
 from models.rendering.pncc import PnccRenderer, Sample, Window
 from stages.training.assembly import save_array
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from models.encoders.arcface_crop import arcface_crop, five_points
+from models.networks.encoders.arcface_crop import arcface_crop, five_points
 from stages.datasets.images import decode_rgb
 from stages.photos import landmarks_by_item, packed_images
 from stages.training.assembly import encoder_config, held_out, save_array, to_blobs
@@ -65,10 +65,10 @@ def build(data: Path, config: Mapping[str, Any]) -> "Job":
     """The worker's job: balanced identities, margin loss, verification metrics."""
     import torch
 
-    from models.encoders.augment import Augmentation, augment
-    from models.encoders.iresnet import IResNetConfig
     from models.methods.recognizer import Recognizer, RecognizerConfig
-    from models.train_loop import predict, step_rng
+    from models.networks.encoders.augment import Augmentation, augment
+    from models.networks.encoders.iresnet import IResNetConfig
+    from models.networks.train_loop import predict, step_rng
     from stages.training.run import Job
 
     crops = np.load(data / "crops.npy", mmap_mode="r")

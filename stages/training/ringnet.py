@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from models.encoders.square_crop import crop_image, crop_matrix
-from models.flame import FlameArrays, LandmarkEmbedding
+from models.face.flame import FlameArrays, LandmarkEmbedding
+from models.networks.encoders.square_crop import crop_image, crop_matrix
 from stages.datasets.images import decode_rgb
 from stages.photos import landmark_rows, packed_images, points_of
 from stages.runtime.artifacts import read_safetensors, write_bytes, write_safetensors
@@ -222,8 +222,8 @@ def user_trunk(path: Path, trunk: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """
     import torch
 
-    from models.encoders.resnet import ResNet, ResNetConfig
-    from models.train_loop import state_arrays
+    from models.networks.encoders.resnet import ResNet, ResNetConfig
+    from models.networks.train_loop import state_arrays
 
     if not path.is_file():
         raise FileNotFoundError(
@@ -248,9 +248,9 @@ def build(data: Path, config: Mapping[str, Any]) -> "Job":
     """The worker's job; one sample of the loop is one ring."""
     import torch
 
-    from models.encoders.augment import Augmentation, jitter_matrix, occlude, relight
     from models.methods.ringnet import RingNet, RingNetConfig, input_blob, mean_camera, project
-    from models.train_loop import load_state, predict, step_rng
+    from models.networks.encoders.augment import Augmentation, jitter_matrix, occlude, relight
+    from models.networks.train_loop import load_state, predict, step_rng
     from stages.training.run import Job
 
     crops = np.load(data / "crops.npy", mmap_mode="r")

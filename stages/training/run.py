@@ -178,7 +178,7 @@ def forget(fingerprint: str, work: Path = WORK) -> None:
 
 def work_of_worker(context: WorkerContext, arguments: dict[str, Any]) -> None:
     """Body of one training worker; rank 0 leaves ``final.safetensors``."""
-    from models.train_loop import FitSettings, fit, make_deterministic, slots
+    from models.networks.train_loop import FitSettings, fit, make_deterministic, slots
 
     numbers = dict(arguments["fit"])
     for key in ("workers", "gpu", "batch"):

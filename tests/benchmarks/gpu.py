@@ -29,8 +29,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from models.encoders.iresnet import IResNet, IResNetConfig
 from models.methods.pix2face import Pix2Face, Pix2FaceConfig
+from models.networks.encoders.iresnet import IResNet, IResNetConfig
 from models.rendering.rasterize import interpolate, rasterize
 
 SIDE = 224

@@ -20,10 +20,10 @@ import numpy as np
 from pncc_case import real_samples, stand_in_model
 from threadpoolctl import threadpool_limits
 
-from models.encoders.square_crop import landmark_square
 from models.methods.pix2face import face_pixels
 from models.methods.pix2face_camera import fit_pinhole, thinned
 from models.methods.pix2face_fit import ModelFit, Moves
+from models.networks.encoders.square_crop import landmark_square
 from models.rendering.pncc import PnccMaps, PnccRenderer, Window, project_300w_lp
 
 SIZE_PX, JOINT, GATE_MM, MOST = 256, 8, 4.0, 3000

@@ -21,7 +21,7 @@ import numpy as np
 from pncc_case import SIZE_PX, PlainChain, real_samples, stand_in_model
 from threadpoolctl import threadpool_limits
 
-from models.encoders.square_crop import landmark_square
+from models.networks.encoders.square_crop import landmark_square
 from models.rendering.pncc import PnccRenderer, Sample, Window, project_300w_lp
 from models.rendering.pncc_codec import decode, encode_crop, origin_of
 from stages.render_sample import deep_picture

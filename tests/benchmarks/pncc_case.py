@@ -11,7 +11,7 @@ import numpy as np
 import scipy.io
 from numba import njit
 
-from models.morphable import LinearModel
+from models.face.morphable import LinearModel
 from models.rendering.pncc import PnccRenderer, Sample, camera_300w_lp, rotation_300w_lp
 from stages.render_sample import load_sample_model
 

@@ -29,7 +29,7 @@ sys.path.insert(0, str(REPOSITORY))  # this checkout, whichever is installed
 import registration_heads as heads  # noqa: E402
 from registration_peers import NRICP, Yardstick, nricp  # noqa: E402
 
-from models.flame import NOW_SEVEN_IN_STATIC_51  # noqa: E402
+from models.face.flame import NOW_SEVEN_IN_STATIC_51  # noqa: E402
 from models.geometry.registration import Registration, Scan, register  # noqa: E402
 from models.geometry.settings import FitSettings, QualityLimits  # noqa: E402
 from models.geometry.template import RegistrationModel  # noqa: E402

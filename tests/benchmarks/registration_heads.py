@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from models.flame import FlameArrays, pose_vertices
+from models.face.flame import FlameArrays, pose_vertices
 from stages.corpus.scan import HeadShape, Scanner, scan_head
 
 MODES = (30, 20)

@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from models.face_path import acceleration_px
-from models.flame import FlameArrays
+from models.face.face_path import acceleration_px
+from models.face.flame import FlameArrays
 from models.image_metrics import landmark_nme
 from stages.corpus.clip import write_clip
 from stages.runtime import params

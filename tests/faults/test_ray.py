@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from models.train_loop import FitSettings, fit, make_deterministic, slots, step_rng
+from models.networks.train_loop import FitSettings, fit, make_deterministic, slots, step_rng
 from stages.runtime import compute
 from stages.runtime.artifacts import write_safetensors
 from stages.runtime.compute import WorkerContext

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import trimesh
 
-from models.contour import View, draw_view, dynamic_contour, outline
-from models.flame import surface_points
+from models.face.contour import View, draw_view, dynamic_contour, outline
+from models.face.flame import surface_points
 
 AXES = np.array([0.07, 0.1, 0.06])
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from models.face_path import acceleration_px, fill_boxes, gaps_of, nearest_faces, smooth_points
+from models.face.face_path import acceleration_px, fill_boxes, gaps_of, nearest_faces, smooth_points
 
 
 def box(x: float, side: float = 10.0) -> np.ndarray:

@@ -11,8 +11,8 @@ import torch
 from safetensors.numpy import save_file
 from scipy.spatial.transform import Rotation
 
-import models.flame
-from models.flame import (
+import models.face.flame
+from models.face.flame import (
     Flame,
     FlameArrays,
     LandmarkEmbedding,
@@ -22,7 +22,7 @@ from models.flame import (
     pose_vertices,
     shape_vertices,
 )
-from models.flame_layer import rotation_matrices
+from models.face.flame_layer import rotation_matrices
 
 V, F, S, E = 40, 60, 6, 4
 
@@ -256,8 +256,8 @@ def test_landmarks_move_with_the_surface_and_keep_ibug_order(arrays, tmp_path: P
 
 
 def test_the_arrays_do_not_wait_for_torch() -> None:
-    code = "import sys; from models.flame import FlameArrays; sys.exit('torch' in sys.modules)"
+    code = "import sys; from models.face.flame import FlameArrays; sys.exit('torch' in sys.modules)"
     root = Path(__file__).resolve().parents[2]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
     with pytest.raises(AttributeError, match="no attribute 'Flume'"):
-        _ = models.flame.Flume
+        _ = models.face.flame.Flume

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from models.landmarks import (
+from models.face.landmarks import (
     MIRROR_68,
     canonical_box,
     moved_box,

@@ -9,7 +9,7 @@ import torch.nn.functional as nnf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.losses import (
+from models.networks.losses import (
     angular_margin_logits,
     angular_margin_loss,
     gated_l1,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from models.morphable import LinearModel
+from models.face.morphable import LinearModel
 
 
 def tiny(seed=0, vertices=80, modes=4, expressions=3):

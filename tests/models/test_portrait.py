@@ -5,7 +5,7 @@ import pytest
 from numpy.random import default_rng
 from scipy.spatial.transform import Rotation
 
-from models.portrait import (
+from models.face.portrait import (
     DISTANCE_MM,
     FOCAL_PX,
     SIZE_PX,

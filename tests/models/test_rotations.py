@@ -2,8 +2,8 @@
 
 import torch
 
-from models.flame_layer import rotation_matrices
-from models.rotations import matrix_of_six, six_of_matrix
+from models.face.flame_layer import rotation_matrices
+from models.face.rotations import matrix_of_six, six_of_matrix
 
 
 def test_round_trip_and_layout() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.siren import SirenConfig, SirenDecoder
+from models.networks.siren import SirenConfig, SirenDecoder
 
 TEMPLATE = np.array([[0.0, 0, 0], [0.2, 0, 0], [0.1, 0.4, 0], [0.1, 0.2, 0.1], [0.05, 0.1, 0.02]])
 SMALL = SirenConfig(width=6, layers=3, mapping=5)

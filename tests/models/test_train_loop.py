@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.train_loop import (
+from models.networks.train_loop import (
     FitResult,
     FitSettings,
     fit,

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import scipy.io
 
-from models.flame import FlameArrays, LandmarkEmbedding
-from models.morphable import LinearModel
+from models.face.flame import FlameArrays, LandmarkEmbedding
+from models.face.morphable import LinearModel
 from stages.convert import load_flame, run
 from stages.corpus import bfm2009, bfm2017, three_ddfa
 from stages.corpus.files import write

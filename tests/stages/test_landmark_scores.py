@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stages.landmark_scores import TABLE, finished, labelled_photos, score_landmarks
+from stages.landmarking.landmark_scores import TABLE, finished, labelled_photos, score_landmarks
 from stages.reporting.inputs import Evaluation
 from stages.reporting.landmark_errors import landmark_error_section
 from stages.runtime.artifacts import write_table

@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 import torch
 
-from models.landmarks import MIRROR_68, canonical_box, relative_error
-from stages import landmark_providers, landmarks
+from models.face.landmarks import MIRROR_68, canonical_box, relative_error
+from stages import landmarks
 from stages.landmark_model import held_out, spread_over, training_rows
 from stages.landmark_model import run as train_model
-from stages.landmark_predictor import (
+from stages.landmarking import landmark_providers
+from stages.landmarking.landmark_predictor import (
     FACE_PX,
     FILE_NAME,
     FaceSquare,

@@ -9,7 +9,7 @@ import pytest
 
 from models.methods.pix2face_camera import FaceCamera
 from stages import reconstruct
-from stages.benchmark_photos import Job, Photo
+from stages.benchmarks.benchmark_photos import Job, Photo
 from stages.inference.overlay import overlay
 from stages.inference.types import Reconstruction
 from stages.reconstruct import largest_face, reconstruct_job, with_companions

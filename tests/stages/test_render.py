@@ -8,7 +8,7 @@ import pytest
 import scipy.io
 from safetensors.numpy import save_file
 
-from models.morphable import LinearModel
+from models.face.morphable import LinearModel
 from models.rendering.pncc import PnccRenderer, Sample, project_300w_lp
 from models.rendering.pncc_codec import STEP_MM
 from stages import export_png16, render

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from models.encoders.arcface_crop import TEMPLATE_PX, arcface_blob, arcface_crop
-from models.flame import FlameArrays
+from models.face.flame import FlameArrays
+from models.networks.encoders.arcface_crop import TEMPLATE_PX, arcface_blob, arcface_crop
 from stages.datasets.meshes import read_mesh
 from stages.runtime import params
 from stages.runtime.artifacts import (

@@ -9,7 +9,7 @@ from stages.runtime.params.section import Section
 
 
 class LoopParams(Section):
-    """Numbers of one training run; see ``models.train_loop.FitSettings``."""
+    """Numbers of one training run; see ``models.networks.train_loop.FitSettings``."""
 
     workers: int = Field(ge=0, description="world size; it changes the result. 0: no Ray, 1 worker")
     gpu: bool = Field(description="one GPU per worker")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from models.encoders.arcface_crop import (
+from models.networks.encoders.arcface_crop import (
     TEMPLATE_PX,
     arcface_blob,
     arcface_crop,

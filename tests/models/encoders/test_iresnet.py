@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.encoders.iresnet import IResNet, IResNetConfig
+from models.networks.encoders.iresnet import IResNet, IResNetConfig
 
 TINY = IResNetConfig(layers=(1, 2, 1, 1), widths=(4, 4, 6, 8), embedding=16, input_px=28)
 

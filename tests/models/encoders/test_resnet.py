@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as nnf
 
-from models.encoders.resnet import ResNet, ResNetConfig, slim_state
+from models.networks.encoders.resnet import ResNet, ResNetConfig, slim_state
 
 TINY = {"layers": (2, 1, 1, 1), "width": 4}
 

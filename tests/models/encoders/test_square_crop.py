@@ -2,8 +2,13 @@
 
 import numpy as np
 
-from models.encoders.augment import Augmentation, augment, jitter_matrix, occlude, relight
-from models.encoders.square_crop import crop_image, crop_matrix, crop_planes, landmark_square
+from models.networks.encoders.augment import Augmentation, augment, jitter_matrix, occlude, relight
+from models.networks.encoders.square_crop import (
+    crop_image,
+    crop_matrix,
+    crop_planes,
+    landmark_square,
+)
 
 
 def test_landmark_square_and_its_matrix() -> None:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.encoders.upsample import doubled, doubled_by_products
+from models.networks.encoders.upsample import doubled, doubled_by_products
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 3), (2, 2), (5, 8), (32, 32)])

@@ -15,7 +15,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
-from models.flame import NOW_SEVEN_IN_STATIC_51
+from models.face.flame import NOW_SEVEN_IN_STATIC_51
 from models.geometry.mesh import vertex_normals
 from models.geometry.registration import Registration, RegistrationError, Scan
 from models.geometry.template import RegistrationModel

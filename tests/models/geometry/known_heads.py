@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from models.flame import FlameArrays, pose_vertices
+from models.face.flame import FlameArrays, pose_vertices
 from models.geometry.mesh import vertex_normals
 from models.geometry.template import RegistrationModel
 

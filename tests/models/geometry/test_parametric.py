@@ -8,7 +8,7 @@ import pytest
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
-from models.flame import pose_vertices
+from models.face.flame import pose_vertices
 from models.geometry.mesh import normals_and_rim
 from models.geometry.parametric import (
     FitState,

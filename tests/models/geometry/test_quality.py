@@ -9,7 +9,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from models.flame import shape_vertices
+from models.face.flame import shape_vertices
 from models.geometry.quality import EVIDENCE, Evidence, QualityModel, evidence_of, judge
 from models.geometry.registration import Registration
 

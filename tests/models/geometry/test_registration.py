@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from models.flame import NOW_SEVEN_IN_STATIC_51, pose_vertices, shape_vertices
+from models.face.flame import NOW_SEVEN_IN_STATIC_51, pose_vertices, shape_vertices
 from models.geometry.alignment import align_similarity
 from models.geometry.mesh import face_normals, vertex_normals
 from models.geometry.registration import (

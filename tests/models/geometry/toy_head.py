@@ -6,7 +6,7 @@ expression modes, five joints, and 51 landmarks in iBUG order.
 
 import numpy as np
 
-from models.flame import FlameArrays, pose_vertices
+from models.face.flame import FlameArrays, pose_vertices
 
 RINGS, SECTORS = 36, 56
 IDENTITY, EXPRESSION = 14, 6

@@ -7,12 +7,12 @@ import pytest
 import torch
 import torch.nn.functional as nnf
 
-from models.encoders.iresnet import IResNetConfig
-from models.flame import FlameArrays
-from models.mapping import MappingNetwork
+from models.face.flame import FlameArrays
 from models.methods import METHODS
 from models.methods.mica import Mica, MicaConfig, public_state, region_weights
-from models.siren import SirenConfig
+from models.networks.encoders.iresnet import IResNetConfig
+from models.networks.mapping import MappingNetwork
+from models.networks.siren import SirenConfig
 from stages.corpus.flame import masks_pickle
 from stages.datasets.flame_files import read_masks
 

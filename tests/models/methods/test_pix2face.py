@@ -19,7 +19,7 @@ from models.methods.pix2face import (
     published_jitter,
     target_planes,
 )
-from models.train_loop import FitSettings
+from models.networks.train_loop import FitSettings
 from pipelines import presets
 from stages.runtime import params
 

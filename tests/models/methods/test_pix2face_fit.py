@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from models.face.morphable import LinearModel
 from models.methods.pix2face_fit import ModelFit, Moves
 from models.methods.pose import fit_scaled_orthographic
-from models.morphable import LinearModel
 
 V, K, E = 300, 4, 3
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from models.encoders.square_crop import crop_matrix
+from models.face.morphable import LinearModel
 from models.methods.pix2face import Boxes, Pix2FaceConfig
 from models.methods.pix2face_fit import ModelFit
 from models.methods.pix2face_landmarks import LandmarkChoice
 from models.methods.pix2face_photo import FitSettings, PhotoFit
-from models.morphable import LinearModel
+from models.networks.encoders.square_crop import crop_matrix
 from models.rendering.pncc import PnccRenderer, Sample, Window
 
 SIZE, SIDE = 64, 100.0

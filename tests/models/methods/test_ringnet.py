@@ -7,10 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.encoders.resnet import ResNetConfig
-from models.flame import FlameArrays, LandmarkEmbedding
-from models.flame_layer import rotation_matrices
-from models.losses import gated_l1, ring_loss
+from models.face.flame import FlameArrays, LandmarkEmbedding
+from models.face.flame_layer import rotation_matrices
 from models.methods import METHODS
 from models.methods.ringnet import (
     Regressor,
@@ -22,7 +20,9 @@ from models.methods.ringnet import (
     mean_camera,
     project,
 )
-from models.train_loop import FitResult, FitSettings, fit, make_deterministic, step_rng
+from models.networks.encoders.resnet import ResNetConfig
+from models.networks.losses import gated_l1, ring_loss
+from models.networks.train_loop import FitResult, FitSettings, fit, make_deterministic, step_rng
 
 V, F, S, E, R = 60, 80, 6, 4, 3
 TRUNK = ResNetConfig("v2", (1, 1, 1, 1), 2)

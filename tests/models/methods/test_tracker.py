@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.flame import FlameArrays, LandmarkEmbedding
+from models.face.flame import FlameArrays, LandmarkEmbedding
+from models.face.rotations import matrix_of_six, six_of_matrix
 from models.methods.tracker import Frame, Level, Schedule, Tracker
 from models.methods.tracker_energy import (
     LIP_PAIRS,
@@ -19,7 +20,6 @@ from models.methods.tracker_energy import (
     to_pixels,
 )
 from models.rendering.shading import sh_basis, vertex_normals
-from models.rotations import matrix_of_six, six_of_matrix
 
 SIDE, S, E = 15, 3, 6
 SIZE = 96

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from models.flame import pose_vertices
+from models.face.flame import pose_vertices
 from models.procedural import rig
 from models.procedural.head import ProceduralHead, to_canonical, to_flame
 from models.procedural.identity import sample_identity

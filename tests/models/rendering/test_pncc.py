@@ -10,7 +10,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.morphable import LinearModel
+from models.face.morphable import LinearModel
 from models.rendering import pncc_codec
 from models.rendering.pncc import (
     BATCH,

@@ -6,16 +6,16 @@ import shutil
 import numpy as np
 import pytest
 
-from stages import scoring
-from stages.benchmark_scores import score_benchmarks
+from stages.benchmarks import scoring
+from stages.benchmarks.benchmark_scores import score_benchmarks
 from stages.benchmarks.layouts import layout_of, list_stirling, read_pairs
 from stages.benchmarks.points import read_landmarks
+from stages.benchmarks.scoring import planned, planned_scores, score_dataset, score_files
 from stages.datasets.meshes import read_mesh, write_obj
 from stages.runtime.artifacts import read_json, read_table, write_table
 from stages.runtime.contracts import schema, table_of
 from stages.runtime.params import ComputeParams
 from stages.runtime.unpickle import read_npy
-from stages.scoring import planned, planned_scores, score_dataset, score_files
 
 
 def lnd(points) -> str:

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from models.encoders.iresnet import IResNet, IResNetConfig
-from models.portrait import portrait
+from models.face.portrait import portrait
+from models.networks.encoders.iresnet import IResNet, IResNetConfig
 from stages import evaluate
+from stages.benchmarks.likeness import Encoder, load_gallery, measure_likeness
 from stages.datasets.meshes import write_obj
-from stages.likeness import Encoder, load_gallery, measure_likeness
 from stages.runtime.artifacts import (
     read_json,
     read_table,

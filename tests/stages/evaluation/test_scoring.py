@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from models.metrics import LANDMARK_NAMES
+from stages.benchmarks.image_scores import ImageScore, curve_of
+from stages.benchmarks.scoring import list_images, read_landmarks, score_dataset, score_files
 from stages.datasets.meshes import write_obj
-from stages.image_scores import ImageScore, curve_of
-from stages.scoring import list_images, read_landmarks, score_dataset, score_files
 
-from stages.scoring import summarise  # isort: skip
+from stages.benchmarks.scoring import summarise  # isort: skip
 
 
 @pytest.fixture

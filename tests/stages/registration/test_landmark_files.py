@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from stages.landmark_files import read_scan_landmarks
+from stages.landmarking.landmark_files import read_scan_landmarks
 
 POINTS = np.arange(21.0).reshape(7, 3)
 

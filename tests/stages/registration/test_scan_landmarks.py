@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from models.flame import FlameArrays
+from models.face.flame import FlameArrays
 from models.geometry.mesh import vertex_normals
 from models.geometry.registration import MOUTH_OVERRULED, RegistrationError, Scan
 from models.geometry.template import RegistrationModel
 from models.geometry.views import Camera, draw
 from stages.landmark_model import train
-from stages.landmark_predictor import FILE_NAME
-from stages.landmark_providers import NoFaceError
+from stages.landmarking.landmark_predictor import FILE_NAME
+from stages.landmarking.landmark_providers import NoFaceError
 from stages.register import register_row
 from stages.registration.landmarks import (
     ScanLandmarker,

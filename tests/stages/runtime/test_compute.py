@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,39 @@ def test_training_in_process_uses_a_folder_named_by_the_fingerprint(tmp_path: Pa
 
 def draw_there(item: str) -> tuple[float, int]:
     return draw(item), os.getpid()
+
+
+def refuse(item: str) -> float:
+    raise ValueError(f"not {item}")
+
+
+def test_a_session_keeps_its_processes_for_the_maps_that_follow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(compute, "_ray_runs", lambda: False)
+    items = [f"item{index}" for index in range(4)]
+
+    def processes(function: Any, seconds: float) -> set[int]:
+        found = compute.map_ordered(
+            function, items, compute=IN_PROCESSES, seconds_per_item=seconds, label="test"
+        )
+        assert [number for number, _ in found] == [draw(item) for item in items]
+        return {process for _, process in found}
+
+    with compute.session():
+        assert processes(draw_there, 0.5) == {os.getpid()}
+        first = processes(draw_there, 2)
+        assert os.getpid() not in first
+        assert processes(draw_there, 0.5) & first  # worth sending now
+        assert processes(partial(draw_there), 2) & first  # another function
+        with pytest.raises(ValueError, match="not item0"):
+            compute.map_ordered(
+                refuse, items, compute=IN_PROCESSES, seconds_per_item=2, label="test"
+            )
+        assert not processes(draw_there, 2) & first
+    assert compute._kept is None
+    assert processes(draw_there, 0.5) == {os.getpid()}
 
 
 def test_processes_give_the_same_results_in_order(monkeypatch: pytest.MonkeyPatch) -> None:

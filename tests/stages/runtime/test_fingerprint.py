@@ -42,7 +42,7 @@ def test_the_closure_reaches_into_functions_and_stays_out_of_other_stages() -> N
 def test_a_method_does_not_depend_on_its_siblings() -> None:
     own = module_closure(["models.methods.mica"], through_packages=False)
     assert "models.methods" in own
-    assert "models.encoders.iresnet" in own
+    assert "models.networks.encoders.iresnet" in own
     assert "models.methods.pix2face" not in own
     assert "models.methods.pix2face" in module_closure(["models.methods.mica"])
 

@@ -83,7 +83,7 @@ class KnowingPredictor:
         assert path.is_file()
 
     def __call__(self, image: np.ndarray, box: np.ndarray) -> object:
-        from stages.landmark_predictor import Answer
+        from stages.landmarking.landmark_predictor import Answer
 
         apart = [np.abs(image.astype(float) - grey).mean() for grey in self.greys]
         return Answer(self.truth[int(np.argmin(apart))], 0.9)
@@ -92,7 +92,7 @@ class KnowingPredictor:
 @pytest.fixture
 def known_faces(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Replace dlib's predictor by the truth."""
-    from stages.landmark_predictor import grey_of
+    from stages.landmarking.landmark_predictor import grey_of
     from stages.tracking import faces
     from stages.video import Video
 

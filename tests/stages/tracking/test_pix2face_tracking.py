@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from models.face.morphable import LinearModel
 from models.methods.pix2face_camera import FaceCamera
 from models.methods.tracker import Frame
-from models.morphable import LinearModel
 from stages.tracking import pix2face
 from stages.tracking.pix2face import Pix2FaceTracking
 

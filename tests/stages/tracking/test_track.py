@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.face_path import acceleration_px
+from models.face.face_path import acceleration_px
 from models.rendering.cameras import perspective_pixels
 from pipelines.cli import main
 from stages.corpus.clip import face_depth_mm, performer, shoot
@@ -54,7 +54,7 @@ def written(
     clip: Path, flame_data: Path, loaded: params.Params, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """One undisturbed run with depth and meshes."""
-    from stages.landmark_predictor import grey_of
+    from stages.landmarking.landmark_predictor import grey_of
     from tests.stages.tracking.conftest import KnowingPredictor
 
     with np.load(clip / "truth" / "truth.npz") as truth:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from models.encoders.arcface_crop import TEMPLATE_PX
+from models.networks.encoders.arcface_crop import TEMPLATE_PX
 from stages.runtime.artifacts import write_json, write_table
 from stages.runtime.contracts import table_of
 from stages.runtime.params import (

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import stages.training.run as training_run
-from models.encoders.iresnet import IResNet, IResNetConfig
+from models.networks.encoders.iresnet import IResNet, IResNetConfig
 from stages import recognizer
 from stages.photos import packed_images
 from stages.runtime.artifacts import read_json, read_safetensors, write_table

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.encoders.resnet import ResNet, ResNetConfig
-from models.train_loop import state_arrays
+from models.networks.encoders.resnet import ResNet, ResNetConfig
+from models.networks.train_loop import state_arrays
 from stages import reconstruct, train
 from stages.datasets.meshes import read_mesh
 from stages.runtime.artifacts import (
@@ -87,7 +87,7 @@ def prepared(data: Path, section: RingNetParams, out: Path) -> dict[str, Any]:
     return ringnet.prepare(
         out, packed=data / "packed/vggface2", landmarks=data / "landmarks/vggface2",
         unlabelled=data / "packed/300w_lp", unlabelled_landmarks=data / "landmarks/300w_lp",
-        model=data / "models/flame", section=section.model_dump(mode="json"), seed=3,
+        model=data / "models/face/flame", section=section.model_dump(mode="json"), seed=3,
     )  # fmt: skip
 
 
@@ -250,15 +250,15 @@ def test_the_network_s_camera_lands_on_its_own_landmarks(
     data: Path, section: RingNetParams, compute: ComputeParams
 ) -> None:
     """The overlay's camera in image pixels is the network's in its crop."""
-    from models.encoders.square_crop import crop_image, crop_matrix
-    from models.flame import head_yaw_deg
-    from models.flame_layer import FlameLandmarks
+    from models.face.flame import head_yaw_deg
+    from models.face.flame_layer import FlameLandmarks
     from models.methods.ringnet import crop_box, input_blob, project
+    from models.networks.encoders.square_crop import crop_image, crop_matrix
     from stages.inference.ringnet import RingNetReconstructor
 
     run(data, section, compute, data / "checkpoints/ringnet")
     method = RingNetReconstructor(
-        data / "checkpoints/ringnet/model.safetensors", data / "models/flame"
+        data / "checkpoints/ringnet/model.safetensors", data / "models/face/flame"
     )
     rng = np.random.default_rng(4)
     image, points = rng.integers(0, 255, (140, 140, 3)).astype(np.uint8), face_points(rng)

@@ -9,17 +9,17 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from models.encoders.iresnet import IResNet, IResNetConfig
-from models.encoders.square_crop import crop_matrix
-from models.flame import FlameArrays, shape_vertices
-from models.morphable import LinearModel
+from models.face.flame import FlameArrays, shape_vertices
+from models.face.morphable import LinearModel
+from models.networks.encoders.iresnet import IResNet, IResNetConfig
+from models.networks.encoders.square_crop import crop_matrix
+from models.networks.train_loop import state_arrays
 from models.rendering.pncc import PnccMaps, PnccRenderer, Sample, Window
 from models.rendering.pncc_codec import encode, origin_of
-from models.train_loop import state_arrays
 from stages import reconstruct, train
 from stages.datasets.meshes import read_mesh, write_obj
 from stages.inference.pix2face import Pix2FaceReconstructor
-from stages.landmark_scores import score_landmarks
+from stages.landmarking.landmark_scores import score_landmarks
 from stages.runtime.artifacts import (
     read_json,
     read_safetensors,
@@ -465,7 +465,7 @@ def _add_florence(data: Path) -> None:
 def _prepared(data: Path, mica: MicaParams, out: Path) -> dict[str, object]:
     out.mkdir()
     return prepare(
-        out, unified=data / "unified", encoder=None, model=data / "models/flame",
+        out, unified=data / "unified", encoder=None, model=data / "models/face/flame",
         section=mica.model_dump(mode="json", exclude={"fit"}), seed=3,
     )  # fmt: skip
 
@@ -538,7 +538,7 @@ def test_siren_trains_without_a_basis_and_reconstructs(
     _prepared(data, siren, data / "prepared")
     assert not (data / "prepared/flame.safetensors").exists()
     heads, betas = np.load(data / "prepared/heads.npy"), np.load(data / "prepared/betas.npy")
-    arrays = FlameArrays.load(data / "models/flame")
+    arrays = FlameArrays.load(data / "models/face/flame")
     np.testing.assert_allclose(heads[2], shape_vertices(arrays, betas[2]), atol=1e-6)
 
     def trained(name: str) -> bytes:

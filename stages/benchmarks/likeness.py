@@ -15,17 +15,17 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from models.encoders.arcface_crop import arcface_crop, five_points
+from models.face.portrait import portrait
 from models.identity_metrics import Likeness, likeness, unit
 from models.metrics import UNITS_MM
-from models.portrait import portrait
+from models.networks.encoders.arcface_crop import arcface_crop, five_points
+from stages.benchmarks.scoring import read_landmarks
 from stages.datasets.images import decode_rgb
 from stages.datasets.meshes import read_mesh
 from stages.photos import landmarks_by_item, packed_images
 from stages.runtime.artifacts import read_safetensors, read_table, sha256_file
 from stages.runtime.compute import map_ordered
 from stages.runtime.params import ComputeParams
-from stages.scoring import read_landmarks
 
 logger = logging.getLogger(__name__)
 
@@ -210,8 +210,8 @@ class Encoder:
         Raises:
             FileNotFoundError: It has not been trained.
         """
-        from models.encoders.iresnet import IResNet, IResNetConfig
-        from models.train_loop import load_state
+        from models.networks.encoders.iresnet import IResNet, IResNetConfig
+        from models.networks.train_loop import load_state
 
         weights = folder / "model.safetensors"
         if not weights.is_file():

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from models.mapping import MappingNetwork
+from models.networks.mapping import MappingNetwork
 
 FREQUENCY = 30.0
 FREQUENCY_SPREAD = 15.0

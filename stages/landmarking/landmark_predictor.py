@@ -8,13 +8,14 @@ dependent on the first box, and their spread says how sure the predictor is.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from models.landmarks import MIRROR_68, canonical_box, face_size, roll_deg, square_box
+from models.face.landmarks import MIRROR_68, canonical_box, face_size, roll_deg, square_box
 
 FILE_NAME = "shape_predictor_68.dat"
 FACE_PX = 256
@@ -283,6 +284,14 @@ def _dissent(
     return np.asarray(doubts + DISSENT_WEIGHT * np.median(gaps, axis=1))
 
 
+@cache
+def _frontal_detector() -> Any:  # noqa: ANN401 - dlib has no types
+    """The one detector of this process, half a second to unpack; it holds no state."""
+    import dlib
+
+    return dlib.get_frontal_face_detector()
+
+
 class FaceDetector:
     """dlib's frontal face detector (histograms of oriented gradients, part of the library)."""
 
@@ -293,9 +302,7 @@ class FaceDetector:
             min_score: Detections below it are not faces.
             max_side_px: Photographs are searched at most this large.
         """
-        import dlib
-
-        self._detector = dlib.get_frontal_face_detector()
+        self._detector = _frontal_detector()
         self._min_score = min_score
         self._max_side = max_side_px
 

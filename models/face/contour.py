@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from models.flame import CONTOUR_LIMIT_DEG, surface_points
+from models.face.flame import CONTOUR_LIMIT_DEG, surface_points
 from models.geometry.nearest import ClosestPointIndex
 from models.rendering.cameras import orthographic_clip
 from models.rendering.rasterize_numba import rasterize_numba

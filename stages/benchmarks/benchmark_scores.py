@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from stages.image_scores import ImageScore, curve_of, row_of
+from stages.benchmarks.image_scores import ImageScore, curve_of, row_of
+from stages.benchmarks.scoring import Planned, planned, planned_scores
 from stages.runtime.artifacts import read_table
 from stages.runtime.params import ComputeParams
-from stages.scoring import Planned, planned, planned_scores
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +41,9 @@ def score_benchmarks(
         compute: Workers.
 
     Returns:
-        By benchmark, then protocol, the summary of ``stages.image_scores.summarise`` with
-        ``curve``, or ``reason`` where nothing could be measured; and the rows of schema
+        By benchmark, then protocol, the summary of
+        ``stages.benchmarks.image_scores.summarise`` with ``curve``, or ``reason`` where nothing
+        could be measured; and the rows of schema
         ``distances``.
     """
     asked: dict[str, set[str]] = {}

@@ -1,8 +1,8 @@
 """FLAME: a linear head model posed by blend skinning (Li et al., SIGGRAPH Asia 2017).
 
 Two forms of the same function: ``pose_vertices`` on numpy arrays and the torch layer ``Flame``,
-which lives in ``models.flame_layer`` and is found here on first use, so that stages which only need
-the arrays do not wait for torch.
+which lives in ``models.face.flame_layer`` and is found here on first use, so that stages which
+only need the arrays do not wait for torch.
 
 Symbols are the field's: ``beta`` identity, ``psi`` expression, ``theta`` five axis-angle rotations
 in the order global, neck, jaw, left eye, right eye (radians). Vertices are metres, +x the subject's
@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 if TYPE_CHECKING:
-    from models.flame_layer import Flame
+    from models.face.flame_layer import Flame
 
 __all__ = [
     "Flame",
@@ -41,7 +41,7 @@ NOW_SEVEN_IN_STATIC_51 = (19, 22, 25, 28, 16, 31, 37)
 def __getattr__(name: str) -> Any:  # noqa: ANN401
     """Import the torch layer when it is asked for."""
     if name == "Flame":
-        from models.flame_layer import Flame
+        from models.face.flame_layer import Flame
 
         return Flame
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

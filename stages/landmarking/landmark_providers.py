@@ -10,7 +10,12 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from stages.datasets.images import ImageError, decode_rgb
-from stages.landmark_predictor import FILE_NAME, FaceDetector, LandmarkPredictor, grey_of
+from stages.landmarking.landmark_predictor import (
+    FILE_NAME,
+    FaceDetector,
+    LandmarkPredictor,
+    grey_of,
+)
 from stages.runtime.params import LandmarksParams
 
 FAN_NAME = "2DFAN4-11f355bf06.pth.tar"
@@ -173,7 +178,7 @@ def offline_face_alignment(fan: Path, s3fd: Path) -> Any:  # noqa: ANN401 - Face
 
 def from_files(row: dict[str, Any]) -> Found:
     """The points that came with the data set."""
-    from models.landmarks import canonical_box
+    from models.face.landmarks import canonical_box
 
     if row["landmark_order"] != "ibug68" or len(row["landmarks_px"] or ()) != 136:
         raise NoFaceError("the data set gives no 68 landmarks for this photograph")

@@ -21,6 +21,7 @@ from models.metrics import (
     protocol_named,
     with_options,
 )
+from stages.benchmarks.image_scores import ImageScore, one_image, row_of, summarise
 from stages.benchmarks.layouts import (
     Case,
     Layout,
@@ -33,7 +34,6 @@ from stages.benchmarks.official import write_feng_results, write_now_results
 from stages.benchmarks.points import Order, read_landmarks
 from stages.datasets.meshes import Mesh, read_mesh
 from stages.datasets.vrml import read_vrml
-from stages.image_scores import ImageScore, one_image, row_of, summarise
 from stages.runtime.artifacts import atomic_directory, write_json, write_table
 from stages.runtime.compute import map_ordered
 from stages.runtime.contracts import table_of

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from models.encoders.augment import warp
+from models.networks.encoders.augment import warp
 
 BLUR_PER_FACTOR = 0.4
 """Gaussian sigma, in source pixels, per unit of reduction beyond one."""

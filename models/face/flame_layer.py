@@ -1,4 +1,4 @@
-"""FLAME and its landmarks as torch layers; symbols and units are those of ``models.flame``."""
+"""FLAME and its landmarks as torch layers; symbols and units are those of ``models.face.flame``."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from models.flame import CONTOUR_LIMIT_DEG, CONTOUR_ROWS, FlameArrays, LandmarkEmbedding
+from models.face.flame import CONTOUR_LIMIT_DEG, CONTOUR_ROWS, FlameArrays, LandmarkEmbedding
 
 
 def rotation_matrices(axis_angle: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3 3"]:
@@ -154,7 +154,7 @@ class Flame(nn.Module):
 
 
 def head_yaws_deg(theta: Float[Tensor, "B t"]) -> Float[Tensor, " B"]:
-    """Torch twin of ``models.flame.head_yaw_deg``: yaw of the chain root-neck, degrees."""
+    """Torch twin of ``models.face.flame.head_yaw_deg``: yaw of the chain root-neck, degrees."""
     R = rotation_matrices(theta[:, :6].reshape(-1, 2, 3))
     chain = R[:, 0] @ R[:, 1]
     across = torch.hypot(chain[:, 0, 0], chain[:, 1, 0])
@@ -162,7 +162,7 @@ def head_yaws_deg(theta: Float[Tensor, "B t"]) -> Float[Tensor, " B"]:
 
 
 def contour_rows(yaw_deg: Float[Tensor, " B"]) -> Int[Tensor, " B"]:
-    """Torch twin of ``models.flame.contour_row``; rounding has no gradient."""
+    """Torch twin of ``models.face.flame.contour_row``; rounding has no gradient."""
     a = yaw_deg.detach().clamp(-CONTOUR_LIMIT_DEG, CONTOUR_LIMIT_DEG).round().long()
     return torch.where(a >= 0, a, CONTOUR_LIMIT_DEG - a)
 

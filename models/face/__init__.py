@@ -1,0 +1,1 @@
+"""Face models: FLAME, linear 3DMMs, and landmarks on both."""

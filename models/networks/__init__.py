@@ -1,0 +1,1 @@
+"""Networks and how they are trained: encoders, decoders, losses, the loop."""

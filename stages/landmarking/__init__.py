@@ -1,0 +1,1 @@
+"""68 points in photographs: detector, predictor, providers, files, errors."""
