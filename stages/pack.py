@@ -6,18 +6,16 @@
 takedown list leave no trace.
 
 Shards are kept in ``.work/pack`` with what each of their rows was read from: a shard of which no
-file changed is written again as it was, in another one only the changed items are read.
+file changed is linked into the output again, in another one only the changed items are read.
 """
 
 import argparse
 import functools
 import hashlib
-import io
 import json
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +32,7 @@ from stages.datasets.problems import is_synthetic
 from stages.datasets.registry import DATASETS
 from stages.runtime.artifacts import (
     atomic_directory,
+    read_table,
     shard_of,
     table_bytes,
     write_bytes,
@@ -41,10 +40,9 @@ from stages.runtime.artifacts import (
     write_table,
 )
 from stages.runtime.compute import map_ordered
-from stages.runtime.contracts import schema, table_of
+from stages.runtime.contracts import array_of, schema, table_of
 from stages.runtime.params import ComputeParams, PackParams, load
-from stages.runtime.row_cache import WORK, RowCache
-from stages.runtime.rows import decode_row, encode_row
+from stages.runtime.row_cache import WORK, KeptFile, RowCache
 from stages.source_files import SourceFile, SourceFiles
 
 logger = logging.getLogger(__name__)
@@ -169,8 +167,7 @@ def pack_shard(
     keys = []
     for kind, wanted in by_kind.items():
         name = f"{_TABLE[kind]}-{bucket:05d}.parquet"
-        rows, data, key = _table(name, wanted, dataset, root, files=files, cache=cache)
-        write_bytes(out / name, data)
+        rows, key = _write_table(out / name, wanted, dataset, root, files=files, cache=cache)
         keys.append(key)
         for ref, row in zip(wanted, rows, strict=True):
             if row.status == "failed":
@@ -180,42 +177,45 @@ def pack_shard(
     return outcomes, keys
 
 
-def _table(
-    name: str,
+def _write_table(
+    target: Path,
     refs: Sequence[ItemRef],
     dataset: str,
     root: Path,
     *,
     files: SourceFiles,
     cache: RowCache,
-) -> tuple[list[KeptRow], bytes, str]:
-    """The Parquet file of some items, what its rows came from, and its key in the cache."""
+) -> tuple[list[KeptRow], str]:
+    """Write the Parquet file of some items; what its rows came from, and its key in the cache."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    wanted = [json.dumps(asdict(ref), sort_keys=True) for ref in refs]
+    wanted = [
+        json.dumps({name: getattr(ref, name) for name in ItemRef.__slots__}, sort_keys=True)
+        for ref in refs
+    ]
     rows: dict[str, KeptRow] = {}
     places: dict[str, int] = {}
     tables: list[Any] = []
     height = 0
-    for key in cache.find(name):
-        kept = cache.peek(key)
-        if kept is None:
+    for key in cache.find(target.name):
+        shard = cache.peek(key)
+        if shard is None:
             continue
-        content = decode_row(kept)
-        before = _kept_rows(content["rows"])
+        kept, before = _kept(shard)
         valid = _still_valid(before, set(wanted) - rows.keys(), files)
+        now = cache.give_file(kept, target) if valid else None
+        if now is None:
+            continue
+        renewed = list(valid.values())
         if list(valid) == wanted and len(before) == len(wanted):
-            renewed = list(valid.values())
-            if renewed != before:  # same content, other time stamps
-                key = _keep(name, renewed, content["file"], refs, cache)
-            return renewed, content["file"], key
-        if valid:
-            table = pq.read_table(io.BytesIO(content["file"]))
-            tables.append(pa.Table.from_arrays(table.columns, schema=schema(_TABLE[refs[0].kind])))
-            places |= {row.ref: height + at for at, row in enumerate(before) if row.ref in valid}
-            height += table.num_rows
-            rows |= valid
+            if (now, renewed) != (kept, before):  # same content, other time stamps
+                key = _keep(target.name, renewed, now, cache, refs)
+            return renewed, key
+        table = read_table(target)
+        tables.append(pa.Table.from_arrays(table.columns, schema=schema(_TABLE[refs[0].kind])))
+        places |= {row.ref: height + at for at, row in enumerate(before) if row.ref in valid}
+        height += table.num_rows
+        rows |= valid
     fresh: list[dict[str, Any]] = []
     for ref, text in zip(refs, wanted, strict=True):
         if text not in rows:
@@ -225,12 +225,16 @@ def _table(
             rows[text] = KeptRow(text, sources, row["status"], row["reason"], row["source_sha256"])
             places[text] = height + len(fresh)
             fresh.append(row)
-    table = pa.concat_tables([*tables, table_of(fresh, _TABLE[refs[0].kind])])
-    if tables:
-        table = table.take([places[text] for text in wanted])
+    if fresh:
+        tables.append(table_of(fresh, _TABLE[refs[0].kind]))
+    table = pa.concat_tables(tables)
+    if len(fresh) < len(wanted):
+        table = table.take(array_of([places[text] for text in wanted], pa.int32()))
     data = table_bytes(table.combine_chunks())
+    write_bytes(target, data)
+    file = cache.keep_file(target, hashlib.sha256(data).hexdigest())
     ordered = [rows[text] for text in wanted]
-    return ordered, data, _keep(name, ordered, data, refs, cache)
+    return ordered, _keep(target.name, ordered, file, cache, refs)
 
 
 def _still_valid(
@@ -245,22 +249,22 @@ def _still_valid(
     return valid
 
 
-def _kept_rows(text: str) -> list[KeptRow]:
-    return [
+def _kept(shard: bytes) -> tuple[KeptFile, list[KeptRow]]:
+    """What :func:`_keep` kept."""
+    (name, stamp), rows = json.loads(shard)
+    return KeptFile(name, tuple(stamp)), [
         KeptRow(ref, [SourceFile(path, sha, tuple(stamp)) for path, sha, stamp in sources], *rest)
-        for ref, sources, *rest in json.loads(text)
+        for ref, sources, *rest in rows
     ]
 
 
 def _keep(
-    name: str, rows: Sequence[KeptRow], data: bytes, refs: Sequence[ItemRef], cache: RowCache
+    name: str, rows: Sequence[KeptRow], file: KeptFile, cache: RowCache, refs: Sequence[ItemRef]
 ) -> str:
     """Keep a shard for later runs; returns its key."""
-    text = json.dumps(rows)
-    key = hashlib.sha256(text.encode()).hexdigest()
-    cache.put(
-        key, encode_row({"rows": text, "file": data}), [name, *(ref.subject_id for ref in refs)]
-    )
+    shard = json.dumps([file, rows]).encode()
+    key = hashlib.sha256(shard).hexdigest()
+    cache.put(key, shard, [name, file.sha256, *(ref.subject_id for ref in refs)])
     return key
 
 

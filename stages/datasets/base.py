@@ -6,6 +6,7 @@ with a message for its row; nothing is substituted.
 """
 
 import json
+import os
 import struct
 import zlib
 from abc import ABC, abstractmethod
@@ -214,17 +215,39 @@ def relative(root: Path, path: Path) -> str:
     return path.relative_to(root).as_posix()
 
 
+def entries_of(folder: str | Path) -> list[os.DirEntry[str]]:
+    """What lies in a folder, by name; nothing where it is missing or closed to us, as for ``glob``.
+
+    Less than half the time of ``Path.glob``, which counts in trees of thousands of folders.
+    """
+    try:
+        with os.scandir(folder) as found:
+            return sorted(found, key=lambda entry: entry.name)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return []
+
+
+def folders_in(folder: str | Path) -> list[os.DirEntry[str]]:
+    """The folders among :func:`entries_of`, symbolic links to folders too."""
+    return [entry for entry in entries_of(folder) if entry.is_dir()]
+
+
 def ordered(refs: Sequence[ItemRef]) -> list[ItemRef]:
     """References sorted by id; those that share one get ``@folder``, then ``@path``, appended.
 
     Ids become file names later: parts that climb (``..``) or are empty turn into ``_``.
     """
-    tamed = [
-        replace(ref, item_id=_tame(ref.item_id), subject_id=_tame(ref.subject_id)) for ref in refs
-    ]
+    tamed = [_tamed(ref) for ref in refs]
     by_folder = _told_apart(tamed, lambda ref: PurePosixPath(ref.path).parent.name)
     by_path = _told_apart(by_folder, lambda ref: _tame(ref.path))
     return sorted(by_path, key=lambda ref: ref.item_id)
+
+
+def _tamed(ref: ItemRef) -> ItemRef:
+    item, subject = _tame(ref.item_id), _tame(ref.subject_id)
+    if (item, subject) == (ref.item_id, ref.subject_id):
+        return ref
+    return replace(ref, item_id=item, subject_id=subject)
 
 
 def _told_apart(refs: Sequence[ItemRef], mark: Callable[[ItemRef], str]) -> list[ItemRef]:
@@ -237,8 +260,9 @@ def _told_apart(refs: Sequence[ItemRef], mark: Callable[[ItemRef], str]) -> list
 
 def _tame(name: str) -> str:
     """``name`` without control characters or parts that lead elsewhere as a path."""
-    printable = "".join(c if c.isprintable() and c != "\\" else "_" for c in name)
-    return "/".join("_" if part in {"", ".", ".."} else part for part in printable.split("/"))
+    if not name.isprintable() or "\\" in name:
+        name = "".join(c if c.isprintable() and c != "\\" else "_" for c in name)
+    return "/".join("_" if part in {"", ".", ".."} else part for part in name.split("/"))
 
 
 def number_rows(path: Path, *, columns: int, skip: int = 0) -> Float[np.ndarray, "n k"]:

@@ -16,6 +16,8 @@ from stages.datasets.base import (
     ItemError,
     ItemRef,
     ScanRow,
+    entries_of,
+    folders_in,
     inside,
     ordered,
     relative,
@@ -57,39 +59,43 @@ class Lyhm(Adapter):
                 f"{self.title}: expected {root / 'headspaceOnline/subjects'}; {_WHERE}"
             )
         refs = []
-        for path in sorted(scans.glob("*/*.obj")):
-            if "model_fit" in path.stem:
-                continue
-            person = path.parent.name
-            facts: dict[str, Any] = {}
-            landmarks = path.with_name(f"ldmks{path.stem}.txt")
-            if landmarks.is_file():
-                facts["landmarks"] = relative(root, landmarks)
-            metadata = [p for p in path.parent.glob("*.txt") if not p.name.startswith("ldmks")]
-            if metadata:
-                facts["metadata"] = relative(root, min(metadata))
-            refs.append(
-                ItemRef(
-                    item_id=f"{person}/{path.stem}",
-                    subject_id=self.subject(person),
-                    kind="scan",
-                    path=relative(root, path),
-                    facts=facts,
-                )
-            )
-        photographs = root / "headspacePngTka" / "subjects"
-        for view in _COLOUR_VIEWS:
-            for path in sorted(photographs.glob(f"*/*/{view}.png")):
-                person, capture = path.parts[-3], path.parts[-2]
+        home = relative(root, scans)
+        for person in folders_in(scans):
+            inner = {entry.name: entry for entry in entries_of(person.path)}
+            texts = [n for n in inner if n.endswith(".txt") and not n.startswith("ldmks")]
+            for name in inner:
+                stem = name[:-4] or name
+                if not name.endswith(".obj") or "model_fit" in stem:
+                    continue
+                facts: dict[str, Any] = {}
+                landmarks = inner.get(f"ldmks{stem}.txt")
+                if landmarks is not None and landmarks.is_file():
+                    facts["landmarks"] = f"{home}/{person.name}/{landmarks.name}"
+                if texts:
+                    facts["metadata"] = f"{home}/{person.name}/{texts[0]}"
                 refs.append(
                     ItemRef(
-                        item_id=f"{person}/{capture}_{view}",
-                        subject_id=self.subject(person),
-                        kind="image",
-                        path=relative(root, path),
-                        attributes={"view": view, "capture": capture},
+                        item_id=f"{person.name}/{stem}",
+                        subject_id=self.subject(person.name),
+                        kind="scan",
+                        path=f"{home}/{person.name}/{name}",
+                        facts=facts,
                     )
                 )
+        photographs = "headspacePngTka/subjects"
+        for person in folders_in(root / photographs):
+            for capture in folders_in(person.path):
+                for view in _COLOUR_VIEWS:
+                    if Path(capture.path, f"{view}.png").exists():
+                        refs.append(
+                            ItemRef(
+                                item_id=f"{person.name}/{capture.name}_{view}",
+                                subject_id=self.subject(person.name),
+                                kind="image",
+                                path=f"{photographs}/{person.name}/{capture.name}/{view}.png",
+                                attributes={"view": view, "capture": capture.name},
+                            )
+                        )
         return ordered(refs)
 
     def read(self, root: Path, ref: ItemRef) -> ImageRow | ScanRow:

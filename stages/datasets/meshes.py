@@ -6,6 +6,7 @@ file and the reason.
 """
 
 import gzip
+import itertools
 import logging
 import zlib
 from dataclasses import dataclass
@@ -18,7 +19,10 @@ from jaxtyping import Bool, Float, Int, UInt8
 logger = logging.getLogger(__name__)
 
 _WORTH_COMPILING = 2**18
-"""Bytes of an OBJ from which the compiled reader is worth loading."""
+"""Bytes of an OBJ from which the compiled reader is quicker."""
+_BEFORE_LOADING = 8
+"""Files of that size that the general reader has read by the time the compiled one is loaded."""
+_large_files = itertools.count()
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _PLY_FORMATS = {"ascii": "=", "binary_little_endian": "<", "binary_big_endian": ">"}
@@ -231,7 +235,7 @@ def numbers(tokens: bytes, what: str) -> Float[np.ndarray, " k"]:
 
 def _parse_obj(content: bytes) -> Mesh:
     """Parse Wavefront OBJ: ``v`` (with or without colour) and ``f``; the rest is ignored."""
-    if len(content) > _WORTH_COMPILING:
+    if len(content) > _WORTH_COMPILING and next(_large_files) >= _BEFORE_LOADING:
         from stages.datasets.plain_obj import read_plain_obj
 
         plain = read_plain_obj(content)

@@ -5,9 +5,12 @@ Each schema carries its name and version; each field that needs it carries ``uni
 missing columns.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 STATUSES = ("ok", "failed", "rejected")
 VALIDATION_SETS = frozenset({"FLORENCE"})
@@ -230,5 +233,51 @@ def table_of(rows: Iterable[Mapping[str, Any]], name: str) -> Any:  # noqa: ANN4
         if "status" in names and row["status"] not in STATUSES:
             raise ValueError(f"row {index} of {name}: status {row['status']!r} not in {STATUSES}")
         collected.append({column: row.get(column) for column in kind.names})
-    columns = [pa.array([row[field.name] for row in collected], type=field.type) for field in kind]
+    columns = [array_of([row[field.name] for row in collected], field.type) for field in kind]
     return pa.Table.from_arrays(columns, schema=kind)
+
+
+def array_of(values: Sequence[Any], kind: Any) -> Any:  # noqa: ANN401 - pyarrow.DataType, Array
+    """``pyarrow.array(values, kind)``, from buffers where the values are plainly of that type.
+
+    For anything but an array of its own, ``pyarrow.array`` imports pandas to ask whether it is a
+    series: a third of a second of every process that writes a table.
+    """
+    import pyarrow as pa
+
+    there = [value for value in values if value is not None]
+    types = {type(value) for value in there}
+    content: list[Any] = []
+    children = []
+    offsets = np.zeros(1, np.int64)
+    if kind == pa.int32() and types <= {int}:
+        content = [np.array([value or 0 for value in values], np.int32)]
+    elif kind == pa.bool_() and types <= {bool}:
+        content = [_bits([value is True for value in values])]
+    elif (kind == pa.string() and types <= {str}) or (kind == pa.binary() and types <= {bytes}):
+        parts = [value.encode() if isinstance(value, str) else value or b"" for value in values]
+        offsets = np.cumsum([0, *map(len, parts)])
+        content = [offsets.astype(np.int32), b"".join(parts)]
+    elif pa.types.is_list(kind) and is_numeric(kind.value_type) and types <= {np.ndarray}:
+        dtype = kind.value_type.to_pandas_dtype()
+        if all(value.dtype == dtype and value.ndim == 1 for value in there):
+            offsets = np.cumsum([0, *(0 if value is None else len(value) for value in values)])
+            content = [offsets.astype(np.int32)]
+            inner = pa.py_buffer(np.concatenate([np.empty(0, dtype), *there]))
+            children = [pa.Array.from_buffers(kind.value_type, offsets[-1], [None, inner])]
+    if not content or offsets[-1] >= 2**31:
+        return pa.array(values, kind)
+    known = None if len(there) == len(values) else _bits([value is not None for value in values])
+    buffers = [None if part is None else pa.py_buffer(part) for part in (known, *content)]
+    return pa.Array.from_buffers(kind, len(values), buffers, children=children)
+
+
+def is_numeric(kind: Any) -> bool:  # noqa: ANN401 - pyarrow.DataType
+    """Whether values of an Arrow type are integers or floats."""
+    import pyarrow as pa
+
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
+
+
+def _bits(flags: Sequence[bool]) -> NDArray[np.uint8]:
+    return np.packbits(np.array(flags, bool), bitorder="little")

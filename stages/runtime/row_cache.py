@@ -13,8 +13,16 @@ beside their place and renamed, so a process killed at any moment leaves whole s
 processes at once only add. Every row is verified when it is read; a damaged one is computed again,
 with a warning. A row that was just computed passes through the same encoding as one that was found,
 so both give the same bytes.
+
+A whole output file can lie beside the segments as ``<its SHA-256>.file``, as long as a row carries
+that hash as a tag. It is a hard link to the file that the stage wrote, and the next output folder
+gets a hard link to it, or copies where there are no links. Sharing is safe because nothing here or
+in DVC writes into a file: our writers rename, and DVC, which removes an output before it runs its
+stage, unlinks. With ``cache.type`` ``reflink,copy`` DVC's own cache shares nothing with a workspace
+file; with ``hardlink`` it would, and make it read-only, which changes neither content nor stamp.
 """
 
+import errno
 import hashlib
 import logging
 import os
@@ -25,7 +33,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stages.runtime.artifacts import sha256_json, write_bytes
+from stages.runtime.artifacts import sha256_file, sha256_json, write_bytes
 from stages.runtime.fingerprint import hash_code, hash_input
 
 logger = logging.getLogger(__name__)
@@ -39,6 +47,7 @@ FLUSH_BYTES = 16 * 2**20
 FLUSH_S = 5.0
 MANY_SEGMENTS = 64
 ABANDONED_S = 3600
+NO_LINK = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP})
 
 
 class _Place(NamedTuple):
@@ -48,6 +57,19 @@ class _Place(NamedTuple):
     at: int
     length: int
     tags: bytes
+
+
+class KeptFile(NamedTuple):
+    """A file of the cache as it was when it was kept.
+
+    Attributes:
+        sha256: In hex; its name.
+        stamp: Size, inode and modification time, by which it is known without being read. Not the
+            change time: each link changes it.
+    """
+
+    sha256: str
+    stamp: tuple[int, ...]
 
 
 class RowCache:
@@ -138,11 +160,47 @@ class RowCache:
         wanted = _tag(tag)
         lying = {key: place.tags for key, place in self._index().items()}
         lying |= {key: tags for key, (_, tags) in self._pending.items()}
-        return sorted(key for key, tags in lying.items() if wanted in _split(tags))
+        return sorted(
+            key for key, tags in lying.items() if wanted in tags and wanted in _split(tags)
+        )
 
     def use(self, keys: Iterable[str]) -> None:
         """Count rows as used that a worker was asked for, see :meth:`forget_unused`."""
         self._used.update(keys)
+
+    def keep_file(self, file: Path, sha256: str) -> KeptFile:
+        """Keep a finished file; it stays while a row has its hash among the tags.
+
+        Args:
+            file: Must not be written into any more, only replaced.
+            sha256: Of its content, in hex.
+        """
+        kept = self._file(sha256)
+        _link(file, kept)
+        try:
+            return KeptFile(sha256, _stamp(kept))
+        except FileNotFoundError:  # another process forgot it: no row has it yet
+            return KeptFile(sha256, ())
+
+    def give_file(self, kept: KeptFile, target: Path) -> KeptFile | None:
+        """Put a kept file at ``target``, replacing what is there.
+
+        A file whose stamp is as noted is not read, as DVC would not read it; any other is hashed.
+
+        Returns:
+            The file as it is now; None where it is gone or damaged, and then it is dropped.
+        """
+        path = self._file(kept.sha256)
+        try:
+            now = KeptFile(kept.sha256, _stamp(path))
+            if now == kept or sha256_file(path) == kept.sha256:
+                _link(path, target)
+                return now
+            path.unlink()
+        except FileNotFoundError:
+            pass
+        logger.warning("%s is damaged or gone; what it cannot give is computed again", path)
+        return None
 
     def flush(self) -> None:
         """Write what is pending as one segment."""
@@ -198,11 +256,18 @@ class RowCache:
         for path in rewritten:
             if path not in lying:
                 path.unlink(missing_ok=True)
-        for scratch in self.folder.glob(".*.rows.*"):  # of a process that was killed
+        for scratch in self.folder.glob(".*.*.*"):  # of a process that was killed
             if time.time() - scratch.stat().st_mtime > ABANDONED_S:
                 scratch.unlink(missing_ok=True)
         self._places = None
+        tags = {tag for place in self._index().values() for tag in _split(place.tags)}
+        for file in self.folder.glob("*.file"):
+            if _tag(file.stem) not in tags:
+                file.unlink(missing_ok=True)
         return forgotten
+
+    def _file(self, sha256: str) -> Path:
+        return self.folder / f"{sha256}.file"
 
     def _keep(self, key: str, row: bytes, tags: bytes) -> None:
         self._pending[key] = (row, tags)
@@ -273,7 +338,26 @@ def purge(subjects: Collection[str], work: Path = WORK) -> int:
 
 def _caches(work: Path) -> list[Path]:
     """Folders of row caches, of any stage and fingerprint."""
-    return sorted({segment.parent for segment in work.glob("*/*/*.rows")})
+    return sorted({file.parent for form in ("rows", "file") for file in work.glob(f"*/*/*.{form}")})
+
+
+def _link(source: Path, target: Path) -> None:
+    """``target`` becomes the same file as ``source``, or a copy where links are not possible."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except FileExistsError:  # another process kept the same content meanwhile
+        pass
+    except OSError as error:
+        if error.errno not in NO_LINK:
+            raise
+        write_bytes(target, source.read_bytes())
+
+
+def _stamp(file: Path) -> tuple[int, ...]:
+    found = file.stat()
+    return (found.st_size, found.st_ino, found.st_mtime_ns)
 
 
 def _tag(name: str) -> bytes:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from stages.runtime.artifacts import sha256_file, sha256_json
+from stages.runtime.contracts import is_numeric
 from stages.runtime.row_cache import RowCache
 
 Row = dict[str, Any]
@@ -82,7 +83,7 @@ def key_of(row: Mapping[str, Any]) -> str:
         if not scalar.is_valid:
             continue
         values = getattr(scalar, "values", None)
-        if values is not None and values.null_count == 0 and _is_numeric(values.type):
+        if values is not None and values.null_count == 0 and is_numeric(values.type):
             content = _bytes_of(values)
         else:
             value = scalar.as_py()
@@ -164,9 +165,3 @@ def _bytes_of(values: Any) -> bytes:  # noqa: ANN401 - a pyarrow array of number
     if buffer is None:
         return b""
     return bytes(memoryview(buffer)[values.offset * width : (values.offset + len(values)) * width])
-
-
-def _is_numeric(kind: Any) -> bool:  # noqa: ANN401 - a pyarrow type
-    import pyarrow as pa
-
-    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))

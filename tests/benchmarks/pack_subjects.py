@@ -1,9 +1,12 @@
 # ruff: noqa: T201
 """What one more subject costs a packed set, and one subject less.
 
-    python -m tests.benchmarks.pack_subjects SCANS --copies 10 --shards 64
+    python -m tests.benchmarks.pack_subjects [SCANS] --copies 80 --shards 64
 
-SCANS is a built ``data/raw/synthetic/LYHM``. Its subjects, linked under further numbers until the
+SCANS is a built ``data/raw/synthetic/LYHM``; without it eight subjects are generated once, in the
+temporary folder, with photographs and scans of real size (Headspace has 60,000 to 180,000 vertices
+a scan), because the cost of reading them grows with it and that of keeping them does not. The
+subjects, linked under further numbers until the
 set has the size of a real one, are packed into an empty folder; then nothing changes; then one more
 subject is there; then one is on the takedown list; each by the stage's own command in a process of
 its own. Prints one JSON document: CPU seconds (user and system, workers included) of each step, its
@@ -23,8 +26,24 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from stages.runtime.fingerprint import hash_input
+from stages.runtime.params import ComputeParams, load
+from stages.synthesize import synthesize
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def made(scan_vertices: int, size_px: int) -> Path:
+    """Eight generated subjects with scans of that many vertices."""
+    folder = Path(tempfile.gettempdir()) / f"faceline-pack-{scan_vertices}-{size_px}"
+    params = load(REPOSITORY / "params.yaml")
+    large = {"subjects": 8, "scan_vertices": scan_vertices, "size_px": size_px}
+    sizes = params.synthesize.model_copy(
+        update={"broken": 0, "lyhm": params.synthesize.lyhm.model_copy(update=large)}
+    )
+    if not (folder / "LYHM").exists():
+        alone = ComputeParams(workers=1, ray_threshold_s=1e9, object_store_mb=100)
+        synthesize("lyhm", folder / "LYHM", folder / "truth", sizes, alone, params.seed)
+    return folder / "LYHM"
 
 
 def link_tree(source: Path, target: Path) -> None:
@@ -79,13 +98,16 @@ def packed(folder: Path, raw: Path, shards: int, withdrawn: list[str]) -> float:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("scans", type=Path)
-    parser.add_argument("--copies", type=int, default=10)
+    parser.add_argument("scans", type=Path, nargs="?")
+    parser.add_argument("--copies", type=int, default=80)
     parser.add_argument("--shards", type=int, default=64)
+    parser.add_argument("--scan-vertices", type=int, default=60000, help="of what is generated")
+    parser.add_argument("--size-px", type=int, default=1024, help="of what is generated")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=options.scans.resolve().parent) as scratch:
+    scans = options.scans or made(options.scan_vertices, options.size_px)
+    with tempfile.TemporaryDirectory(dir=scans.resolve().parent) as scratch:
         raw, here, anew = (Path(scratch) / name for name in ("raw", "here", "anew"))
-        numbers = enlarge(options.scans, raw, options.copies)
+        numbers = enlarge(scans, raw, options.copies)
         here.mkdir()
         away, more = Path(scratch) / "away", numbers[-1]
         for part in sorted(raw.glob(f"headspace*/subjects/{more}")):

@@ -16,6 +16,7 @@ from stages import pack, source_files
 from stages.datasets.base import noting_files
 from stages.datasets.registry import DATASETS
 from stages.runtime import row_cache
+from stages.runtime.artifacts import shard_of
 from stages.runtime.params import ComputeParams
 from stages.source_files import SourceFiles
 from tests.stages.datasets import raw_trees
@@ -85,6 +86,49 @@ def test_one_more_subject_is_all_that_is_read(
     assert read == []
     for path in (tmp_path / "work").rglob("*"):
         assert path.is_dir() or b"00017/13" not in path.read_bytes()
+
+
+def test_kept_shards_are_linked_and_not_read(
+    tmp_path: Path, packed: Any, read: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also the other shards of a withdrawal, whose subject's files leave the cache."""
+    settle(monkeypatch)
+    raw = raw_trees.lyhm(tmp_path / "raw")
+    first = packed("lyhm", raw)
+
+    def inodes(out: str) -> dict[str, int]:
+        return {path.name: path.stat().st_ino for path in (tmp_path / out).glob("*-*.parquet")}
+
+    def kept() -> list[int]:
+        return sorted(path.stat().st_ino for path in (tmp_path / "work").rglob("*.file"))
+
+    assert kept() == sorted(inodes("out-1").values())
+    monkeypatch.setattr(row_cache, "sha256_file", None)  # nothing is hashed
+    monkeypatch.setattr(pack, "write_bytes", None)  # nor written
+    assert packed("lyhm", raw) == first
+    assert inodes("out-2") == inodes("out-1")
+    monkeypatch.undo()
+    settle(monkeypatch)
+    packed("lyhm", raw, takedown=["LYHM/00001"])
+    before, after = inodes("out-1"), inodes("out-3")
+    changed = {name for name in after if before[name] != after[name]}
+    assert changed == {f"scans-{shard_of('LYHM/00001', 3):05d}.parquet"} | {
+        f"images-{shard_of('LYHM/00001', 3):05d}.parquet"
+    }
+    assert kept() == sorted(after.values())
+
+
+def test_a_damaged_kept_shard_is_read_from_the_files_again(
+    tmp_path: Path, packed: Any, read: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    raw = raw_trees.lyhm(tmp_path / "raw")
+    first = packed("lyhm", raw)
+    for file in (tmp_path / "work").rglob("*.file"):
+        file.write_bytes(file.read_bytes()[:-9])
+    read.clear()
+    assert packed("lyhm", raw) == first
+    assert len(read) == len(DATASETS["lyhm"].discover(raw))
+    assert "damaged or gone" in caplog.text
 
 
 def test_files_that_a_row_was_read_from_decide_and_no_time_stamp(

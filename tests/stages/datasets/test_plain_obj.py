@@ -1,5 +1,7 @@
 """The compiled OBJ reader against the general one, bit by bit."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -92,9 +94,18 @@ def test_large_files_go_through_it_and_stay_the_same(tmp_path, monkeypatch):
     vertices, faces = rng.normal(0, 100, (4000, 3)), rng.integers(0, 4000, (9000, 3))
     meshes.write_obj(tmp_path / "m.obj", vertices, faces)
     assert (tmp_path / "m.obj").stat().st_size > 200_000
+    compiled = []
     monkeypatch.setattr(meshes, "_WORTH_COMPILING", 100)
-    quick = meshes.read_mesh(tmp_path / "m.obj")
-    monkeypatch.setattr(meshes, "_WORTH_COMPILING", 2**60)
+    monkeypatch.setattr(meshes, "_large_files", itertools.count())
+    monkeypatch.setattr(
+        "stages.datasets.plain_obj.read_plain_obj",
+        lambda content: compiled.append(content) or read_plain_obj(content),
+    )
     slow = meshes.read_mesh(tmp_path / "m.obj")
+    for _ in range(1, meshes._BEFORE_LOADING):
+        meshes.read_mesh(tmp_path / "m.obj")
+    assert not compiled
+    quick = meshes.read_mesh(tmp_path / "m.obj")
+    assert len(compiled) == 1
     np.testing.assert_array_equal(quick.vertices, slow.vertices)
     np.testing.assert_array_equal(quick.faces, slow.faces)

@@ -7,12 +7,13 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.runtime import artifacts
-from stages.runtime.contracts import schema, table_of
+from stages.runtime.contracts import array_of, schema, table_of
 
 
 def test_an_npz_has_the_same_bytes_whatever_the_python(tmp_path: Path) -> None:
@@ -124,6 +125,60 @@ def test_tables_round_trip_with_schema_and_equal_bytes(tmp_path: Path) -> None:
     assert back.schema.metadata[b"schema"] == b"faceline.landmarks"
     assert back.schema.field("points_px").metadata[b"unit"] == b"px"
     assert back.to_pylist()[1]["item_id"] == "b"
+
+
+LISTS = [np.arange(3.0), None, np.zeros(0), np.array([np.nan, 1.5])]
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        (pa.string(), ["a", None, "", "ü€"]),
+        (pa.string(), [b"a", "b"]),
+        (pa.binary(), [b"a", None, b"\xff\0"]),
+        (pa.binary(), ["a", b"b"]),
+        (pa.int32(), [1, None, -(2**31), 0]),
+        (pa.int32(), [np.int64(7), 2.0]),
+        (pa.bool_(), [True, None, False] * 5),
+        (pa.float64(), [1.0, None]),
+        (pa.list_(pa.float32()), [None if v is None else v.astype("f4") for v in LISTS]),
+        (pa.list_(pa.float32()), LISTS),
+        (pa.list_(pa.float64()), [[1.0, None], LISTS[0]]),
+        (pa.list_(pa.float64()), [LISTS[0][::2], LISTS[0][::-1]]),
+        (pa.list_(pa.uint8()), [np.arange(256, dtype="u1")]),
+        (pa.list_(pa.int32()), [None if v is None else np.ones_like(v, "i4") for v in LISTS]),
+        (pa.list_(pa.string()), [["a", None], None, []]),
+        (pa.list_(pa.string()), [np.array(["a", "b"], object)]),
+        (pa.list_(pa.bool_()), [np.array([True, False])]),
+    ],
+)
+def test_columns_are_those_of_pyarrow(kind: pa.DataType, values: list) -> None:
+    for some in (values, values[:1], values[1:2], [None, None], []):
+        column, expected = array_of(some, kind), pa.array(some, kind)
+        column.validate(full=True)
+        assert column.type == kind
+        assert column.null_count == expected.null_count
+        bytes_of = [artifacts.table_bytes(pa.table({"a": each})) for each in (column, expected)]
+        assert bytes_of[0] == bytes_of[1]
+
+
+def test_bad_values_are_refused_as_by_pyarrow() -> None:
+    for kind, bad in ((pa.int32(), 2**31), (pa.int32(), "1"), (pa.bool_(), 1), (pa.string(), 1)):
+        with pytest.raises((pa.ArrowException, OverflowError)):
+            array_of([bad], kind)
+
+
+def test_packed_tables_are_written_without_pandas() -> None:
+    code = (
+        "import sys, numpy as np\n"
+        "from stages.runtime.artifacts import table_bytes\n"
+        "from stages.runtime.contracts import table_of\n"
+        "row = dict(status='ok', reason='', capped=True, vertices=np.zeros(3, 'f4'))\n"
+        "table_bytes(table_of([row, row | {'vertices': None}], 'scans'))\n"
+        "table_bytes(table_of([{'subject_id': 'A/b', 'items': 1}], 'subjects'))\n"
+        "assert 'pandas' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_rows_with_unknown_columns_or_states_are_refused() -> None:

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.runtime import fingerprint, row_cache
-from stages.runtime.artifacts import write_table
+from stages.runtime.artifacts import write_bytes, write_table
 from stages.runtime.cached_map import cached_each, cached_map
 from stages.runtime.params import ComputeParams
 from stages.runtime.row_cache import RowCache
@@ -250,6 +250,127 @@ def test_tags_are_part_of_what_is_verified(tmp_path, caplog) -> None:
     segment.write_bytes(data)
     assert RowCache(tmp_path).get(digest("a")) is None
     assert "damaged" in caplog.text
+
+
+def kept_file(cache: RowCache, out: Path, content: bytes, subject: str) -> row_cache.KeptFile:
+    """A finished file of one subject, its row still pending."""
+    write_bytes(out, content)
+    kept = cache.keep_file(out, sha256(content).hexdigest())
+    cache.put(digest(subject), b"row", [subject, kept.sha256])
+    return kept
+
+
+def test_files_are_kept_and_given_as_links(tmp_path) -> None:
+    cache = RowCache(tmp_path / "cache")
+    kept = kept_file(cache, tmp_path / "out-1" / "a", b"of ann", "ann")
+    cache.flush()
+    shutil.rmtree(tmp_path / "out-1")  # as DVC does
+    (tmp_path / "b").write_bytes(b"something else")
+    for target in (tmp_path / "out-2" / "a", tmp_path / "b"):
+        assert RowCache(cache.folder).give_file(kept, target) == kept
+        assert target.read_bytes() == b"of ann"
+        assert target.stat().st_ino == kept.stamp[1]
+    write_bytes(tmp_path / "b", b"replaced")  # never written into
+    assert cache.give_file(kept, tmp_path / "c") == kept
+
+
+@pytest.mark.parametrize("number", sorted(row_cache.NO_LINK))
+def test_files_are_copied_where_links_are_not_possible(tmp_path, monkeypatch, number) -> None:
+    def refuse(*_: Path) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "link", refuse)
+    cache = RowCache(tmp_path / "cache")
+    kept = kept_file(cache, tmp_path / "a", b"of ann", "ann")
+    assert cache.give_file(kept, tmp_path / "b") == kept
+    assert (tmp_path / "b").read_bytes() == b"of ann"
+    assert len({path.stat().st_ino for path in (tmp_path / "a", tmp_path / "b")}) == 2
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "gone"])
+def test_damaged_files_are_dropped_and_kept_anew(tmp_path, caplog, damage) -> None:
+    cache = RowCache(tmp_path / "cache")
+    kept = kept_file(cache, tmp_path / "a", b"of ann", "ann")
+    (file,) = cache.folder.glob("*.file")
+    if damage == "gone":
+        file.unlink()
+    else:
+        file.write_bytes(b"of a" if damage == "cut" else b"of bnn")
+        os.utime(file, ns=(kept.stamp[2] + 10**6,) * 2)  # clocks may be coarse
+    assert cache.give_file(kept, tmp_path / "b") is None
+    assert "damaged or gone" in caplog.text
+    assert not (tmp_path / "b").exists()
+    assert not file.exists()
+    again = kept_file(cache, tmp_path / "a", b"of ann", "ann")
+    assert cache.give_file(again, tmp_path / "b") == again
+    os.utime(file, (5, 5))  # another stamp, the same content
+    now = cache.give_file(again, tmp_path / "b")
+    assert now is not None
+    assert now != again
+    assert now.sha256 == again.sha256
+
+
+def test_files_go_with_their_rows(tmp_path) -> None:
+    """Unused, withdrawn, without a row as after a kill; also in folders without segments."""
+    cache = RowCache(tmp_path / "pack" / "a")
+    for name in ("ann", "bob", "eve"):
+        kept_file(cache, tmp_path / name, f"of {name}".encode(), name)
+    other = RowCache(tmp_path / "pack" / "b")
+    other.keep_file(tmp_path / "ann", sha256(b"of ann").hexdigest())  # killed before its row
+
+    def left() -> list[bytes]:
+        return sorted(path.read_bytes() for path in tmp_path.glob("pack/*/*.file"))
+
+    assert cache.forget_tagged(["nobody"]) == 0
+    assert left() == [b"of ann", b"of ann", b"of bob", b"of eve"]
+    assert row_cache.purge(["ann"], tmp_path) == 1
+    assert left() == [b"of bob", b"of eve"]
+    again = RowCache(cache.folder)
+    again.use([digest("eve")])
+    assert again.forget_unused() == 1
+    assert left() == [b"of eve"]
+    for segment in cache.folder.glob("*.rows"):
+        segment.write_bytes(b"FLROWS01 of eve")
+    row_cache.purge(["ann"], tmp_path)
+    assert left() == []
+
+
+def test_a_file_that_another_process_forgets_is_missed_and_no_error(tmp_path) -> None:
+    cache = RowCache(tmp_path / "cache")
+    kept = kept_file(cache, tmp_path / "a", b"of ann", "ann")
+    RowCache(cache.folder).forget_unused()  # the row is still pending here
+    cache.flush()
+    assert RowCache(cache.folder).find("ann") == [digest("ann")]
+    assert cache.give_file(kept, tmp_path / "b") is None
+
+
+KEEPER = """
+import hashlib, sys
+from pathlib import Path
+sys.path.insert(0, {path!r})
+from stages.runtime.artifacts import write_bytes
+from stages.runtime.row_cache import RowCache
+cache = RowCache(Path({folder!r}))
+for k in range(200):
+    content = b"content %d" % (k % 5)
+    name = hashlib.sha256(content).hexdigest()
+    write_bytes(Path({out!r}), content)
+    kept = cache.keep_file(Path({out!r}), name)
+    cache.put(name, b"row", [name])
+cache.flush()
+"""
+
+
+def test_two_processes_keep_the_same_files(tmp_path, repository) -> None:
+    folder = tmp_path / "cache"
+    processes = []
+    for k in range(2):
+        code = KEEPER.format(path=str(repository), folder=str(folder), out=str(tmp_path / str(k)))
+        processes.append(subprocess.Popen([sys.executable, "-c", code]))
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    files = {path.stem: path.read_bytes() for path in folder.glob("*.file")}
+    assert files == {sha256(content).hexdigest(): content for content in files.values()}
+    assert len(files) == 5
 
 
 def finished(item: str, row: dict) -> tuple[str, bytes]:
