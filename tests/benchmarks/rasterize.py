@@ -3,8 +3,8 @@
 
 CPU time throughout, the candidates interleaved round by round in one process; figures are medians
 over rounds. One thread and two are timed by the wall, the fastest round of each, since other
-processes on the machine slow two threads more than one. What two threads can give at all is measured
-beside them: two batches at once, a thread each, that share nothing.
+processes on the machine slow two threads more than one. What two threads can give at all is
+measured beside them: two batches at once, a thread each, that share nothing.
 
     python tests/benchmarks/rasterize.py --real-data ../shared/data --out rasterize.json
 """
