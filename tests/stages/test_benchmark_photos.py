@@ -172,7 +172,7 @@ def test_the_stage_does_what_the_parameters_name(
     assert {name for name, _ in section.photographs} == set(BENCHMARKS)
     wanted = BenchmarkSizes(now=None, stirling=0, florence=3, facewarehouse=0, bu3dfe=None)
     section = section.model_copy(update={"photographs": wanted, "max_failed_fraction": 0.5})
-    write_bytes(data / "models/face/flame/model.safetensors", b"decides the meshes")
+    write_bytes(data / "models/flame/model.safetensors", b"decides the meshes")
     mean = Copies()
     mean.needs_landmarks = False
     monkeypatch.setattr(reconstruct, "load_method", lambda *_: mean)

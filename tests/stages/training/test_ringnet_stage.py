@@ -87,7 +87,7 @@ def prepared(data: Path, section: RingNetParams, out: Path) -> dict[str, Any]:
     return ringnet.prepare(
         out, packed=data / "packed/vggface2", landmarks=data / "landmarks/vggface2",
         unlabelled=data / "packed/300w_lp", unlabelled_landmarks=data / "landmarks/300w_lp",
-        model=data / "models/face/flame", section=section.model_dump(mode="json"), seed=3,
+        model=data / "models/flame", section=section.model_dump(mode="json"), seed=3,
     )  # fmt: skip
 
 
@@ -258,7 +258,7 @@ def test_the_network_s_camera_lands_on_its_own_landmarks(
 
     run(data, section, compute, data / "checkpoints/ringnet")
     method = RingNetReconstructor(
-        data / "checkpoints/ringnet/model.safetensors", data / "models/face/flame"
+        data / "checkpoints/ringnet/model.safetensors", data / "models/flame"
     )
     rng = np.random.default_rng(4)
     image, points = rng.integers(0, 255, (140, 140, 3)).astype(np.uint8), face_points(rng)

@@ -465,7 +465,7 @@ def _add_florence(data: Path) -> None:
 def _prepared(data: Path, mica: MicaParams, out: Path) -> dict[str, object]:
     out.mkdir()
     return prepare(
-        out, unified=data / "unified", encoder=None, model=data / "models/face/flame",
+        out, unified=data / "unified", encoder=None, model=data / "models/flame",
         section=mica.model_dump(mode="json", exclude={"fit"}), seed=3,
     )  # fmt: skip
 
@@ -538,7 +538,7 @@ def test_siren_trains_without_a_basis_and_reconstructs(
     _prepared(data, siren, data / "prepared")
     assert not (data / "prepared/flame.safetensors").exists()
     heads, betas = np.load(data / "prepared/heads.npy"), np.load(data / "prepared/betas.npy")
-    arrays = FlameArrays.load(data / "models/face/flame")
+    arrays = FlameArrays.load(data / "models/flame")
     np.testing.assert_allclose(heads[2], shape_vertices(arrays, betas[2]), atol=1e-6)
 
     def trained(name: str) -> bytes:
