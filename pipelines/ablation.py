@@ -7,6 +7,7 @@ the commit it starts from, what was changed since, and the parameters, so that a
 not run again: an interrupted ablation goes on where it was.
 """
 
+import copy
 import json
 import logging
 import os
@@ -227,9 +228,10 @@ def trials_of(
     for name, switch in grid.switches.items():
         if only in (None, name):
             rows += [(name, row.value, row.set, tuple(row.published)) for row in switch.rows]
+    base = document(root / "params.yaml")
     trials = []
     for switch_name, value, wanted, published in rows:
-        params = document(root / "params.yaml")
+        params = copy.deepcopy(base)
         changes = {key: to for key, to in wanted.items() if replace_at(params, key, to) != to}
         check(params)
         stamp = sha256_json([state, grid.target, sorted(changes.items())])[:12]

@@ -25,7 +25,7 @@ from stages.runtime.fingerprint import PACKAGES, module_closure
 
 METHODS = ("mica", "pix2face", "ringnet")
 DISPATCHERS = ("stages.train",)
-MOST = 0.15  # of a folder's modules
+SEVERAL = 0.15  # of a folder's modules
 logger = logging.getLogger(__name__)
 
 
@@ -45,7 +45,7 @@ def files_of(
     for folder in sorted({file.parent for file in files}, key=lambda folder: -len(folder.parts)):
         below = {path.relative_to(root) for path in (root / folder).rglob("*.py")}
         inside = {path for path in below if not _is_bare(root / path)}
-        most = len(inside & files) >= MOST * len(inside)
+        most = len(inside & files) >= SEVERAL * len(inside)
         if len(folder.parts) > 1 and len(inside) > 2 and most and not below & never:
             result = {path for path in result if folder not in path.parents} | {folder}
     return sorted(path.as_posix() for path in result)

@@ -76,13 +76,13 @@ def compile_module(module: str, wanted: list[tuple[str, tuple[Any, ...]]]) -> in
         AttributeError: The module has no such kernel: the list is old.
     """
     loaded = importlib.import_module(module)
-    compiled = 0
+    lacked: dict[str, int] = {}
     for name, signature in wanted:
         dispatcher = getattr(loaded, name)
         if isinstance(dispatcher, Dispatcher):  # not where numba is switched off
             dispatcher.compile(signature)
-            compiled += sum(dispatcher.stats.cache_misses.values())
-    return compiled
+            lacked[name] = sum(dispatcher.stats.cache_misses.values())
+    return sum(lacked.values())
 
 
 def cached_in(root: Path) -> Iterator[str]:
