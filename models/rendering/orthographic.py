@@ -11,7 +11,7 @@ from typing import NamedTuple, no_type_check
 import numpy as np
 from jaxtyping import Float, Int32
 
-from models.rendering.jit import kernel
+from models.rendering.jit import kernel, part
 from models.rendering.rasterize_kernels import visible
 
 _NOTHING_PASSES_THE_CAMERA = np.empty((0, 4), dtype=np.float32)
@@ -80,6 +80,26 @@ def _place(
     return low_x, high_x, low_y, high_y
 
 
+@part
+@no_type_check
+def _weights(
+    place: np.ndarray, corners: tuple[int, int, int], x: float, y: float
+) -> tuple[float, float, float]:
+    """Barycentrics of a pixel, float32, from edges relative to it."""
+    i0, i1, i2 = corners
+    a0 = place[i0, 0] - x
+    a1 = place[i1, 0] - x
+    a2 = place[i2, 0] - x
+    b0 = place[i0, 1] - y
+    b1 = place[i1, 1] - y
+    b2 = place[i2, 1] - y
+    e0 = a1 * b2 - a2 * b1
+    e1 = a2 * b0 - a0 * b2
+    e2 = a0 * b1 - a1 * b0
+    inverse = 1.0 / (e0 + e1 + e2)
+    return np.float32(e0 * inverse), np.float32(e1 * inverse), np.float32(e2 * inverse)
+
+
 @kernel
 @no_type_check
 def _resolve(
@@ -92,7 +112,7 @@ def _resolve(
     ids: np.ndarray,
     out: np.ndarray,
 ) -> None:
-    """Interpolate two attributes at the seen pixels into ``out``."""
+    """Interpolate two attributes at the seen pixels into ``out`` (H, W, 6)."""
     rows, columns = ids.shape
     for row in range(np.uint32(rows)):
         y = np.float64(top + row)
@@ -100,23 +120,10 @@ def _resolve(
             face = ids[row, column]
             if face < 0:
                 continue
-            x = np.float64(left + column)
             i0 = np.uint32(faces[np.uint32(face), 0])
             i1 = np.uint32(faces[np.uint32(face), 1])
             i2 = np.uint32(faces[np.uint32(face), 2])
-            a0 = place[i0, 0] - x
-            a1 = place[i1, 0] - x
-            a2 = place[i2, 0] - x
-            b0 = place[i0, 1] - y
-            b1 = place[i1, 1] - y
-            b2 = place[i2, 1] - y
-            e0 = a1 * b2 - a2 * b1
-            e1 = a2 * b0 - a0 * b2
-            e2 = a0 * b1 - a1 * b0
-            inverse = 1.0 / (e0 + e1 + e2)
-            q0 = np.float32(e0 * inverse)
-            q1 = np.float32(e1 * inverse)
-            q2 = np.float32(e2 * inverse)
+            q0, q1, q2 = _weights(place, (i0, i1, i2), np.float64(left + column), y)
             for axis in range(3):
                 out[row, column, axis] = (
                     q0 * first[i0, axis] + q1 * first[i1, axis] + q2 * first[i2, axis]
@@ -124,6 +131,41 @@ def _resolve(
                 out[row, column, axis + 3] = (
                     q0 * second[i0, axis] + q1 * second[i1, axis] + q2 * second[i2, axis]
                 )
+
+
+@kernel
+@no_type_check
+def _resolve_seen(
+    place: np.ndarray,
+    faces: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
+    top: int,
+    left: int,
+    ids: np.ndarray,
+    out: np.ndarray,
+) -> None:
+    """As ``_resolve``, of the seen pixels alone, row by row, into ``out`` (6, N)."""
+    rows, columns = ids.shape
+    pixel = np.uint32(0)
+    for row in range(np.uint32(rows)):
+        y = np.float64(top + row)
+        for column in range(np.uint32(columns)):
+            face = ids[row, column]
+            if face < 0:
+                continue
+            i0 = np.uint32(faces[np.uint32(face), 0])
+            i1 = np.uint32(faces[np.uint32(face), 1])
+            i2 = np.uint32(faces[np.uint32(face), 2])
+            q0, q1, q2 = _weights(place, (i0, i1, i2), np.float64(left + column), y)
+            for axis in range(3):
+                out[axis, pixel] = (
+                    q0 * first[i0, axis] + q1 * first[i1, axis] + q2 * first[i2, axis]
+                )
+                out[axis + 3, pixel] = (
+                    q0 * second[i0, axis] + q1 * second[i1, axis] + q2 * second[i2, axis]
+                )
+            pixel = np.uint32(pixel + np.uint32(1))
 
 
 def _range(low: float, high: float, size: int) -> tuple[int, int]:
@@ -194,3 +236,12 @@ class Surface:
         """Write two float32 vertex attributes at the seen pixels of the rectangle to ``out``."""
         top, left, _, _ = self.rectangle
         _resolve(self._place, self._faces, first, second, top, left, self.ids, out)
+
+    def interpolate_seen(
+        self, first: Float[np.ndarray, "v 3"], second: Float[np.ndarray, "v 3"]
+    ) -> Float[np.ndarray, "6 n"]:
+        """As :meth:`interpolate`, of the seen pixels alone, row by row, a plane per number."""
+        top, left, _, _ = self.rectangle
+        out = np.empty((6, np.count_nonzero(self.ids >= 0)), dtype=np.float32)
+        _resolve_seen(self._place, self._faces, first, second, top, left, self.ids, out)
+        return out
