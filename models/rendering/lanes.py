@@ -1,8 +1,8 @@
 """A pixel's channels worked on side by side: loops too short for a compiler to vectorise.
 
 Numba leaves straight lines of code scalar, and a vectorised loop over a few channels costs more to
-enter than it saves. So these steps are written as LLVM vectors of eight or of four numbers, which
-LLVM splits where the processor has shorter ones. Products and sums are in the wider of the types
+enter than it saves. So these steps are written as LLVM vectors of eight, four or three numbers,
+which LLVM fits to those that the processor has. Products and sums are in the wider of the types
 given and are rounded one by one, as in scalar code.
 
 The steps are called from kernels. Arrays are flat, places in them are ``np.uint64``.
@@ -150,5 +150,5 @@ def _unblend(lanes: int) -> Value:
     return unblend
 
 
-blend_4, blend_8 = _blend(4), _blend(8)
+blend_3, blend_4, blend_8 = _blend(3), _blend(4), _blend(8)
 unblend_4, unblend_8 = _unblend(4), _unblend(8)

@@ -131,7 +131,7 @@ class Crop:
         width: Columns of the picture.
     """
 
-    lengths_mm: Float[np.ndarray, "6 n"]
+    lengths_mm: Float[np.ndarray, "n 6"]
     mask: Bool[np.ndarray, "h w"]
     top: int
     left: int
@@ -140,10 +140,7 @@ class Crop:
 
 
 class _Lent:
-    """Memory under an array and its views, which goes back to ``pool`` with the last of them.
-
-    Fresh pages, which the system clears, cost as much as drawing faces on them.
-    """
+    """Memory under an array and its views, which goes back to ``pool`` with the last of them."""
 
     def __init__(self, memory: Float[np.ndarray, " n"], pool: deque[np.ndarray]) -> None:
         self._memory, self._pool = memory, pool
@@ -151,6 +148,26 @@ class _Lent:
 
     def __del__(self) -> None:
         self._pool.append(self._memory)
+
+
+class _Pool:
+    """Memory of arrays that nobody holds any more, lent again.
+
+    Fresh pages, which the system clears, cost as much as drawing faces on them.
+    """
+
+    def __init__(self) -> None:
+        self._free: deque[np.ndarray] = deque(maxlen=2)
+
+    def __call__(self, size: int) -> Float[np.ndarray, " n"]:
+        """``size`` undefined float32 numbers."""
+        try:
+            memory = self._free.pop()
+        except IndexError:
+            memory = np.empty(0, dtype=np.float32)
+        if memory.size < size:
+            memory = np.empty(size, dtype=np.float32)
+        return np.asarray(_Lent(memory, self._free))[:size]
 
 
 class PnccRenderer:
@@ -182,7 +199,7 @@ class PnccRenderer:
         self._keypoint_directions = np.ascontiguousarray(self._directions[:, places])
         # Products not in use: fresh memory would cost a seventh of the multiplication.
         self._spare: deque[np.ndarray] = deque()
-        self._blocks: deque[np.ndarray] = deque(maxlen=2)
+        self._pictures, self._crops = _Pool(), _Pool()
 
     def _coefficients(self, sample: Sample) -> Float[np.ndarray, " n"]:
         row = np.zeros(sum(self.sizes), dtype=np.float32)
@@ -289,8 +306,10 @@ class PnccRenderer:
         """
         for surface, offset, height, width in self._surfaces(samples, windows):
             top, left, _, _ = surface.rectangle
-            lengths = surface.interpolate_seen(self.mean_mm, offset)
-            yield Crop(lengths, surface.ids >= 0, top, left, height, width)
+            mask = surface.ids >= 0
+            lengths = self._crops(PLANES * int(np.count_nonzero(mask))).reshape(-1, PLANES)
+            surface.interpolate_seen(self.mean_mm, offset, lengths)
+            yield Crop(lengths, mask, top, left, height, width)
 
     def render(self, samples: list[Sample], windows: list[Window] | None = None) -> list[PnccMaps]:
         """Draw samples, each at its photograph's size or through its window.
@@ -311,7 +330,7 @@ class PnccRenderer:
             (view.size, view.size) if isinstance(view, Window) else (view.height, view.width)
             for view in views
         ]
-        block = self._block(PLANES * sum(height * width for height, width in sizes))
+        block = self._pictures(PLANES * sum(height * width for height, width in sizes))
         start = 0
         for surface, offset, height, width in self._surfaces(samples, windows):
             stop = start + PLANES * height * width
@@ -321,20 +340,10 @@ class PnccRenderer:
             mask = np.zeros((height, width), dtype=bool)
             top, left, rows, columns = surface.rectangle
             box = np.s_[top : top + rows, left : left + columns]
-            surface.interpolate(self.mean_mm, offset, lengths[box])
+            surface.interpolate(self.mean_mm, offset, lengths)
             np.greater_equal(surface.ids, 0, out=mask[box])
             maps.append(PnccMaps(lengths[..., :3], lengths[..., 3:], mask))
         return maps
-
-    def _block(self, size: int) -> Float[np.ndarray, " n"]:
-        """Numbers for the pictures of one call, undefined, from pictures that nobody holds."""
-        try:
-            memory = self._blocks.pop()
-        except IndexError:
-            memory = np.empty(0, dtype=np.float32)
-        if memory.size < size:
-            memory = np.empty(size, dtype=np.float32)
-        return np.asarray(_Lent(memory, self._blocks))
 
     def colours(
         self, sample: Sample, window: Window | None = None
@@ -346,7 +355,7 @@ class PnccRenderer:
         mask = np.zeros((height, width), dtype=bool)
         top, left, rows, columns = surface.rectangle
         box = np.s_[top : top + rows, left : left + columns]
-        surface.interpolate(self.code, self.code, values[box])
+        surface.interpolate(self.code, self.code, values)
         mask[box] = surface.ids >= 0
         return values[..., :3], mask
 

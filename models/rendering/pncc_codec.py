@@ -88,7 +88,7 @@ def _code_run(
     """Quantise, predict and fold seen columns first..end of one row; False without a code.
 
     Args:
-        lengths: (6, pixels).
+        lengths: (6, columns) of this row.
         origin: (6,).
         first: First column of the run; the one before it is not seen.
         end: Past the last column.
@@ -112,7 +112,7 @@ def _code_run(
     folded = np.empty(length, dtype=np.int32)
     fits = True
     for plane in range(PLANES):
-        values = lengths[plane, pixel : pixel + length]
+        values = lengths[plane, first:end]
         codes = here[plane, first + 1 : end + 1]
         start = origin[plane]
         misfits = 0
@@ -150,6 +150,7 @@ def _encode(
 ) -> bool:
     """Fill the bytes of a payload from the seen pixels; False when a length has no code."""
     rows, columns = mask.shape
+    planes = np.empty((PLANES, columns), dtype=np.float32)
     above = np.zeros((PLANES, columns + 1), dtype=np.int32)
     here = np.zeros((PLANES, columns + 1), dtype=np.int32)
     last = np.zeros(PLANES, dtype=np.int32)
@@ -163,9 +164,11 @@ def _encode(
                 continue
             end = first
             while end < columns and mask[row, end]:
+                for plane in range(PLANES):
+                    planes[plane, end] = lengths[pixel + end - first, plane]
                 end += 1
             if not _code_run(
-                lengths, origin, first, end, seen_above, here, above, last, low, high, pixel
+                planes, origin, first, end, seen_above, here, above, last, low, high, pixel
             ):
                 return False
             pixel += end - first
@@ -232,7 +235,7 @@ def origin_of(mean_mm: Float[np.ndarray, "V 3"]) -> tuple[float, ...]:
     return (*(float(length) for length in low), *3 * (OFFSET_ORIGIN_MM,))
 
 
-def _unfit(lengths_mm: Float[np.ndarray, "6 n"], origin_mm: tuple[float, ...]) -> str:
+def _unfit(lengths_mm: Float[np.ndarray, "n 6"], origin_mm: tuple[float, ...]) -> str:
     """Why these lengths have no codes."""
     known = lengths_mm[np.isfinite(lengths_mm)]
     found = f"{known.min():.1f}..{known.max():.1f} mm" if known.size else "none that is finite"
@@ -354,8 +357,8 @@ def encode_crop(crop: Crop, origin_mm: tuple[float, ...]) -> Record:
 
 def encode(maps: PnccMaps, origin_mm: tuple[float, ...]) -> bytes:
     """Record of whole maps; see :func:`encode_crop`."""
-    parts = maps.pncc_mm[maps.mask].T, maps.offset_mm[maps.mask].T
-    lengths = np.concatenate(parts).astype(np.float32, copy=False)
+    parts = maps.pncc_mm[maps.mask], maps.offset_mm[maps.mask]
+    lengths = np.concatenate(parts, axis=1).astype(np.float32, copy=False)
     return encode_crop(Crop(lengths, maps.mask, 0, 0, *maps.mask.shape), origin_mm).data
 
 
