@@ -287,6 +287,7 @@ def visible(
                 np.int32(x - x_of_left)
             )
             to_next_row = np.uint32(columns) - width + np.uint32(1)
+            in_row = width
             for _ in range(width * height):
                 a0 = u0 - x
                 a1 = u1 - x
@@ -304,7 +305,9 @@ def visible(
                 edges[kept, 2] = e2
                 inside = (max(e0, e1, e2) <= 0.0) | (both & (min(e0, e1, e2) >= 0.0))
                 kept = np.uint32(kept + np.uint32(inside))
-                ended = x == last
+                in_row = np.uint32(in_row - np.uint32(1))
+                ended = in_row == np.uint32(0)  # known sooner than from x
+                in_row = width if ended else in_row
                 pixel = np.uint32(pixel + (to_next_row if ended else np.uint32(1)))
                 x = first if ended else x + one
                 y = y + one if ended else y
