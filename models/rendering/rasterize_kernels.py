@@ -470,9 +470,9 @@ def interpolate(
     channels, start = np.uint64(attributes.shape[1]), np.uint64(0)
     values, drawn = attributes.reshape(-1), out.reshape(-1)
     for row in range(np.uint32(height)):
+        drawn[start : start + channels * np.uint64(width)] = 0.0
         for column in range(np.uint32(width)):
             if ids[row, column] < 0:
-                drawn[start : start + channels] = 0.0
                 start += channels
                 continue
             face = np.uint32(ids[row, column])
@@ -539,9 +539,9 @@ def resolve(
     values, drawn = attributes.reshape(-1), out.reshape(-1)
     for row in range(np.uint32(height)):
         py = 1.0 - (row + 0.5) * (2.0 / height)
+        drawn[start : start + channels * np.uint64(width)] = 0.0
         for column in range(np.uint32(width)):
             if ids[row, column] < 0:
-                drawn[start : start + channels] = 0.0
                 start += channels
                 continue
             face = np.uint32(ids[row, column])
