@@ -28,6 +28,14 @@ NO_CLOUD_PROBE = {"http_proxy": "http://127.0.0.1:9"}
 """For the processes of Ray: its dashboard asks the metadata services of three clouds over HTTP at
 every start, whatever the usage statistics are set to. Nobody listens at port 9; gRPC takes no
 proxy in Ray."""
+ON_ONE_MACHINE = {
+    "RAY_prestart_worker_first_driver": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+}
+"""For a Ray that one stage starts for itself: each of its processes takes seconds to start, so none
+that will not be used, none that waits for a cloud to take machines back; and a training of seconds
+is not noticed to have ended two seconds late."""
 GPUS_VARIABLE = "FACELINE_GPUS"
 """GPUs of one training worker, from the stage's ``meta.run``; decides no byte, only placement."""
 _PR_SET_PDEATHSIG = 1
