@@ -20,6 +20,7 @@ ONE_THREAD = {
         "OPENBLAS_NUM_THREADS",
         "MKL_NUM_THREADS",
         "NUMBA_NUM_THREADS",
+        "OPENCV_FOR_THREADS_NUM",
     )
 }
 SAME_SUMS_ON_GPU = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
@@ -58,7 +59,10 @@ def die_with_parent() -> None:
 
 
 def use_one_thread() -> None:
-    """Give BLAS and OpenMP one thread: how many there are decides the last bits of a result.
+    """Give BLAS, OpenMP and OpenCV one thread.
+
+    Of the first two, how many there are decides the last bits of a result; the last's wait for work
+    at full load, beside the other workers.
 
     Libraries that are loaded already are told, those that come later read the environment.
     """
@@ -66,6 +70,8 @@ def use_one_thread() -> None:
 
     os.environ.update(ONE_THREAD)
     threadpool_limits(limits=1)
+    if "cv2" in sys.modules:
+        sys.modules["cv2"].setNumThreads(1)
 
 
 def begin(stage: str) -> logging.Logger:
