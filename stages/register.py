@@ -45,6 +45,7 @@ from stages.runtime.artifacts import (
     write_table,
 )
 from stages.runtime.cached_map import cached_map
+from stages.runtime.compute import session
 from stages.runtime.contracts import table_of
 from stages.runtime.process import begin
 from stages.runtime.row_cache import WORK, RowCache
@@ -374,15 +375,16 @@ def main() -> None:
     args = parser.parse_args()
     begin("register")
     loaded = params.load()
-    run(
-        loaded.registration,
-        loaded.compute,
-        packed=args.packed,
-        model=args.model,
-        out=args.out,
-        landmark_model=args.landmark_model,
-        landmarks=loaded.landmarks,
-    )
+    with session():
+        run(
+            loaded.registration,
+            loaded.compute,
+            packed=args.packed,
+            model=args.model,
+            out=args.out,
+            landmark_model=args.landmark_model,
+            landmarks=loaded.landmarks,
+        )
 
 
 if __name__ == "__main__":
