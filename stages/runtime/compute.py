@@ -8,6 +8,7 @@ work exceeds ``compute.ray_threshold_s``: its start costs many seconds, so short
 processes, and the shortest in the stage's own.
 """
 
+import importlib
 import itertools
 import logging
 import multiprocessing
@@ -32,7 +33,13 @@ from typing import Any, TypeVar
 import numpy as np
 
 from stages.runtime.params import ComputeParams
-from stages.runtime.process import GPUS_VARIABLE, NO_CLOUD_PROBE, ONE_THREAD, is_stage
+from stages.runtime.process import (
+    GPUS_VARIABLE,
+    NO_CLOUD_PROBE,
+    ON_ONE_MACHINE,
+    ONE_THREAD,
+    is_stage,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -255,6 +262,7 @@ def _ray(compute: ComputeParams) -> Iterator[Any]:
                 "needs RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH"
             ) from error
     else:
+        os.environ.update(ON_ONE_MACHINE | os.environ)
         with _variables(NO_CLOUD_PROBE):
             ray.init(
                 num_cpus=compute.workers,
@@ -345,11 +353,21 @@ def run_training(
     storage = (work / "ray").resolve()
     shutil.rmtree(storage / fingerprint, ignore_errors=True)  # Ray resumes by name; we do not
     sized = compute.model_copy(update={"workers": max(compute.workers, num_workers)})
+    # Ray's start waits for its processes, torch's import computes: seconds each.
+    threading.Thread(target=importlib.import_module, args=("torch",), daemon=True).start()
     with _ray(sized):
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
 
-        trainer = TorchTrainer(
+        class Alone(TorchTrainer):
+            """Without the actors that hand out Ray Data and tidy up a cluster after a crash."""
+
+            def _create_default_callbacks(self) -> list[Any]:
+                needless = {"DatasetsCallback", "PlacementGroupCleanerCallback"}
+                callbacks = super()._create_default_callbacks()
+                return [c for c in callbacks if type(c).__name__ not in needless]
+
+        trainer = (TorchTrainer if "RAY_ADDRESS" in os.environ else Alone)(
             _train_worker,
             train_loop_config={
                 "worker": worker,
