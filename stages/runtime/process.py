@@ -74,8 +74,17 @@ def use_one_thread() -> None:
         sys.modules["cv2"].setNumThreads(1)
 
 
+_stages: list[str] = []
+
+
+def is_stage() -> bool:
+    """Whether this process is a stage's, prepared by :func:`begin`."""
+    return bool(_stages)
+
+
 def begin(stage: str) -> logging.Logger:
     """Prepare a stage process and return its logger."""
+    _stages.append(stage)
     go_offline()
     die_with_parent()
     use_one_thread()
