@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pipelines.engine import end_group, environment
 from stages.runtime.artifacts import sha256_json
-from stages.runtime.params import Params, document
+from stages.runtime.params import Params, document, located
 
 logger = logging.getLogger("faceline")
 
@@ -285,7 +285,8 @@ def _run_one(target: str, trial: Trial, root: Path) -> str:
     command = [sys.executable, "-m", "pipelines.leashed", str(os.getpid()), "--wait-for-lock"]
     command += ["exp", "run", "--temp", "--name", trial.experiment]
     for key, value in sorted(trial.changes.items()):
-        command += ["--set-param", f"{key}={json.dumps(value)}"]
+        file, name = located(key, root / "params.yaml")
+        command += ["--set-param", f"{file}:{name}={json.dumps(value)}"]
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
             [*command, target],

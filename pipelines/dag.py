@@ -1,12 +1,14 @@
 """The graph, read from DVC: stages, their edges, their files and their ``meta.run`` settings."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import networkx as nx
+
+from stages.runtime.params import settings_files
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,10 @@ def read_graph(root: Path = Path()) -> nx.DiGraph:
         with Repo(os.fspath(root)) as repository:
             index = repository.index
             base = Path(repository.root_dir)
-            nodes = {_name(stage): _node(stage, base) for stage in index.stages}
+            params = base / "params.yaml"
+            files = settings_files(params) if params.is_file() else {}
+            sections = {file: section for section, file in files.items()}
+            nodes = {_name(stage): _node(stage, base, sections) for stage in index.stages}
             edges = [(_name(needed), _name(stage)) for stage, needed in index.graph.edges]
     except DvcException as error:
         raise ValueError(f"expected a valid dvc.yaml in {root.resolve()}: {error}") from error
@@ -67,8 +72,8 @@ def _name(stage: Any) -> str:  # noqa: ANN401 - dvc.stage.Stage
     return str(getattr(stage, "name", None) or stage.path_in_repo)
 
 
-def _node(stage: Any, base: Path) -> StageNode:  # noqa: ANN401 - dvc.stage.Stage
-    """Translate one DVC stage."""
+def _node(stage: Any, base: Path, sections: Mapping[str, str]) -> StageNode:  # noqa: ANN401 - dvc.stage.Stage
+    """Translate one DVC stage; ``sections`` are those that go on in a file, by its name."""
     run = dict((getattr(stage, "meta", None) or {}).get("run", {}))
     unknown = set(run) - {"retries", "timeout", "tags", "gpus"}
     if unknown:
@@ -79,11 +84,22 @@ def _node(stage: Any, base: Path) -> StageNode:  # noqa: ANN401 - dvc.stage.Stag
         command=command,
         deps=_paths(stage.deps, base),
         outs=_paths(stage.outs, base),
-        params=tuple(name for dep in stage.deps for name in getattr(dep, "params", ())),
+        params=_parameters(stage.deps, sections),
         retries=int(run.get("retries", 0)),
         timeout_s=float(run.get("timeout", 86400)),
         tags=tuple(run.get("tags", ())),
         gpus=float(run.get("gpus", 0)),
+    )
+
+
+def _parameters(deps: Iterable[Any], sections: Mapping[str, str]) -> tuple[str, ...]:
+    """The parameters among DVC dependencies, by their dotted names whatever file they stand in."""
+    return tuple(
+        f"{sections[file]}.{name}" if file in sections else name
+        for dep in deps
+        if hasattr(dep, "params")
+        for file in [Path(dep.fs_path).name]
+        for name in dep.params
     )
 
 

@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from stages.runtime.artifacts import write_bytes
+from stages.runtime.params import settings_files
 
 
 def apply(name: str, root: Path) -> list[str]:
-    """Write the values of preset ``name`` into params.yaml, keeping comments and order.
+    """Write the values of preset ``name`` into params.yaml and the files that its sections name.
+
+    Comments and order are kept.
 
     Returns:
         The dotted names of the values that changed.
@@ -31,14 +34,26 @@ def apply(name: str, root: Path) -> list[str]:
     yaml = YAML()
     yaml.width = 4096  # lines stay as they are
     yaml.representer.add_representer(type(None), _null)
-    target = root / "params.yaml"
-    document = yaml.load(target.read_text(encoding="utf-8"))
-    changes = yaml.load(source.read_text(encoding="utf-8")) or {}
+    main = root / "params.yaml"
+    sections = settings_files(main)
+    documents = {
+        file: yaml.load((root / file).read_text(encoding="utf-8"))
+        for file in [main.name, *sections.values()]
+    }
     changed: list[str] = []
-    _merge(document, changes, "", changed)
-    text = io.StringIO()
-    yaml.dump(document, text)
-    write_bytes(target, text.getvalue().encode())
+    for section, values in (yaml.load(source.read_text(encoding="utf-8")) or {}).items():
+        params, file = documents[main.name], sections.get(section)
+        if file is None:
+            _merge(params, {section: values}, "", changed)
+            continue
+        here = {key: value for key, value in values.items() if key in params[section]}
+        _merge(params[section], here, f"{section}.", changed)
+        there = {key: value for key, value in values.items() if key not in here}
+        _merge(documents[file], there, f"{section}.", changed)
+    for file, document in documents.items():
+        text = io.StringIO()
+        yaml.dump(document, text)
+        write_bytes(root / file, text.getvalue().encode())
     return changed
 
 

@@ -38,6 +38,7 @@ from stages.runtime.artifacts import (
     write_table,
 )
 from stages.runtime.cached_map import cached_map
+from stages.runtime.compute import session
 from stages.runtime.contracts import table_of
 from stages.runtime.row_cache import WORK, RowCache
 from stages.runtime.rows import Row, key_of_values
@@ -357,17 +358,20 @@ def main() -> None:
 
     begin("evaluate")
     loaded = params.load()
-    run(
-        loaded.evaluate,
-        loaded.compute,
-        method=args.method,
-        predictions=args.predictions,
-        now=args.now,
-        out=args.out,
-        landmarks=args.landmarks,
-        recognizer=args.recognizer,
-        benchmarks={name: Path(at) for name, _, at in (b.partition("=") for b in args.benchmarks)},
-    )
+    with session():
+        run(
+            loaded.evaluate,
+            loaded.compute,
+            method=args.method,
+            predictions=args.predictions,
+            now=args.now,
+            out=args.out,
+            landmarks=args.landmarks,
+            recognizer=args.recognizer,
+            benchmarks={
+                name: Path(at) for name, _, at in (b.partition("=") for b in args.benchmarks)
+            },
+        )
 
 
 def _score_of(row: Mapping[str, Any]) -> ImageScore:

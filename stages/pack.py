@@ -30,6 +30,7 @@ from stages.datasets.base import (
 )
 from stages.datasets.problems import is_synthetic
 from stages.datasets.registry import DATASETS
+from stages.datasets.source_files import SourceFile, SourceFiles
 from stages.runtime.artifacts import (
     atomic_directory,
     read_table,
@@ -43,7 +44,6 @@ from stages.runtime.compute import map_ordered
 from stages.runtime.contracts import array_of, schema, table_of
 from stages.runtime.params import ComputeParams, PackParams, load
 from stages.runtime.row_cache import WORK, KeptFile, RowCache
-from stages.source_files import SourceFile, SourceFiles
 
 logger = logging.getLogger(__name__)
 

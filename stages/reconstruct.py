@@ -36,6 +36,7 @@ from stages.runtime.artifacts import (
     write_table,
 )
 from stages.runtime.cached_map import cached_each
+from stages.runtime.compute import session
 from stages.runtime.contracts import table_of
 from stages.runtime.process import begin
 from stages.runtime.row_cache import WORK, RowCache
@@ -508,7 +509,8 @@ def main() -> None:
     args = parser.parse_args()
     begin(f"reconstruct@{args.method}")
     loaded = params.load()
-    run(loaded.reconstruct, loaded.compute, method=args.method, data=args.data, out=args.out)
+    with session():
+        run(loaded.reconstruct, loaded.compute, method=args.method, data=args.data, out=args.out)
 
 
 if __name__ == "__main__":

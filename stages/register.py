@@ -45,10 +45,11 @@ from stages.runtime.artifacts import (
     write_table,
 )
 from stages.runtime.cached_map import cached_map
+from stages.runtime.compute import session
 from stages.runtime.contracts import table_of
 from stages.runtime.process import begin
 from stages.runtime.row_cache import WORK, RowCache
-from stages.runtime.rows import keys_of_shard, read_rows
+from stages.runtime.rows import keys_of_shard, numbers_of, read_rows
 
 logger = logging.getLogger(__name__)
 
@@ -242,7 +243,7 @@ def prepared(model: Path, edition: str) -> RegistrationModel:
 
 def _unmarked(row: Mapping[str, Any]) -> bool:
     """Whether a packed scan is usable but comes without landmarks."""
-    return row["status"].as_py() == "ok" and _values(row["landmarks"]).size == 0
+    return row["status"].as_py() == "ok" and numbers_of(row["landmarks"]).size == 0
 
 
 def register_row(
@@ -299,8 +300,8 @@ def register_row(
 def packed_scan(row: Mapping[str, Any]) -> Scan:
     """The scan of a packed row, as it is registered and drawn."""
     return Scan(
-        _values(row["vertices"]).astype(np.float64).reshape(-1, 3),
-        _values(row["faces"]).astype(np.int64).reshape(-1, 3),
+        numbers_of(row["vertices"]).astype(np.float64).reshape(-1, 3),
+        numbers_of(row["faces"]).astype(np.int64).reshape(-1, 3),
         unit=row["unit"].as_py() or "unknown",
         bald=bool(row["capped"].as_py()),
     )
@@ -326,20 +327,13 @@ _HIGHER = ("coverage", "score")  # the better, the higher
 _STATUSES = ("ok", "rejected", "failed")
 
 
-def _values(scalar: Any) -> np.ndarray:  # noqa: ANN401 - an Arrow list scalar
-    """The numbers of an Arrow list without a Python object each."""
-    if not scalar.is_valid:
-        return np.zeros(0)
-    return np.asarray(scalar.values.to_numpy(zero_copy_only=False))
-
-
 def _packed_landmarks(row: Mapping[str, Any], order: str) -> Float[np.ndarray, "l 3"] | None:
     """The landmarks of a packed scan; None where it has none.
 
     Raises:
         RegistrationError: They are in another order than declared, or not as many as it has.
     """
-    values = _values(row["landmarks"])
+    values = numbers_of(row["landmarks"])
     if values.size == 0:
         return None
     packed = row["landmark_order"].as_py() or "no"
@@ -358,8 +352,8 @@ def _packed_landmarks(row: Mapping[str, Any], order: str) -> Float[np.ndarray, "
 
 def _packed_colors(row: Mapping[str, Any]) -> UInt8[np.ndarray, "n 3"] | None:
     """The colours of a packed scan; None where it has none, or not one per vertex."""
-    values = _values(row["colors"])
-    if values.size == 0 or values.size != _values(row["vertices"]).size:
+    values = numbers_of(row["colors"])
+    if values.size == 0 or values.size != numbers_of(row["vertices"]).size:
         return None
     return values.astype(np.uint8).reshape(-1, 3)
 
@@ -374,15 +368,16 @@ def main() -> None:
     args = parser.parse_args()
     begin("register")
     loaded = params.load()
-    run(
-        loaded.registration,
-        loaded.compute,
-        packed=args.packed,
-        model=args.model,
-        out=args.out,
-        landmark_model=args.landmark_model,
-        landmarks=loaded.landmarks,
-    )
+    with session():
+        run(
+            loaded.registration,
+            loaded.compute,
+            packed=args.packed,
+            model=args.model,
+            out=args.out,
+            landmark_model=args.landmark_model,
+            landmarks=loaded.landmarks,
+        )
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from stages.reporting.registrations import registration_section
 from stages.reporting.scores import lede, score_section
 from stages.runtime import params
 from stages.runtime.artifacts import atomic_directory, write_bytes, write_json
+from stages.runtime.compute import session
 
 logger = logging.getLogger(__name__)
 
@@ -40,12 +41,18 @@ FOOTER = (
 
 
 def run(
-    section: params.ReportParams, *, data: Path, out: Path, ablations: Path | None = None
+    section: params.ReportParams,
+    compute: params.ComputeParams,
+    *,
+    data: Path,
+    out: Path,
+    ablations: Path | None = None,
 ) -> None:
     """Write the page and its figures.
 
     Args:
         section: How much to show.
+        compute: Workers; changes no byte.
         data: The folder that all stages write under.
         out: Replaced when all is done.
         ablations: Folder of what ``faceline ablate --keep`` measured; None leaves the part out.
@@ -58,9 +65,9 @@ def run(
         score_section(evaluations),
         likeness_section(evaluations),
         landmark_error_section(evaluations),
-        reconstruction_section(data, evaluations, section),
+        reconstruction_section(data, evaluations, section, compute),
         data_section(data, packed),
-        registration_section(data, section),
+        registration_section(data, section, compute),
         landmark_section(data),
         render_section(data, section),
         training_section(data),
@@ -141,7 +148,15 @@ def main() -> None:
     from stages.runtime.process import begin
 
     begin("report")
-    run(params.load().report, data=args.data, out=args.out, ablations=args.ablations)
+    loaded = params.load()
+    with session():
+        run(
+            loaded.report,
+            loaded.compute,
+            data=args.data,
+            out=args.out,
+            ablations=args.ablations,
+        )
 
 
 if __name__ == "__main__":

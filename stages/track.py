@@ -20,8 +20,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from models.face.face_path import acceleration_px, smooth_points
-from models.image_metrics import depth_rmse, photometric_rmse
 from models.methods.tracker import Frame
+from models.metrics.images import depth_rmse, photometric_rmse
 from stages.landmarking.landmark_predictor import FILE_NAME
 from stages.runtime import params
 from stages.runtime.artifacts import (

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from stages.runtime.params import settings_files
+
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
@@ -33,7 +35,7 @@ def copy_params(repository: Path) -> Callable[[Path], None]:
     """Copies params.yaml into a folder, with the files that its sections name."""
 
     def copy(folder: Path) -> None:
-        for name in ("params.yaml", "registration.yaml", "tracking.yaml"):
+        for name in ["params.yaml", *settings_files(repository / "params.yaml").values()]:
             shutil.copy(repository / name, folder / name)
 
     return copy

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 
 from models.metrics._normal_equations import face_normals
 from models.metrics.protocols import Protocol
-from models.metrics.region import NOSE_TIP
+from models.metrics.region import NOSE_TIP, box_sides
 
 _AREA_TOLERANCE: Final = 1e-14
 
@@ -21,7 +21,7 @@ def usable_faces(
     positions = np.ascontiguousarray(vertices, np.float64)
     numbers = np.ascontiguousarray(faces, np.int64)
     _, doubled = face_normals(positions, numbers)
-    extent = float(np.ptp(positions, axis=0).max())
+    extent = float(box_sides(positions).max())
     whole: Bool[np.ndarray, " f"] = doubled > _AREA_TOLERANCE * extent**2
     if not whole.any():
         raise ValueError(

@@ -41,6 +41,7 @@ from models.metrics.protocols import UNITS_MM, Protocol
 from models.metrics.region import (
     below_forehead,
     border_features,
+    box_sides,
     closest_on_border,
     crop_sphere,
     nose_tip,
@@ -527,7 +528,7 @@ def _other_size(ratio: float) -> bool:
 
 def _extent(points: Float[np.ndarray, "n 3"]) -> float:
     """Diagonal of the box around points."""
-    return float(np.linalg.norm(np.ptp(points, axis=0)))
+    return float(np.linalg.norm(box_sides(points)))
 
 
 def _face_normals(

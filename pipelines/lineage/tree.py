@@ -36,8 +36,12 @@ def _label(node: Ancestor) -> str:
 
 def _grow(tree: Any, node: Ancestor, seen: set[str]) -> None:  # noqa: ANN401 - rich.tree.Tree
     if node.stage is not None:
-        names = ", ".join(sorted(node.parameters.get("params.yaml", {}))) or "none"
-        tree.add(f"[dim]code: {len(node.code)} files or folders; parameters: {names}[/]")
+        names = ", ".join(
+            name if file == "params.yaml" else f"{name} ({file})"
+            for file, values in sorted(node.parameters.items())
+            for name in sorted(values)
+        )
+        tree.add(f"[dim]code: {len(node.code)} files or folders; parameters: {names or 'none'}[/]")
     for child in node.inputs:
         if child.file.path in seen:
             tree.add(f"{_label(child)} [dim](shown above)[/]")

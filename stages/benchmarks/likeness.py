@@ -16,8 +16,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from models.face.portrait import portrait
-from models.identity_metrics import Likeness, likeness, unit
 from models.metrics import UNITS_MM
+from models.metrics.identities import Likeness, likeness, unit
 from models.networks.encoders.arcface_crop import arcface_crop, five_points
 from stages.benchmarks.scoring import read_landmarks
 from stages.datasets.images import decode_rgb

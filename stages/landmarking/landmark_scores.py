@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from jaxtyping import Float
 
-from models.image_metrics import landmark_error_mm, landmark_nme
 from models.metrics import cumulative_curve
+from models.metrics.images import landmark_error_mm, landmark_nme
 from stages.datasets.images import decode_rgb
 from stages.photos import packed_images
 from stages.runtime.artifacts import read_table

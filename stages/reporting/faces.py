@@ -4,6 +4,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,14 @@ from stages.reporting.pictures import (
 )
 from stages.reporting.scores import CHALLENGE_TITLES
 from stages.runtime.artifacts import read_table
-from stages.runtime.params import ReportParams
+from stages.runtime.compute import map_ordered
+from stages.runtime.params import ComputeParams, ReportParams
 
 logger = logging.getLogger(__name__)
 
 PROTOCOL = "now-metric"
+SECONDS_PER_FACE = 0.4
+"""Rough cost of measuring and drawing one, for the choice of where it is done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +53,7 @@ class Example:
 
 
 def reconstruction_section(
-    data: Path, evaluations: Sequence[Evaluation], section: ReportParams
+    data: Path, evaluations: Sequence[Evaluation], section: ReportParams, compute: ComputeParams
 ) -> Section:
     """Some photographs with truth, reconstructions and errors; the last is the worst one."""
     title = "Reconstructions"
@@ -69,17 +73,20 @@ def reconstruction_section(
     heads = [text(head) for head in heads]
     heads += [part for e in evaluations for part in (text(e.title), "<span>its error</span>")]
     cells = [f'<div class="head">{head}</div>' for head in heads]
-    for example in examples:
-        truth = truths.get(example.subject_id)
-        if not isinstance(truth, Truth):
-            continue
-        view = view_from_landmarks(truth.landmarks.copy())
-        photo = photos.get(example.item_id)
-        cells.append(_cell(photo, f"photograph {example.item_id}", _label(example)))
-        scan = clay(truth.mesh.vertices, truth.mesh.faces, view, section.picture_px)
-        cells.append(_cell(scan, f"scan of {example.subject_id}", "neutral scan"))
-        for e in evaluations:
-            cells += _method_cells(methods[e.method], example, truth, view, section.picture_px, e)
+    rows = map_ordered(
+        partial(
+            _example_cells, methods=methods, evaluations=evaluations, size_px=section.picture_px
+        ),
+        [
+            (example, truth, photos.get(example.item_id))
+            for example in examples
+            if isinstance(truth := truths.get(example.subject_id), Truth)
+        ],
+        compute=compute,
+        seconds_per_item=SECONDS_PER_FACE * len(evaluations),
+        label="reconstructions shown",
+    )
+    cells += [cell for row in rows for cell in row]
     columns = f"grid-template-columns: repeat({len(heads)}, minmax(0, 1fr))"
     bar = (
         f'<div class="bar"><span>0</span><i style="background: {error_gradient()}"></i>'
@@ -164,6 +171,26 @@ class _Method:
         except (OSError, ValueError) as error:
             logger.warning("%s not shown: %s", item_id, error)
             return None
+
+
+def _example_cells(
+    shown: tuple[Example, Truth, Picture | None],
+    *,
+    methods: Mapping[str, _Method],
+    evaluations: Sequence[Evaluation],
+    size_px: int,
+) -> list[str]:
+    """The row of one photograph: itself, the scan, every method's face and its error."""
+    example, truth, photo = shown
+    view = view_from_landmarks(truth.landmarks.copy())
+    scan = clay(truth.mesh.vertices, truth.mesh.faces, view, size_px)
+    cells = [
+        _cell(photo, f"photograph {example.item_id}", _label(example)),
+        _cell(scan, f"scan of {example.subject_id}", "neutral scan"),
+    ]
+    for e in evaluations:
+        cells += _method_cells(methods[e.method], example, truth, view, size_px, e)
+    return cells
 
 
 def _method_cells(

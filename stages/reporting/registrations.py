@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +25,14 @@ from stages.reporting.markup import (
 from stages.reporting.pictures import photographic
 from stages.reporting.production import picture_figures
 from stages.runtime.artifacts import read_table
-from stages.runtime.params import ReportParams
+from stages.runtime.compute import map_ordered
+from stages.runtime.params import ComputeParams, ReportParams
+
+SECONDS_PER_SET = 0.5
+"""Rough cost of a set's pictures, for the choice of where they are encoded."""
 
 
-def registration_section(data: Path, section: ReportParams) -> Section:
+def registration_section(data: Path, section: ReportParams, compute: ComputeParams) -> Section:
     """Residuals of every registered scan set, how they spread, and its worst registrations."""
     folders = sorted(p.parent for p in (data / "registered").glob("*/registrations.parquet"))
     if not folders:
@@ -71,7 +76,13 @@ def registration_section(data: Path, section: ReportParams) -> Section:
                 table([Cell("Scan set"), Cell("Scan"), Cell("Status"), Cell("Reason")], left_out),
             )
         )
-    body += [_set(folder, section) for folder in folders]
+    body += map_ordered(
+        partial(_set, section=section),
+        folders,
+        compute=compute,
+        seconds_per_item=SECONDS_PER_SET,
+        label="scan sets shown",
+    )
     return Section("registration", "Registration", "\n".join(body))
 
 

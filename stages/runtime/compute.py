@@ -8,6 +8,7 @@ work exceeds ``compute.ray_threshold_s``: its start costs many seconds, so short
 processes, and the shortest in the stage's own.
 """
 
+import importlib
 import itertools
 import logging
 import multiprocessing
@@ -24,6 +25,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from multiprocessing.context import BaseContext
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,7 +33,13 @@ from typing import Any, TypeVar
 import numpy as np
 
 from stages.runtime.params import ComputeParams
-from stages.runtime.process import GPUS_VARIABLE, NO_CLOUD_PROBE, ONE_THREAD
+from stages.runtime.process import (
+    GPUS_VARIABLE,
+    NO_CLOUD_PROBE,
+    ON_ONE_MACHINE,
+    ONE_THREAD,
+    is_stage,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +48,10 @@ Result = TypeVar("Result")
 
 CHUNKS_PER_WORKER = 8
 WORTH_PROCESSES_S = 4.0
-WORTH_KEPT_S = 1.0  # in processes that an earlier map of a session started
+WORTH_FORKING_S = 1.0  # in forks, or in processes that an earlier map of a session started
 WORTH_SENDING_S = 5.0  # to a Ray that runs already
+THREADED = frozenset({"open3d", "pymeshlab", "ray"})
+"""Modules whose threads a fork cannot do without."""
 
 
 def item_rng(seed: int, item_id: str) -> np.random.Generator:
@@ -73,7 +83,8 @@ def map_ordered(
     estimate = len(items) * seconds_per_item
     attached = "RAY_ADDRESS" in os.environ or _ray_runs()
     worth_ray = estimate >= (WORTH_SENDING_S if attached else compute.ray_threshold_s)
-    worth_processes = estimate >= (WORTH_PROCESSES_S if _kept is None else WORTH_KEPT_S)
+    at_hand = _kept is not None or _may_fork()
+    worth_processes = estimate >= (WORTH_FORKING_S if at_hand else WORTH_PROCESSES_S)
     if len(items) < 2 or compute.workers == 1 or not (worth_ray or worth_processes):
         logger.info("%s: %d items in process", label, len(items))
         return _run_chunk(function, items)
@@ -101,10 +112,7 @@ def _map_in_processes(
     workers: int,
     label: str,
 ) -> list[Result]:
-    """Run chunks of items in processes that are forked from a server without threads.
-
-    A fork of this process itself would start at once, and hang where a library here has threads.
-    """
+    """Run chunks of items in processes that an earlier map left, or that start now."""
     with _processes(workers) as executor, tempfile.TemporaryDirectory() as folder:
         own = Path(folder) / "function"  # sent once to each process, whatever it carries
         own.write_bytes(ForkingPickler.dumps(function))
@@ -128,12 +136,7 @@ def _processes(workers: int) -> Iterator[ProcessPoolExecutor]:
     global _kept
     executor = _kept
     if executor is None:
-        context = multiprocessing.get_context("forkserver")
-        main = getattr(sys.modules["__main__"], "__spec__", None)
-        apart = {"stages", "" if main is None else main.name}  # each process runs the main module
-        loaded = [name for name in sys.modules if name.split(".")[0] in {"models", "stages"}]
-        context.set_forkserver_preload(sorted(set(loaded) - apart))
-        executor = ProcessPoolExecutor(workers, context, initializer=_begin)
+        executor = ProcessPoolExecutor(workers, _context(), initializer=_begin)
     _kept = executor if _in_session else None
     try:
         yield executor
@@ -145,10 +148,31 @@ def _processes(workers: int) -> Iterator[ProcessPoolExecutor]:
         executor.shutdown()
 
 
+def _may_fork() -> bool:
+    """Whether a fork of this process can work: it has every module at once, but no thread.
+
+    So it hangs where a thread held a lock. The libraries of a stage have one thread each, or stop
+    theirs before a fork and start them after it (Arrow, OpenBLAS), but for :data:`THREADED`.
+    """
+    return is_stage() and THREADED.isdisjoint(sys.modules)
+
+
+def _context() -> BaseContext:
+    """How a process of a map starts: as a fork of this one, or of a server without threads."""
+    if _may_fork():
+        return multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("forkserver")
+    main = getattr(sys.modules["__main__"], "__spec__", None)
+    apart = {"stages", "" if main is None else main.name}  # each process runs the main module
+    loaded = [name for name in sys.modules if name.split(".")[0] in {"models", "stages"}]
+    context.set_forkserver_preload(sorted(set(loaded) - apart))
+    return context
+
+
 def _begin() -> None:
     """Prepare a process of a map, which ends when the stage does.
 
-    The stage is not its parent, the fork server is, and that lives as long as one of its children.
+    The stage need not be its parent: a fork server lives as long as one of its children.
     """
     stage = multiprocessing.parent_process()
     if stage is not None:
@@ -238,6 +262,7 @@ def _ray(compute: ComputeParams) -> Iterator[Any]:
                 "needs RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH"
             ) from error
     else:
+        os.environ.update(ON_ONE_MACHINE | os.environ)
         with _variables(NO_CLOUD_PROBE):
             ray.init(
                 num_cpus=compute.workers,
@@ -328,11 +353,21 @@ def run_training(
     storage = (work / "ray").resolve()
     shutil.rmtree(storage / fingerprint, ignore_errors=True)  # Ray resumes by name; we do not
     sized = compute.model_copy(update={"workers": max(compute.workers, num_workers)})
+    # Ray's start waits for its processes, torch's import computes: seconds each.
+    threading.Thread(target=importlib.import_module, args=("torch",), daemon=True).start()
     with _ray(sized):
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
 
-        trainer = TorchTrainer(
+        class Alone(TorchTrainer):
+            """Without the actors that hand out Ray Data and tidy up a cluster after a crash."""
+
+            def _create_default_callbacks(self) -> list[Any]:
+                needless = {"DatasetsCallback", "PlacementGroupCleanerCallback"}
+                callbacks = super()._create_default_callbacks()
+                return [c for c in callbacks if type(c).__name__ not in needless]
+
+        trainer = (TorchTrainer if "RAY_ADDRESS" in os.environ else Alone)(
             _train_worker,
             train_loop_config={
                 "worker": worker,

@@ -250,8 +250,9 @@ def array_of(values: Sequence[Any], kind: Any) -> Any:  # noqa: ANN401 - pyarrow
     content: list[Any] = []
     children = []
     offsets = np.zeros(1, np.int64)
-    if kind == pa.int32() and types <= {int}:
-        content = [np.array([value or 0 for value in values], np.int32)]
+    if is_numeric(kind) and types <= {float if pa.types.is_floating(kind) else int}:
+        filled = [0 if value is None else value for value in values]
+        content = [np.array(filled, kind.to_pandas_dtype())]
     elif kind == pa.bool_() and types <= {bool}:
         content = [_bits([value is True for value in values])]
     elif (kind == pa.string() and types <= {str}) or (kind == pa.binary() and types <= {bytes}):

@@ -20,6 +20,7 @@ ONE_THREAD = {
         "OPENBLAS_NUM_THREADS",
         "MKL_NUM_THREADS",
         "NUMBA_NUM_THREADS",
+        "OPENCV_FOR_THREADS_NUM",
     )
 }
 SAME_SUMS_ON_GPU = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
@@ -28,6 +29,14 @@ NO_CLOUD_PROBE = {"http_proxy": "http://127.0.0.1:9"}
 """For the processes of Ray: its dashboard asks the metadata services of three clouds over HTTP at
 every start, whatever the usage statistics are set to. Nobody listens at port 9; gRPC takes no
 proxy in Ray."""
+ON_ONE_MACHINE = {
+    "RAY_prestart_worker_first_driver": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+}
+"""For a Ray that one stage starts for itself: each of its processes takes seconds to start, so none
+that will not be used, none that waits for a cloud to take machines back; and a training of seconds
+is not noticed to have ended two seconds late."""
 GPUS_VARIABLE = "FACELINE_GPUS"
 """GPUs of one training worker, from the stage's ``meta.run``; decides no byte, only placement."""
 _PR_SET_PDEATHSIG = 1
@@ -50,7 +59,10 @@ def die_with_parent() -> None:
 
 
 def use_one_thread() -> None:
-    """Give BLAS and OpenMP one thread: how many there are decides the last bits of a result.
+    """Give BLAS, OpenMP and OpenCV one thread.
+
+    Of the first two, how many there are decides the last bits of a result; the last's wait for work
+    at full load, beside the other workers.
 
     Libraries that are loaded already are told, those that come later read the environment.
     """
@@ -58,10 +70,21 @@ def use_one_thread() -> None:
 
     os.environ.update(ONE_THREAD)
     threadpool_limits(limits=1)
+    if "cv2" in sys.modules:
+        sys.modules["cv2"].setNumThreads(1)
+
+
+_stages: list[str] = []
+
+
+def is_stage() -> bool:
+    """Whether this process is a stage's, prepared by :func:`begin`."""
+    return bool(_stages)
 
 
 def begin(stage: str) -> logging.Logger:
     """Prepare a stage process and return its logger."""
+    _stages.append(stage)
     go_offline()
     die_with_parent()
     use_one_thread()

@@ -159,6 +159,16 @@ def read_rows(
                     break
 
 
+def numbers_of(scalar: Any) -> np.ndarray:  # noqa: ANN401 - a pyarrow list scalar
+    """The numbers of an Arrow list without a Python object each; empty where it is null."""
+    if not scalar.is_valid:
+        return np.zeros(0)
+    values = scalar.values
+    if values.null_count:
+        return np.asarray(values.to_numpy(zero_copy_only=False))
+    return np.frombuffer(_bytes_of(values), values.type.to_pandas_dtype())
+
+
 def _bytes_of(values: Any) -> bytes:  # noqa: ANN401 - a pyarrow array of numbers without nulls
     """Its numbers, byte by byte; pyarrow's own way through NumPy would import pandas."""
     buffer, width = values.buffers()[1], values.type.bit_width // 8

@@ -26,7 +26,7 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from stages.runtime.fingerprint import hash_input
-from stages.runtime.params import ComputeParams, load
+from stages.runtime.params import ComputeParams, load, settings_files
 from stages.synthesize import synthesize
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -79,7 +79,7 @@ def packed(folder: Path, raw: Path, shards: int, withdrawn: list[str]) -> float:
     params["pack"]["shards"] = shards
     params["takedown"] = withdrawn
     params["compute"]["workers"] = 1  # so that all of it is counted
-    for name in ("registration.yaml", "tracking.yaml"):
+    for name in settings_files(REPOSITORY / "params.yaml").values():
         shutil.copy(REPOSITORY / name, folder / name)
     with (folder / "params.yaml").open("w", encoding="utf-8") as file:
         yaml.dump(params, file)

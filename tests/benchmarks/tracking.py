@@ -22,7 +22,7 @@ import numpy as np
 
 from models.face.face_path import acceleration_px
 from models.face.flame import FlameArrays
-from models.image_metrics import landmark_nme
+from models.metrics.images import landmark_nme
 from stages.corpus.clip import write_clip
 from stages.runtime import params
 from stages.runtime.artifacts import read_table
@@ -135,7 +135,7 @@ def killed(clip: Path, scratch: Path, data: Path, loaded: params.Params) -> dict
     root = scratch / "checkout"
     root.mkdir()
     (root / "data").symlink_to(data.resolve())
-    for name in ("params.yaml", "registration.yaml", "tracking.yaml", "dvc.yaml"):
+    for name in ["dvc.yaml", "params.yaml", *params.settings_files(ROOT / "params.yaml").values()]:
         shutil.copy(ROOT / name, root / name)
     command = [sys.executable, "-m", "pipelines.cli", "track", str(clip / "frames"), "--out"]
     rest = ["--shape-init", "mean"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import wasserstein_distance
 
-from models.identity_metrics import (
+from models.metrics.identities import (
     chance_of_recall,
     earth_movers_distance,
     likeness,

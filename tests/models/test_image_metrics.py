@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from models.image_metrics import depth_rmse, landmark_error_mm, landmark_nme, photometric_rmse
+from models.metrics.images import depth_rmse, landmark_error_mm, landmark_nme, photometric_rmse
 
 
 @pytest.fixture

@@ -105,6 +105,7 @@ def test_synthesis_lists_every_section_that_its_generators_read(repository: Path
     """A generator reads ``order.sizes.SECTION``; the stage that runs it must list the section."""
     stages = yaml.safe_load((repository / "dvc.yaml").read_text())["stages"]
     groups = {name: body for name, body in stages.items() if name.startswith("synthesize")}
+    graph = read_graph(repository)
     assert len(groups) == 3
     for name, body in groups.items():
         sources = re.search(r"--sources ([\w ]+?) --raw", body["cmd"])
@@ -114,5 +115,5 @@ def test_synthesis_lists_every_section_that_its_generators_read(repository: Path
             module = SOURCES[source][1].__module__
             text = (repository / Path(*module.split("."))).with_suffix(".py").read_text()
             read |= set(re.findall(r"order\.sizes\.(\w+)", text))
-        listed = set(body["params"])
+        listed = set(graph.nodes[name]["stage"].params)
         assert {f"synthesize.{section}" for section in read} <= listed, name

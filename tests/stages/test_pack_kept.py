@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 
-from stages import pack, source_files
+from stages import pack
+from stages.datasets import source_files
 from stages.datasets.base import noting_files
 from stages.datasets.registry import DATASETS
+from stages.datasets.source_files import SourceFiles
 from stages.runtime import row_cache
 from stages.runtime.artifacts import shard_of
 from stages.runtime.params import ComputeParams
-from stages.source_files import SourceFiles
 from tests.stages.datasets import raw_trees
 from tests.stages.test_pack import COMPUTE, PARAMS, digest
 

@@ -85,6 +85,8 @@ __all__ = [
     "ViewsParams",
     "document",
     "load",
+    "located",
+    "settings_files",
 ]
 
 
@@ -196,10 +198,10 @@ def document(path: Path = Path("params.yaml")) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"expected {path}; run from the root of the checkout")
     content = _read(path)
-    for name, section in content.items():
-        if not isinstance(section, dict) or "settings" not in section:
-            continue
-        file = path.parent / section.pop("settings")
+    for name, settings in _settings(content).items():
+        section = content[name]
+        del section["settings"]
+        file = path.parent / settings
         if not file.is_file():
             raise FileNotFoundError(f"expected {file}, which {name}.settings in {path} names")
         rest = _read(file)
@@ -207,6 +209,35 @@ def document(path: Path = Path("params.yaml")) -> dict[str, Any]:
             raise ValueError(f"expected {twice} in {name} of {path} or in {file}, got both")
         section |= rest
     return content
+
+
+def settings_files(path: Path = Path("params.yaml")) -> dict[str, str]:
+    """The files in which sections go on, by section, as ``path`` names them."""
+    return _settings(_read(path))
+
+
+def located(name: str, path: Path = Path("params.yaml")) -> tuple[str, str]:
+    """Where a parameter stands: its file, relative to the folder of ``path``, and its name there.
+
+    Args:
+        name: Dotted, as in :func:`document`, e.g. ``train.mica.n_shape``.
+        path: The parameters.
+    """
+    section, _, rest = name.partition(".")
+    content = _read(path)
+    file = _settings(content).get(section)
+    if file is None or not rest or rest.split(".")[0] in content[section]:
+        return path.name, name
+    return file, rest
+
+
+def _settings(content: dict[str, Any]) -> dict[str, str]:
+    """The files that sections name, by section."""
+    return {
+        name: section["settings"]
+        for name, section in content.items()
+        if isinstance(section, dict) and "settings" in section
+    }
 
 
 def _read(path: Path) -> dict[str, Any]:

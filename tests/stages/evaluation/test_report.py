@@ -19,6 +19,7 @@ from stages.runtime.params import ComputeParams, EvaluateParams, ReportParams
 SECTION = ReportParams(
     reconstructions=2, qa_pictures=1, pncc_pictures=1, picture_px=64, sheet_pages=2, sheet_px=100
 )
+COMPUTE = ComputeParams(workers=1, ray_threshold_s=1e9, object_store_mb=100)
 SECTIONS = [
     "scores",
     "likeness",
@@ -104,12 +105,12 @@ def data(tmp_path_factory, kit):
         max_unscored_fraction=1.0,
         benchmarks={},
     )
-    compute = ComputeParams(workers=1, ray_threshold_s=1e9, object_store_mb=100)
+
     for method, bump in (("mica", 0.5), ("mean", 4.0)):
         kit.write_predictions(folder / "predictions" / method, bump)
         evaluate.run(
             scoring,
-            compute,
+            COMPUTE,
             method=method,
             predictions=folder / "predictions" / method,
             now=folder / "packed" / "now",
@@ -157,7 +158,7 @@ def data(tmp_path_factory, kit):
 @pytest.fixture(scope="module")
 def written(data, tmp_path_factory):
     out = tmp_path_factory.mktemp("out") / "reports"
-    report.run(SECTION, data=data, out=out)
+    report.run(SECTION, COMPUTE, data=data, out=out)
     document = (out / "report.html").read_text(encoding="utf-8")
     return SimpleNamespace(out=out, document=document, checked=Checked(document))
 
@@ -224,7 +225,7 @@ def test_likeness_that_could_not_be_measured_says_why(data, tmp_path):
     lost = gone | {"reason": "no prediction could be compared"}
     for method in ("mica", "mean"):
         write_json(lost, part / "evaluation" / method / "likeness.json")
-    report.run(SECTION, data=part, out=tmp_path / "out")
+    report.run(SECTION, COMPUTE, data=part, out=tmp_path / "out")
     document = (tmp_path / "out" / "report.html").read_text()
     Checked(document)
     assert document.count("no prediction could be compared") == 2
@@ -268,13 +269,13 @@ def test_summary_for_metrics(written):
 
 
 def test_a_rerun_gives_the_same_bytes(written, data, tmp_path):
-    report.run(SECTION, data=data, out=tmp_path / "again")
+    report.run(SECTION, COMPUTE, data=data, out=tmp_path / "again")
     for name in ("report.html", "metrics.json"):
         assert (tmp_path / "again" / name).read_bytes() == (written.out / name).read_bytes()
 
 
 def test_an_empty_folder_gives_a_page_that_says_what_is_missing(tmp_path):
-    report.run(SECTION, data=tmp_path / "nothing", out=tmp_path / "out")
+    report.run(SECTION, COMPUTE, data=tmp_path / "nothing", out=tmp_path / "out")
     document = (tmp_path / "out" / "report.html").read_text()
     Checked(document)
     assert document.count("Nothing to show") >= len(SECTIONS)
@@ -288,7 +289,7 @@ def test_missing_predictions_leave_a_gap_in_the_pictures(data, tmp_path):
     for name in ("packed", "evaluation"):
         (part / name).parent.mkdir(exist_ok=True)
         (part / name).symlink_to(data / name)
-    report.run(SECTION, data=part, out=tmp_path / "out")
+    report.run(SECTION, COMPUTE, data=part, out=tmp_path / "out")
     assert "no prediction" in (tmp_path / "out" / "report.html").read_text()
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from stages.runtime import artifacts
 from stages.runtime.contracts import array_of, schema, table_of
+from stages.runtime.rows import numbers_of
 
 
 def test_an_npz_has_the_same_bytes_whatever_the_python(tmp_path: Path) -> None:
@@ -140,7 +141,11 @@ LISTS = [np.arange(3.0), None, np.zeros(0), np.array([np.nan, 1.5])]
         (pa.int32(), [1, None, -(2**31), 0]),
         (pa.int32(), [np.int64(7), 2.0]),
         (pa.bool_(), [True, None, False] * 5),
-        (pa.float64(), [1.0, None]),
+        (pa.float64(), [1.0, None, -0.0, np.nan, -np.inf, 1e-310]),
+        (pa.float64(), [1, None]),
+        (pa.float32(), [0.1, None, -0.0, np.nan]),
+        (pa.float32(), [np.float64(0.1), None]),
+        (pa.int64(), [2**40, None, -(2**63)]),
         (pa.list_(pa.float32()), [None if v is None else v.astype("f4") for v in LISTS]),
         (pa.list_(pa.float32()), LISTS),
         (pa.list_(pa.float64()), [[1.0, None], LISTS[0]]),
@@ -166,6 +171,15 @@ def test_bad_values_are_refused_as_by_pyarrow() -> None:
     for kind, bad in ((pa.int32(), 2**31), (pa.int32(), "1"), (pa.bool_(), 1), (pa.string(), 1)):
         with pytest.raises((pa.ArrowException, OverflowError)):
             array_of([bad], kind)
+
+
+def test_numbers_of_a_list_are_those_of_pyarrow() -> None:
+    column = pa.array([[1.5, -2.0], None, [], [3.0, None], [4.0]], pa.list_(pa.float32()))
+    for scalar in (*column, *column[3:]):
+        expected = scalar.values.to_numpy(zero_copy_only=False) if scalar.is_valid else np.zeros(0)
+        found = numbers_of(scalar)
+        np.testing.assert_array_equal(found, expected)
+        assert found.dtype == expected.dtype
 
 
 def test_packed_tables_are_written_without_pandas() -> None:

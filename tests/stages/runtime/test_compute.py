@@ -117,8 +117,7 @@ def test_what_ends_a_process_ends_the_map(monkeypatch: pytest.MonkeyPatch) -> No
         )
 
 
-STAGE = """
-import time
+MAP = """
 from stages.runtime import compute
 from stages.runtime.params import ComputeParams
 from tests.stages.runtime.test_compute import wait_long
@@ -129,24 +128,39 @@ compute.map_ordered(
 """
 
 
+STAGE = f"""
+from stages.runtime.process import begin
+begin("waiting")
+{MAP}
+"""
+
+
 def wait_long(item: int) -> int:
-    sys.stdout.write(f"{os.getpid()}\n")
+    sys.stdout.write(f"{os.getpid()} {os.getppid()}\n")
     sys.stdout.flush()
     time.sleep(60)
     return item
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_the_processes_of_a_map_end_with_their_stage(repository: Path, how: int) -> None:
+@pytest.mark.parametrize(
+    ("script", "forks"),
+    [(MAP, False), (STAGE, True), (f"import sys\nsys.modules['open3d'] = sys\n{STAGE}", False)],
+)
+def test_the_processes_of_a_map_end_with_their_stage(
+    repository: Path, how: int, script: str, forks: bool
+) -> None:
     stage = subprocess.Popen(
-        [sys.executable, "-c", STAGE],
+        [sys.executable, "-c", script],
         cwd=repository,
         env={**os.environ, "PYTHONPATH": str(repository)},
         stdout=subprocess.PIPE,
         text=True,
     )
     assert stage.stdout is not None
-    workers = [int(stage.stdout.readline()) for _ in range(2)]
+    lines = [stage.stdout.readline().split() for _ in range(2)]
+    workers, parents = zip(*(map(int, line) for line in lines), strict=True)
+    assert (set(parents) == {stage.pid}) is forks
     stage.send_signal(how)
     stage.wait()
     until = time.monotonic() + 5

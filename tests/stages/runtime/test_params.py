@@ -17,6 +17,16 @@ def test_a_section_goes_on_in_the_file_that_it_names(tmp_path: Path) -> None:
     }
 
 
+def test_a_parameter_is_located_in_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text("fit: {settings: fit.yaml, steps: 3}\nseed: 1\nlone: {settings: lone.yaml}\n")
+    assert params.settings_files(path) == {"fit": "fit.yaml", "lone": "lone.yaml"}
+    assert params.located("seed", path) == ("params.yaml", "seed")
+    assert params.located("fit.steps", path) == ("params.yaml", "fit.steps")
+    assert params.located("fit.levels.first", path) == ("fit.yaml", "levels.first")
+    assert params.located("lone.a", path) == ("lone.yaml", "a")
+
+
 def test_a_number_stands_in_one_place(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text("fit: {settings: fit.yaml, steps: 3}\n")
     (tmp_path / "fit.yaml").write_text("steps: 4\n")

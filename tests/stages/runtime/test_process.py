@@ -10,8 +10,9 @@ from stages.runtime.process import begin
 if sys.argv[1] == "begin":
     begin("test")
 from threadpoolctl import threadpool_info
-import torch
-print(max(pool["num_threads"] for pool in threadpool_info()), torch.get_num_threads())
+import cv2, torch
+pools = max(pool["num_threads"] for pool in threadpool_info())
+print(pools, torch.get_num_threads(), cv2.getNumThreads())
 """
 
 
@@ -29,4 +30,4 @@ def threads(repository: Path, word: str) -> list[int]:
 
 def test_a_stage_takes_one_thread_whatever_the_environment_says(repository: Path) -> None:
     assert max(threads(repository, "free")) > 1
-    assert threads(repository, "begin") == [1, 1]
+    assert threads(repository, "begin") == [1, 1, 1]
