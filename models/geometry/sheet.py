@@ -274,15 +274,15 @@ def _drawn(
 ) -> list[np.ndarray]:
     """One picture per paint (vertex colours, share of ambient light) of one mesh."""
     from models.rendering.cameras import orthographic_clip
-    from models.rendering.rasterize import interpolate, rasterize
+    from models.rendering.rasterize import draw
 
     half = size_px / 2
     clip = orthographic_clip(vertices[None], scale, half, half, size_px, size_px)
-    ids, bary, _ = rasterize(clip, faces, size_px, size_px)
     attributes = np.concatenate(
         [vertex_normals(vertices, faces), *(colors for colors, _ in paints)], axis=1
     )
-    pixels = interpolate(attributes[None], faces, ids, bary)[0]
+    ids, drawn = draw(clip, faces, attributes, size_px, size_px)
+    pixels = drawn[0]
     normals = pixels[..., :3]
     normals = normals / np.maximum(np.linalg.norm(normals, axis=-1, keepdims=True), 1e-9)
     light = np.array([-0.35, 0.45, 0.82])

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int32
 
 from models.rendering.jit import kernel
+from models.rendering.lanes import blend_3
 from models.rendering.rasterize_kernels import visible
 
 _NOTHING_PASSES_THE_CAMERA = np.empty((0, 4), dtype=np.float32)
@@ -91,14 +92,25 @@ def _resolve(
     left: int,
     ids: np.ndarray,
     out: np.ndarray,
+    width: int,
 ) -> None:
-    """Interpolate two attributes at the seen pixels into ``out``."""
+    """Interpolate two attributes at the seen pixels into the flat ``out``, six numbers a pixel.
+
+    With a ``width``, ``out`` is a picture of as many columns; with none, it holds the seen pixels
+    alone, row by row.
+    """
     rows, columns = ids.shape
+    ones, others = first.reshape(-1), second.reshape(-1)
+    three, six = np.uint64(3), np.uint64(6)
+    start = np.uint64(0)
     for row in range(np.uint32(rows)):
         y = np.float64(top + row)
+        if width:
+            start = six * (np.uint64(top + row) * np.uint64(width) + np.uint64(left))
         for column in range(np.uint32(columns)):
             face = ids[row, column]
             if face < 0:
+                start += six if width else np.uint64(0)
                 continue
             x = np.float64(left + column)
             i0 = np.uint32(faces[np.uint32(face), 0])
@@ -114,16 +126,13 @@ def _resolve(
             e1 = a2 * b0 - a0 * b2
             e2 = a0 * b1 - a1 * b0
             inverse = 1.0 / (e0 + e1 + e2)
-            q0 = np.float32(e0 * inverse)
-            q1 = np.float32(e1 * inverse)
-            q2 = np.float32(e2 * inverse)
-            for axis in range(3):
-                out[row, column, axis] = (
-                    q0 * first[i0, axis] + q1 * first[i1, axis] + q2 * first[i2, axis]
-                )
-                out[row, column, axis + 3] = (
-                    q0 * second[i0, axis] + q1 * second[i1, axis] + q2 * second[i2, axis]
-                )
+            p = np.float32(e0 * inverse)
+            q = np.float32(e1 * inverse)
+            r = np.float32(e2 * inverse)
+            i, j, k = np.uint64(i0) * three, np.uint64(i1) * three, np.uint64(i2) * three
+            blend_3(ones, i, j, k, p, q, r, out, start)
+            blend_3(others, i, j, k, p, q, r, out, start + three)
+            start += six
 
 
 def _range(low: float, high: float, size: int) -> tuple[int, int]:
@@ -189,8 +198,26 @@ class Surface:
         self,
         first: Float[np.ndarray, "v 3"],
         second: Float[np.ndarray, "v 3"],
-        out: Float[np.ndarray, "h w 6"],
+        picture: Float[np.ndarray, "h w 6"],
     ) -> None:
-        """Write two float32 vertex attributes at the seen pixels of the rectangle to ``out``."""
+        """Write two float32 vertex attributes to the pixels of a picture that see the surface.
+
+        Args:
+            first: Numbers 0-2 of a pixel.
+            second: Numbers 3-5.
+            picture: float32, C-contiguous, of the projection's height and width.
+        """
+        self._resolve(first, second, picture.reshape(-1), picture.shape[1])
+
+    def interpolate_seen(
+        self,
+        first: Float[np.ndarray, "v 3"],
+        second: Float[np.ndarray, "v 3"],
+        out: Float[np.ndarray, "n 6"],
+    ) -> None:
+        """As :meth:`interpolate`, of the pixels that see the surface alone, row by row."""
+        self._resolve(first, second, out.reshape(-1), 0)
+
+    def _resolve(self, first: np.ndarray, second: np.ndarray, out: np.ndarray, width: int) -> None:
         top, left, _, _ = self.rectangle
-        _resolve(self._place, self._faces, first, second, top, left, self.ids, out)
+        _resolve(self._place, self._faces, first, second, top, left, self.ids, out, width)

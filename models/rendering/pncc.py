@@ -80,16 +80,16 @@ def rotation_300w_lp(pose: Float[np.ndarray, "*b 7"]) -> Float[np.ndarray, "*b 3
     """R = Rx(pitch) Ry(yaw) Rz(roll), each the transpose of the usual right-handed one."""
     angles = np.asarray(pose, dtype=np.float64)[..., :3]
     cosine, sine = np.cos(angles), np.sin(angles)
-    zero, one = np.zeros(angles.shape[:-1]), np.ones(angles.shape[:-1])
 
-    def matrix(*rows: list[np.ndarray]) -> np.ndarray:
-        return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
+    def about(axis: int, first: int, second: int) -> np.ndarray:
+        matrix = np.zeros((*angles.shape[:-1], 3, 3))
+        matrix[..., axis, axis] = 1.0
+        matrix[..., first, first] = matrix[..., second, second] = cosine[..., axis]
+        matrix[..., first, second] = sine[..., axis]
+        matrix[..., second, first] = -sine[..., axis]
+        return matrix
 
-    (cx, cy, cz), (sx, sy, sz) = np.moveaxis(cosine, -1, 0), np.moveaxis(sine, -1, 0)
-    about_x = matrix([one, zero, zero], [zero, cx, sx], [zero, -sx, cx])
-    about_y = matrix([cy, zero, -sy], [zero, one, zero], [sy, zero, cy])
-    about_z = matrix([cz, sz, zero], [-sz, cz, zero], [zero, zero, one])
-    return np.asarray(about_x @ about_y @ about_z)
+    return np.asarray(about(0, 1, 2) @ about(1, 2, 0) @ about(2, 0, 1))
 
 
 def camera_300w_lp(
@@ -123,20 +123,51 @@ class Crop:
     """The rectangle of a picture that the face lies in.
 
     Attributes:
-        lengths_mm: PNCC and offset, undefined where no face is seen.
-        mask: Where the face is seen.
+        lengths_mm: PNCC and offset of the pixels that see the face, row by row.
+        mask: Which pixels these are.
         top: First row of the rectangle.
         left: First column.
         height: Rows of the picture.
         width: Columns of the picture.
     """
 
-    lengths_mm: Float[np.ndarray, "h w 6"]
+    lengths_mm: Float[np.ndarray, "n 6"]
     mask: Bool[np.ndarray, "h w"]
     top: int
     left: int
     height: int
     width: int
+
+
+class _Lent:
+    """Memory under an array and its views, which goes back to ``pool`` with the last of them."""
+
+    def __init__(self, memory: Float[np.ndarray, " n"], pool: deque[np.ndarray]) -> None:
+        self._memory, self._pool = memory, pool
+        self.__array_interface__ = memory.__array_interface__
+
+    def __del__(self) -> None:
+        self._pool.append(self._memory)
+
+
+class _Pool:
+    """Memory of arrays that nobody holds any more, lent again.
+
+    Fresh pages, which the system clears, cost as much as drawing faces on them.
+    """
+
+    def __init__(self) -> None:
+        self._free: deque[np.ndarray] = deque(maxlen=2)
+
+    def __call__(self, size: int) -> Float[np.ndarray, " n"]:
+        """``size`` undefined float32 numbers."""
+        try:
+            memory = self._free.pop()
+        except IndexError:
+            memory = np.empty(0, dtype=np.float32)
+        if memory.size < size:
+            memory = np.empty(size, dtype=np.float32)
+        return np.asarray(_Lent(memory, self._free))[:size]
 
 
 class PnccRenderer:
@@ -168,6 +199,7 @@ class PnccRenderer:
         self._keypoint_directions = np.ascontiguousarray(self._directions[:, places])
         # Products not in use: fresh memory would cost a seventh of the multiplication.
         self._spare: deque[np.ndarray] = deque()
+        self._pictures, self._crops = _Pool(), _Pool()
 
     def _coefficients(self, sample: Sample) -> Float[np.ndarray, " n"]:
         row = np.zeros(sum(self.sizes), dtype=np.float32)
@@ -273,10 +305,11 @@ class PnccRenderer:
             ValueError: A sample does not fit the model, or the counts differ.
         """
         for surface, offset, height, width in self._surfaces(samples, windows):
-            top, left, rows, columns = surface.rectangle
-            lengths = np.empty((rows, columns, PLANES), dtype=np.float32)
-            surface.interpolate(self.mean_mm, offset, lengths)
-            yield Crop(lengths, surface.ids >= 0, top, left, height, width)
+            top, left, _, _ = surface.rectangle
+            mask = surface.ids >= 0
+            lengths = self._crops(PLANES * int(np.count_nonzero(mask))).reshape(-1, PLANES)
+            surface.interpolate_seen(self.mean_mm, offset, lengths)
+            yield Crop(lengths, mask, top, left, height, width)
 
     def render(self, samples: list[Sample], windows: list[Window] | None = None) -> list[PnccMaps]:
         """Draw samples, each at its photograph's size or through its window.
@@ -293,23 +326,21 @@ class PnccRenderer:
         """
         maps = []
         views = windows if windows is not None else samples
-        sizes = {
+        sizes = [
             (view.size, view.size) if isinstance(view, Window) else (view.height, view.width)
             for view in views
-        }
-        # One block where all are as large: its pages come by the hundred, and zeroed.
-        block: np.ndarray | None = None
-        if len(sizes) == 1:
-            block = np.zeros((len(samples), *sizes.pop(), PLANES), dtype=np.float32)
-        for index, (surface, offset, height, width) in enumerate(self._surfaces(samples, windows)):
-            if block is None:
-                lengths = np.zeros((height, width, PLANES), dtype=np.float32)
-            else:
-                lengths = block[index]
+        ]
+        block = self._pictures(PLANES * sum(height * width for height, width in sizes))
+        start = 0
+        for surface, offset, height, width in self._surfaces(samples, windows):
+            stop = start + PLANES * height * width
+            lengths = block[start:stop].reshape(height, width, PLANES)
+            lengths.fill(0.0)
+            start = stop
             mask = np.zeros((height, width), dtype=bool)
             top, left, rows, columns = surface.rectangle
             box = np.s_[top : top + rows, left : left + columns]
-            surface.interpolate(self.mean_mm, offset, lengths[box])
+            surface.interpolate(self.mean_mm, offset, lengths)
             np.greater_equal(surface.ids, 0, out=mask[box])
             maps.append(PnccMaps(lengths[..., :3], lengths[..., 3:], mask))
         return maps
@@ -324,7 +355,7 @@ class PnccRenderer:
         mask = np.zeros((height, width), dtype=bool)
         top, left, rows, columns = surface.rectangle
         box = np.s_[top : top + rows, left : left + columns]
-        surface.interpolate(self.code, self.code, values[box])
+        surface.interpolate(self.code, self.code, values)
         mask[box] = surface.ids >= 0
         return values[..., :3], mask
 

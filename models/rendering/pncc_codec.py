@@ -145,11 +145,10 @@ def _encode(
     lengths: np.ndarray,
     mask: np.ndarray,
     origin: np.ndarray,
-    bits: np.ndarray,
     low: np.ndarray,
     high: np.ndarray,
 ) -> bool:
-    """Fill the parts of a payload from maps; False when a length has no code."""
+    """Fill the bytes of a payload from the seen pixels; False when a length has no code."""
     rows, columns = mask.shape
     planes = np.empty((PLANES, columns), dtype=np.float32)
     above = np.zeros((PLANES, columns + 1), dtype=np.int32)
@@ -166,8 +165,7 @@ def _encode(
             end = first
             while end < columns and mask[row, end]:
                 for plane in range(PLANES):
-                    planes[plane, end] = lengths[row, end, plane]
-                bits[row, end >> 3] |= np.uint8(0x80 >> (end & 7))
+                    planes[plane, end] = lengths[pixel + end - first, plane]
                 end += 1
             if not _code_run(
                 planes, origin, first, end, seen_above, here, above, last, low, high, pixel
@@ -344,29 +342,23 @@ def encode_crop(crop: Crop, origin_mm: tuple[float, ...]) -> Record:
     """
     count, top, bottom, left, right = _extent(crop.mask)
     rows, columns = bottom - top, right - left
-    split = rows * ((columns + 7) // 8)
-    payload = np.empty(split + 2 * PLANES * count, dtype=np.uint8)
-    payload[:split] = 0
-    bits = payload[:split].reshape(rows, -1) if rows else np.empty((0, 0), np.uint8)
-    low, high = payload[split:].reshape(2, PLANES, count)
-    part = np.s_[top:bottom, left:right]
-    fits = _encode(
-        crop.lengths_mm[part],
-        crop.mask[part],
-        np.asarray(origin_mm, dtype=np.float64),
-        bits,
-        low,
-        high,
-    )
+    seen = np.ascontiguousarray(crop.mask[top:bottom, left:right])
+    bits = np.packbits(seen, axis=1)
+    payload = np.empty(bits.size + 2 * PLANES * count, dtype=np.uint8)
+    payload[: bits.size] = bits.ravel()
+    low, high = payload[bits.size :].reshape(2, PLANES, count)
+    lengths = np.ascontiguousarray(crop.lengths_mm, dtype=np.float32)
+    fits = _encode(lengths, seen, np.asarray(origin_mm, dtype=np.float64), low, high)
     if not fits:
-        raise ValueError(_unfit(crop.lengths_mm[crop.mask], origin_mm))
+        raise ValueError(_unfit(crop.lengths_mm, origin_mm))
     box = (crop.top + top, crop.left + left, rows, columns) if count else (0, 0, 0, 0)
     return Record(_record((crop.height, crop.width), box, origin_mm, payload), box)
 
 
 def encode(maps: PnccMaps, origin_mm: tuple[float, ...]) -> bytes:
     """Record of whole maps; see :func:`encode_crop`."""
-    lengths = np.concatenate([maps.pncc_mm, maps.offset_mm], axis=2).astype(np.float32, copy=False)
+    parts = maps.pncc_mm[maps.mask], maps.offset_mm[maps.mask]
+    lengths = np.concatenate(parts, axis=1).astype(np.float32, copy=False)
     return encode_crop(Crop(lengths, maps.mask, 0, 0, *maps.mask.shape), origin_mm).data
 
 

@@ -207,6 +207,48 @@ def rasterize_numba_backward(
     return out
 
 
+def draw_numba_backward(
+    clip: Float[np.ndarray, "b v 4"],
+    faces: Integer[np.ndarray, "f 3"],
+    attributes: Float[np.ndarray, "b v c"],
+    ids: Int[np.ndarray, "b h w"],
+    gradient: Float[np.ndarray, "b h w c"],
+    *,
+    minimum_area_px2: float = MINIMUM_AREA_PX2,
+    workers: int = 1,
+) -> tuple[Float[np.ndarray, "b v 4"], Float[np.ndarray, "b v c"]]:
+    """Gradients of ``draw_numba`` with respect to ``clip`` and to the attributes.
+
+    Bit for bit those of ``interpolate_numba_backward`` and ``rasterize_numba_backward``.
+    """
+    clip = np.ascontiguousarray(clip)
+    attributes = np.ascontiguousarray(attributes)
+    indices = np.ascontiguousarray(faces, dtype=np.int32)
+    gradient = np.ascontiguousarray(gradient)
+    to_clip = np.empty_like(clip)
+    to_attributes = np.empty(attributes.shape, dtype=attributes.dtype)
+
+    def gather(images: Iterable[int]) -> None:
+        total = _scratch("total", *clip.shape[1:])
+        for image in images:
+            to_attributes[image] = 0.0
+            total.fill(0.0)
+            kernels.resolve_backward(
+                clip[image],
+                indices,
+                ids[image],
+                attributes[image],
+                gradient[image],
+                minimum_area_px2,
+                to_attributes[image],
+                total,
+            )
+            to_clip[image] = total
+
+    _each_image(gather, ids.shape[0], workers)
+    return to_clip, to_attributes
+
+
 def interpolate_numba(
     attributes: Float[np.ndarray, "b v c"],
     faces: Integer[np.ndarray, "f 3"],

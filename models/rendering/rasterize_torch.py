@@ -16,6 +16,8 @@ from torch import Tensor
 from models.rendering.rasterize_cuda import CudaKernels, cuda_kernels
 from models.rendering.rasterize_numba import (
     MINIMUM_AREA_PX2,
+    draw_numba,
+    draw_numba_backward,
     interpolate_numba,
     interpolate_numba_backward,
     rasterize_numba,
@@ -322,6 +324,46 @@ class _Interpolate(torch.autograd.Function):
         return torch.from_numpy(to_attributes), None, None, torch.from_numpy(to_bary), None
 
 
+class _Draw(torch.autograd.Function):
+    """ids and values by the CPU's fused passes: barycentrics are neither kept nor passed on."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401
+        clip: Tensor,
+        faces: Tensor,
+        attributes: Tensor,
+        height: int,
+        width: int,
+        cull: bool,
+    ) -> tuple[Tensor, Tensor]:
+        faces = faces.int()  # once, for both directions
+        clip, attributes = clip.detach().contiguous(), attributes.detach().contiguous()
+        found = draw_numba(
+            clip.numpy(),
+            faces.numpy(),
+            attributes.numpy(),
+            height,
+            width,
+            cull=cull,
+            workers=torch.get_num_threads(),
+        )
+        ids, values = map(torch.from_numpy, found)
+        ctx.save_for_backward(clip, faces, attributes, ids)
+        ctx.mark_non_differentiable(ids)
+        return ids, values
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(
+        ctx: Any,  # noqa: ANN401
+        *gradients: Tensor,
+    ) -> tuple[Tensor, None, Tensor, None, None, None]:
+        parts = (part.numpy() for part in (*ctx.saved_tensors, gradients[1].detach()))
+        to_clip, to_attributes = draw_numba_backward(*parts, workers=torch.get_num_threads())
+        return torch.from_numpy(to_clip), None, torch.from_numpy(to_attributes), None, None, None
+
+
 def rasterize_torch(
     clip: Float[Tensor, "b v 4"],
     faces: Integer[Tensor, "f 3"],
@@ -366,3 +408,27 @@ def interpolate_torch(
     weighted = (corners * bary.reshape(-1, 3)[pixels][..., None]).sum(-2)
     empty = attributes.new_zeros((flat.shape[0], attributes.shape[-1]))
     return empty.index_copy(0, pixels, weighted).view(*ids.shape, attributes.shape[-1])
+
+
+def draw_torch(
+    clip: Float[Tensor, "b v 4"],
+    faces: Integer[Tensor, "f 3"],
+    attributes: Float[Tensor, "*b v c"],
+    height: int,
+    width: int,
+    *,
+    cull: bool = False,
+    backend: str = "auto",
+) -> tuple[Int[Tensor, "b h w"], Float[Tensor, "b h w c"]]:
+    """Rasterise and interpolate tensors; differentiable in ``clip`` and ``attributes``.
+
+    Raises:
+        ValueError: A backend is asked for tensors on a device that it does not draw on.
+    """
+    if attributes.ndim == 2:
+        attributes = attributes.expand(clip.shape[0], *attributes.shape)
+    if _engine(backend, clip) == "numba":
+        drawn: tuple[Tensor, Tensor] = _Draw.apply(clip, faces, attributes, height, width, cull)  # type: ignore[no-untyped-call]
+        return drawn
+    ids, bary, _ = rasterize_torch(clip, faces, height, width, cull=cull, backend=backend)
+    return ids, interpolate_torch(attributes, faces, ids, bary, backend=backend)

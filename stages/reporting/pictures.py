@@ -116,18 +116,17 @@ def clay(
         colours: Linear RGB of every vertex; None is clay.
     """
     from models.rendering.cameras import orthographic_clip, transform_points
-    from models.rendering.rasterize import interpolate, rasterize
+    from models.rendering.rasterize import draw
     from models.rendering.shading import vertex_normals
 
     side = size_px * _OVERSAMPLING
     seen = transform_points(view, np.asarray(vertices, np.float64))
     faces = np.ascontiguousarray(faces, np.int64)
     clip = orthographic_clip(seen[None], side / (2 * _HALF_VIEW_MM), side / 2, side / 2, side, side)
-    ids, bary, _ = rasterize(clip, faces, side, side)
     base = np.tile(np.array(_CLAY), (len(seen), 1)) if colours is None else colours
     attributes = np.concatenate([vertex_normals(seen, faces), base], axis=1)
-    pixels = interpolate(attributes[None], faces, ids, bary)[0]
-    normals, albedo = pixels[..., :3], pixels[..., 3:]
+    ids, pixels = draw(clip, faces, attributes, side, side)
+    normals, albedo = pixels[0, ..., :3], pixels[0, ..., 3:]
     normals = normals / np.maximum(np.linalg.norm(normals, axis=-1, keepdims=True), 1e-9)
     normals *= np.where(normals[..., 2:] < 0, -1.0, 1.0)
     covered = (ids[0] >= 0).astype(np.float64)[..., None]

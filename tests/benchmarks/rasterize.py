@@ -26,13 +26,10 @@ import torch
 
 from models.rendering.cameras import orthographic_clip, perspective_clip
 from models.rendering.pncc import camera_300w_lp, rotation_300w_lp
-from models.rendering.rasterize import interpolate, rasterize
+from models.rendering.rasterize import draw, interpolate, rasterize
 from models.rendering.rasterize_numba import (
     draw_numba,
-    interpolate_numba,
-    interpolate_numba_backward,
-    rasterize_numba,
-    rasterize_numba_backward,
+    draw_numba_backward,
 )
 
 PHOTO_PX = 450  # the side of every 300W-LP photograph
@@ -194,6 +191,13 @@ class Step:
         self.attributes = torch.randn(shape, generator=generator)
         self.gradient = torch.randn((BATCH, SIDE, SIDE, 9), generator=generator)
 
+    def drawn(self, backend: str) -> None:
+        """Both directions in one call each, as where the barycentrics are not wanted."""
+        clip = self.clip.detach().requires_grad_()
+        attributes = self.attributes.detach().requires_grad_()
+        _, values = draw(clip, self.faces, attributes, SIDE, SIDE, backend=backend)
+        values.backward(self.gradient)
+
     def __call__(self, backend: str, dtype: torch.dtype = torch.float32) -> tuple:
         clip = self.clip.detach().to(dtype).requires_grad_()
         attributes = self.attributes.detach().to(dtype).requires_grad_()
@@ -203,15 +207,11 @@ class Step:
         return ids, bary.detach(), clip.grad, attributes.grad
 
     def kernels(self, workers: int) -> None:
-        """The same four passes without torch, whose own threads would be timed with them."""
+        """The same two passes without torch, whose own threads would be timed with them."""
         clip, faces = self.clip.numpy(), self.faces.numpy()
         attributes, gradient = self.attributes.numpy(), self.gradient.numpy()
-        ids, bary, _ = rasterize_numba(clip, faces, SIDE, SIDE, workers=workers)
-        interpolate_numba(attributes, faces, ids, bary, workers=workers)
-        _, to_bary = interpolate_numba_backward(
-            attributes, faces, ids, bary, gradient, workers=workers
-        )
-        rasterize_numba_backward(clip, faces, ids, bary, to_bary, workers=workers)
+        ids, _ = draw_numba(clip, faces, attributes, SIDE, SIDE, workers=workers)
+        draw_numba_backward(clip, faces, attributes, ids, gradient, workers=workers)
 
 
 def at_once(steps: Sequence[Step]) -> None:
@@ -231,7 +231,12 @@ def differentiable(
     step = Step(points, faces)
     torch.set_num_threads(1)
     times = interleaved(
-        {name: partial(step, name) for name in ("numba", "torch")}, max(3, rounds // 2)
+        {
+            "numba": partial(step.drawn, "numba"),
+            "rasterize_then_interpolate": partial(step, "numba"),
+            "torch": partial(step.drawn, "torch"),
+        },
+        max(3, rounds // 2),
     )
     figures: dict[str, float | list[int]] = {"vertices": len(points), "faces": len(faces)}
     figures |= {f"{name}_ms": value / BATCH for name, value in times.items()}

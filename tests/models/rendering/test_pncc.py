@@ -278,7 +278,7 @@ def test_record_survives_the_wildest_codes():
     mask = rng.uniform(size=(17, 9)) < 0.7
     codes = np.where(mask[..., None], rng.integers(0, 65536, (17, 9, 6)), 0)
     lengths = np.where(mask[..., None], ORIGIN + codes / 256.0, 0).astype(np.float32)
-    crop = Crop(lengths, mask, 2, 3, 40, 50)
+    crop = Crop(lengths[mask], mask, 2, 3, 40, 50)
     again = pncc_codec.decode(pncc_codec.encode_crop(crop, ORIGIN).data)
     both = np.concatenate([again.pncc_mm, again.offset_mm], axis=2)[2:19, 3:12]
     np.testing.assert_array_equal(both, lengths)
@@ -356,6 +356,27 @@ def test_crops_hold_what_whole_pictures_do():
         assert record.data == pncc_codec.encode(maps, origin)
         top, left, rows, columns = record.box
         assert maps.mask[top : top + rows, left : left + columns].sum() == maps.mask.sum()
+
+
+def test_pictures_are_drawn_again_on_memory_that_nobody_holds():
+    renderer = PnccRenderer(face_like(), UNIT_M)
+    several = samples(3)
+    kept = renderer.render(several)
+    expected = [maps.pncc_mm.copy() for maps in kept]
+    mask = kept[0].mask
+    others = renderer.render(several[::-1])
+    for maps, pncc_mm in zip(kept, expected, strict=True):
+        np.testing.assert_array_equal(maps.pncc_mm, pncc_mm)  # held: not drawn over
+    assert not np.shares_memory(kept[0].pncc_mm, others[0].pncc_mm)
+    for maps in kept:
+        maps.pncc_mm[...] = np.nan
+    place = kept[0].pncc_mm.ctypes.data
+    del kept, maps
+    again = renderer.render(several)
+    assert again[0].pncc_mm.ctypes.data == place
+    for maps, pncc_mm in zip(again, expected, strict=True):
+        np.testing.assert_array_equal(maps.pncc_mm, pncc_mm)
+    assert (again[0].offset_mm[~mask] == 0).all()
 
 
 def test_a_crop_that_leaves_its_picture_is_refused():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.rendering.rasterize import interpolate, rasterize
+from models.rendering.rasterize import draw, interpolate, rasterize
 from models.rendering.rasterize_numba import draw_numba
 
 
@@ -262,6 +262,50 @@ def test_drawing_in_one_pass_gives_the_same_bits_into_any_array(dtype):
         assert drawn.tobytes() == expected.tobytes()
     with pytest.raises(ValueError, match="C-contiguous float32 out of shape"):
         draw_numba(batch, faces, values, 41, 53, out=out[..., :4])
+
+
+def _dense_torch_mesh():
+    """Two views of an ellipsoid in perspective, and its triangles."""
+    points, faces = ellipsoid(30, 40)
+    w = 3.0 - points[:, 2:]
+    clip = np.concatenate([2 * points[:, :2], w - 2.9, w], 1)
+    views = np.stack([clip, clip * [0.9, 1.1, 1, 1]]).astype(np.float32)
+    return torch.from_numpy(views), torch.from_numpy(faces)
+
+
+@pytest.mark.parametrize("channels", [1, 6, 9, 13])
+def test_drawing_passes_the_gradients_of_rasterising_and_interpolating(channels):
+    clip, faces = _dense_torch_mesh()
+    generator = torch.Generator().manual_seed(channels)
+    values = torch.randn((len(clip), clip.shape[1], channels), generator=generator)
+    weight = torch.randn((len(clip), 41, 53, channels), generator=generator)
+    found = []
+    for name in ("fused", "numba", "torch"):
+        moved, given = clip.clone().requires_grad_(), values.clone().requires_grad_()
+        if name == "fused":
+            ids, drawn = draw(moved, faces, given, 41, 53)
+        else:
+            ids, bary, _ = rasterize(moved, faces, 41, 53)
+            drawn = interpolate(given, faces, ids, bary, backend=name)
+        (drawn * weight).sum().backward()
+        found.append((ids, drawn.detach(), moved.grad, given.grad))
+    fused, apart, plain = found
+    assert (fused[0] >= 0).any()
+    for part, expected in zip(fused, apart, strict=True):
+        assert torch.equal(part, expected)
+    for part, expected in zip(fused, plain, strict=True):
+        torch.testing.assert_close(part, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_drawing_takes_shared_attributes_and_refuses_others():
+    clip, faces = _dense_torch_mesh()
+    values = torch.rand((clip.shape[1], 2))
+    shared = draw(clip, faces, values, 20, 20)[1]
+    assert torch.equal(shared, draw(clip, faces, values.expand(len(clip), -1, -1), 20, 20)[1])
+    plain = draw(clip.numpy(), faces.numpy(), values.numpy(), 20, 20)[1]
+    assert np.array_equal(shared.numpy(), plain)
+    with pytest.raises(ValueError, match="attributes of shape"):
+        draw(clip, faces, values[1:], 20, 20)
 
 
 def test_same_bytes_for_one_and_four_threads():

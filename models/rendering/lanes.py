@@ -1,0 +1,154 @@
+"""A pixel's channels worked on side by side: loops too short for a compiler to vectorise.
+
+Numba leaves straight lines of code scalar, and a vectorised loop over a few channels costs more to
+enter than it saves. So these steps are written as LLVM vectors of eight, four or three numbers,
+which LLVM fits to those that the processor has. Products and sums are in the wider of the types
+given and are rounded one by one, as in scalar code.
+
+The steps are called from kernels. Arrays are flat, places in them are ``np.uint64``.
+"""
+
+from typing import Any, TypeAlias, no_type_check
+
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
+
+Value: TypeAlias = Any
+"""Numba and LLVM types and values, for which neither library has annotations."""
+
+_INDEX = ir.IntType(32)
+
+
+class _Vectors:
+    """Vectors of ``lanes`` numbers in the function that is being compiled."""
+
+    def __init__(self, context: Value, builder: Value, lanes: int, *given: Value) -> None:
+        """Take the widest of the types ``given`` for arithmetic."""
+        self._context, self._builder, self._lanes = context, builder, lanes
+        self.number = types.float64 if types.float64 in given else types.float32
+
+    def _vector(self, number: Value) -> Value:
+        return ir.VectorType(self._context.get_value_type(number), self._lanes)
+
+    def spread(self, kind: Value, value: Value) -> Value:
+        """One number in all lanes."""
+        number = self._context.cast(self._builder, value, kind, self.number)
+        nothing = ir.Constant(self._vector(self.number), ir.Undefined)
+        one = self._builder.insert_element(nothing, number, ir.Constant(_INDEX, 0))
+        first = ir.Constant(ir.VectorType(_INDEX, self._lanes), [0] * self._lanes)
+        return self._builder.shuffle_vector(one, nothing, first)
+
+    def _address(self, kind: Value, array: Value, start: Value) -> Value:
+        data = self._context.make_array(kind)(self._context, self._builder, array).data
+        first = self._builder.gep(data, [start])
+        return self._builder.bitcast(first, self._vector(kind.dtype).as_pointer())
+
+    def load(self, kind: Value, array: Value, start: Value) -> Value:
+        """Numbers of ``array`` from place ``start`` on."""
+        address = self._address(kind, array, start)
+        found = self._builder.load(address, align=kind.dtype.bitwidth // 8)
+        wide = self._vector(self.number)
+        return found if kind.dtype == self.number else self._builder.fpext(found, wide)
+
+    def store(self, value: Value, kind: Value, array: Value, start: Value) -> None:
+        """Put ``value`` into ``array`` from place ``start`` on, rounded to its type."""
+        if kind.dtype != self.number:
+            value = self._builder.fptrunc(value, self._vector(kind.dtype))
+        address = self._address(kind, array, start)
+        self._builder.store(value, address, align=kind.dtype.bitwidth // 8)
+
+    def total(self, value: Value) -> Value:
+        """Sum of the lanes: the halves added, then their halves, and so on."""
+        lanes = self._lanes
+        while lanes > 1:
+            lanes //= 2
+            low, high = (
+                self._builder.shuffle_vector(
+                    value,
+                    value,
+                    ir.Constant(ir.VectorType(_INDEX, lanes), list(range(first, first + lanes))),
+                )
+                for first in (0, lanes)
+            )
+            value = self._builder.fadd(low, high)
+        return self._builder.extract_element(value, ir.Constant(_INDEX, 0))
+
+
+def _blend(lanes: int) -> Value:
+    @intrinsic
+    @no_type_check
+    def blend(
+        _: Value,
+        values: Value,
+        i: Value,
+        j: Value,
+        k: Value,
+        p: Value,
+        q: Value,
+        r: Value,
+        out: Value,
+        start: Value,
+    ) -> Value:
+        """Set ``out`` from ``start`` on to p values[i:] + q values[j:] + r values[k:]."""
+        signature = types.void(values, i, j, k, p, q, r, out, start)
+
+        def generate(context: Value, builder: Value, _: Value, arguments: Value) -> Value:
+            vectors = _Vectors(context, builder, lanes, values.dtype, p, q, r)
+            parts = [
+                builder.fmul(
+                    vectors.spread(kind, weight), vectors.load(values, arguments[0], place)
+                )
+                for kind, weight, place in zip(
+                    (p, q, r), arguments[4:7], arguments[1:4], strict=True
+                )
+            ]
+            blended = builder.fadd(builder.fadd(parts[0], parts[1]), parts[2])
+            vectors.store(blended, out, *arguments[7:])
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return blend
+
+
+def _unblend(lanes: int) -> Value:
+    @intrinsic
+    @no_type_check
+    def unblend(
+        _: Value,
+        values: Value,
+        i: Value,
+        j: Value,
+        k: Value,
+        p: Value,
+        q: Value,
+        r: Value,
+        gradient: Value,
+        start: Value,
+        to_values: Value,
+    ) -> Value:
+        """Add the gradient of a blend to ``to_values``; return its products with the three rows."""
+        vectors_of = (values.dtype, gradient.dtype, to_values.dtype, p, q, r)
+        number = types.float64 if types.float64 in vectors_of else types.float32
+        signature = types.UniTuple(number, 3)(values, i, j, k, p, q, r, gradient, start, to_values)
+
+        def generate(context: Value, builder: Value, signature: Value, arguments: Value) -> Value:
+            vectors = _Vectors(context, builder, lanes, *vectors_of)
+            given = vectors.load(gradient, *arguments[7:9])
+            sums = []
+            for kind, weight, place in zip((p, q, r), arguments[4:7], arguments[1:4], strict=True):
+                row = vectors.load(values, arguments[0], place)
+                sums.append(vectors.total(builder.fmul(given, row)))
+                step = builder.fmul(given, vectors.spread(kind, weight))
+                before = vectors.load(to_values, arguments[9], place)
+                vectors.store(builder.fadd(before, step), to_values, arguments[9], place)
+            return context.make_tuple(builder, signature.return_type, sums)
+
+        return signature, generate
+
+    return unblend
+
+
+blend_3, blend_4, blend_8 = _blend(3), _blend(4), _blend(8)
+unblend_4, unblend_8 = _unblend(4), _unblend(8)
