@@ -359,15 +359,7 @@ def run_training(
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
 
-        class Alone(TorchTrainer):
-            """Without the actors that hand out Ray Data and tidy up a cluster after a crash."""
-
-            def _create_default_callbacks(self) -> list[Any]:
-                needless = {"DatasetsCallback", "PlacementGroupCleanerCallback"}
-                callbacks = super()._create_default_callbacks()
-                return [c for c in callbacks if type(c).__name__ not in needless]
-
-        trainer = (TorchTrainer if "RAY_ADDRESS" in os.environ else Alone)(
+        trainer = (TorchTrainer if "RAY_ADDRESS" in os.environ else _trainer_alone())(
             _train_worker,
             train_loop_config={
                 "worker": worker,
@@ -392,6 +384,35 @@ def run_training(
         raise RuntimeError(f"training {fingerprint} failed: {result.error}") from result.error
     shutil.rmtree(storage / fingerprint, ignore_errors=True)
     return resume_dir
+
+
+def _trainer_alone() -> Any:  # noqa: ANN401 - a class made of Ray's, imported late
+    """A TorchTrainer for a Ray of one machine: without three actors that serve clusters.
+
+    They ask an autoscaler for machines, tidy up after a crash and hand out Ray Data; each takes a
+    process some seconds to start, two of them before the workers may.
+    """
+    from ray.train.torch import TorchTrainer
+    from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
+
+    class Workers(FixedScalingPolicy):
+        def after_controller_start(self, train_run_context: Any) -> None:  # noqa: ANN401
+            """Nobody is asked."""
+
+        def _maybe_send_resource_request(self) -> None:
+            """Nobody is asked."""
+
+    class Alone(TorchTrainer):
+        def _create_default_callbacks(self) -> list[Any]:
+            needless = {"DatasetsCallback", "PlacementGroupCleanerCallback"}
+            callbacks = super()._create_default_callbacks()
+            return [c for c in callbacks if type(c).__name__ not in needless]
+
+        def _initialize_and_run_controller(self, **arguments: Any) -> Any:  # noqa: ANN401
+            arguments["scaling_policy"] = Workers(self.scaling_config)
+            return super()._initialize_and_run_controller(**arguments)
+
+    return Alone
 
 
 def worker_resources(*, use_gpu: bool) -> dict[str, float]:
