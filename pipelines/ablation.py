@@ -369,7 +369,7 @@ def replace_at(params: dict[str, Any], key: str, value: Value) -> object:
     for part in path:
         place = place.get(part) if isinstance(place, dict) else None
     if not isinstance(place, dict) or last not in place:
-        raise KeyError(f"expected a parameter of params.yaml, got {key}")
+        raise KeyError(f"expected a parameter of params.yaml or params/, got {key}")
     old = place[last]
     place[last] = value
     return old

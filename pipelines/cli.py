@@ -142,7 +142,7 @@ def build_parser() -> argparse.ArgumentParser:
     cli_ablate.add_options(ablate)
     ablate.set_defaults(command=_ablate)
 
-    preset = commands.add_parser("preset", help="write a size preset into params.yaml")
+    preset = commands.add_parser("preset", help="write a size preset into the parameters")
     preset.add_argument("name", help="tiny, demo, bench or paper")
     preset.set_defaults(command=_preset)
 
@@ -516,7 +516,7 @@ def _preset(options: argparse.Namespace) -> int:
     from pipelines.presets import apply
 
     changed = apply(options.name, _checkout())
-    _console().print(f"params.yaml: {len(changed)} values changed: {', '.join(changed) or 'none'}")
+    _console().print(f"{len(changed)} values changed: {', '.join(changed) or 'none'}")
     return 0
 
 

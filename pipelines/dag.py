@@ -8,7 +8,7 @@ from typing import Any
 
 import networkx as nx
 
-from stages.runtime.params import settings_files
+from stages.runtime.params import section_files
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +53,9 @@ def read_graph(root: Path = Path()) -> nx.DiGraph:
         with Repo(os.fspath(root)) as repository:
             index = repository.index
             base = Path(repository.root_dir)
-            params = base / "params.yaml"
-            files = settings_files(params) if params.is_file() else {}
-            sections = {file: section for section, file in files.items()}
+            sections = {
+                file: section for section, file in section_files(base / "params.yaml").items()
+            }
             nodes = {_name(stage): _node(stage, base, sections) for stage in index.stages}
             edges = [(_name(needed), _name(stage)) for stage, needed in index.graph.edges]
     except DvcException as error:
@@ -73,7 +73,7 @@ def _name(stage: Any) -> str:  # noqa: ANN401 - dvc.stage.Stage
 
 
 def _node(stage: Any, base: Path, sections: Mapping[str, str]) -> StageNode:  # noqa: ANN401 - dvc.stage.Stage
-    """Translate one DVC stage; ``sections`` are those that go on in a file, by its name."""
+    """Translate one DVC stage; ``sections`` are those with a file of their own, by its name."""
     run = dict((getattr(stage, "meta", None) or {}).get("run", {}))
     unknown = set(run) - {"retries", "timeout", "tags", "gpus"}
     if unknown:
@@ -84,7 +84,7 @@ def _node(stage: Any, base: Path, sections: Mapping[str, str]) -> StageNode:  # 
         command=command,
         deps=_paths(stage.deps, base),
         outs=_paths(stage.outs, base),
-        params=_parameters(stage.deps, sections),
+        params=_parameters(stage.deps, base, sections),
         retries=int(run.get("retries", 0)),
         timeout_s=float(run.get("timeout", 86400)),
         tags=tuple(run.get("tags", ())),
@@ -92,15 +92,19 @@ def _node(stage: Any, base: Path, sections: Mapping[str, str]) -> StageNode:  # 
     )
 
 
-def _parameters(deps: Iterable[Any], sections: Mapping[str, str]) -> tuple[str, ...]:
+def _parameters(deps: Iterable[Any], base: Path, sections: Mapping[str, str]) -> tuple[str, ...]:
     """The parameters among DVC dependencies, by their dotted names whatever file they stand in."""
-    return tuple(
-        f"{sections[file]}.{name}" if file in sections else name
-        for dep in deps
-        if hasattr(dep, "params")
-        for file in [Path(dep.fs_path).name]
-        for name in dep.params
-    )
+    found = []
+    for dep in deps:
+        if hasattr(dep, "params"):
+            file = Path(os.path.relpath(dep.fs_path, base)).as_posix()
+            if file not in sections:
+                found += dep.params
+            elif dep.params:
+                found += [f"{sections[file]}.{name}" for name in dep.params]
+            else:  # the whole file
+                found.append(sections[file])
+    return tuple(found)
 
 
 def _paths(entries: Iterable[Any], base: Path) -> tuple[str, ...]:

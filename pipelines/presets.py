@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from stages.runtime.artifacts import write_bytes
-from stages.runtime.params import settings_files
+from stages.runtime.params import section_files
 
 
 def apply(name: str, root: Path) -> list[str]:
-    """Write the values of preset ``name`` into params.yaml and the files that its sections name.
+    """Write the values of preset ``name`` into params.yaml and the sections' own files.
 
     Comments and order are kept.
 
@@ -23,7 +23,7 @@ def apply(name: str, root: Path) -> list[str]:
 
     Raises:
         FileNotFoundError: There is no such preset.
-        KeyError: The preset names a parameter that params.yaml lacks.
+        KeyError: The preset names a parameter that there is not.
     """
     from ruamel.yaml import YAML
 
@@ -35,26 +35,29 @@ def apply(name: str, root: Path) -> list[str]:
     yaml.width = 4096  # lines stay as they are
     yaml.representer.add_representer(type(None), _null)
     main = root / "params.yaml"
-    sections = settings_files(main)
+    sections = section_files(main)
     documents = {
         file: yaml.load((root / file).read_text(encoding="utf-8"))
         for file in [main.name, *sections.values()]
     }
-    changed: list[str] = []
+    changed: dict[str, list[str]] = {file: [] for file in documents}
+    params = documents[main.name]
     for section, values in (yaml.load(source.read_text(encoding="utf-8")) or {}).items():
-        params, file = documents[main.name], sections.get(section)
+        file = sections.get(section)
         if file is None:
-            _merge(params, {section: values}, "", changed)
+            _merge(params, {section: values}, "", changed[main.name])
             continue
-        here = {key: value for key, value in values.items() if key in params[section]}
-        _merge(params[section], here, f"{section}.", changed)
-        there = {key: value for key, value in values.items() if key not in here}
-        _merge(documents[file], there, f"{section}.", changed)
-    for file, document in documents.items():
-        text = io.StringIO()
-        yaml.dump(document, text)
-        write_bytes(root / file, text.getvalue().encode())
-    return changed
+        shared = params.get(section, {})
+        here = {key: value for key, value in values.items() if key in shared}
+        there = {key: value for key, value in values.items() if key not in shared}
+        _merge(shared, here, f"{section}.", changed[main.name])
+        _merge(documents[file], there, f"{section}.", changed[file])
+    for file, names in changed.items():
+        if names:
+            text = io.StringIO()
+            yaml.dump(documents[file], text)
+            write_bytes(root / file, text.getvalue().encode())
+    return [name for names in changed.values() for name in names]
 
 
 def _null(representer: Any, _: None) -> Any:  # noqa: ANN401 - ruamel's nodes
@@ -66,7 +69,7 @@ def _merge(into: Any, values: Mapping[str, Any], prefix: str, changed: list[str]
     """Overwrite leaves of ``into``; unknown names are refused."""
     for key, value in values.items():
         if key not in into:
-            raise KeyError(f"the preset names {prefix}{key}, which params.yaml lacks")
+            raise KeyError(f"the preset names {prefix}{key}, which the parameters lack")
         if isinstance(value, Mapping) and isinstance(into[key], Mapping):
             _merge(into[key], value, f"{prefix}{key}.", changed)
         elif into[key] != value:

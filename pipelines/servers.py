@@ -368,7 +368,7 @@ def _expect_free(host: str, port: int, parameter: str) -> None:
         except OSError as error:
             raise ValueError(
                 f"expected {host}:{port} to be free, got {error}; "
-                f"end what listens there or change {parameter} in params.yaml"
+                f"end what listens there or change {parameter} in params/servers.yaml"
             ) from error
 
 

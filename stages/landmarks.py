@@ -2,7 +2,7 @@
 
 One row per photograph, failures included: no face, several faces, a truncated file. The
 column ``provider`` says where points and box come from; the points that came with a data
-set are used only where params.yaml asks for the provider ``files``. A photograph that the
+set are used only where params/landmarks.yaml asks for the provider ``files``. A photograph that the
 same code, weights and parameters answered before is not looked at again.
 """
 
@@ -96,7 +96,7 @@ def locate_rows(
 
 
 def _weights(name: str, p: LandmarksParams, model: Path) -> dict[str, Path | None]:
-    """The files that decide a provider's answers; None where params.yaml names none."""
+    """The files that decide a provider's answers; None where the parameters name none."""
     if name == "files":
         return {}
     if name == "face-alignment":

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.runtime.params import settings_files
+from stages.runtime.params import section_files
 
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
@@ -32,10 +32,11 @@ def repository() -> Path:
 
 @pytest.fixture(scope="session")
 def copy_params(repository: Path) -> Callable[[Path], None]:
-    """Copies params.yaml into a folder, with the files that its sections name."""
+    """Copies params.yaml into a folder, with the sections' own files."""
 
     def copy(folder: Path) -> None:
-        for name in ["params.yaml", *settings_files(repository / "params.yaml").values()]:
+        (folder / "params").mkdir(exist_ok=True)
+        for name in ["params.yaml", *section_files(repository / "params.yaml").values()]:
             shutil.copy(repository / name, folder / name)
 
     return copy

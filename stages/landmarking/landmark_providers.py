@@ -112,7 +112,7 @@ class FaceAlignmentProvider:
         for name, (path, usual) in given.items():
             if path is None or not path.is_file():
                 raise FileNotFoundError(
-                    f"landmarks.face_alignment.{name} in params.yaml: expected your copy of "
+                    f"face_alignment.{name} in params/landmarks.yaml: expected your copy of "
                     f"{usual} ({WHERE}), got {path}; or set landmarks.provider to dlib"
                 )
         self._network = offline_face_alignment(
@@ -190,7 +190,7 @@ def from_files(row: dict[str, Any]) -> Found:
 
 
 def provider_of(name: str, p: LandmarksParams, model: Path) -> Provider:
-    """The provider called ``name`` in params.yaml."""
+    """The provider called ``name`` in params/landmarks.yaml."""
     if name == "files":
         return from_files
     if name == "face-alignment":

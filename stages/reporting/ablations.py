@@ -84,7 +84,7 @@ def conditions_of(document: Mapping[str, Any]) -> str:
         said.append(f"Seeds: {', '.join(map(str, seeds))}.")
     if document["common"]:
         changed = ", ".join(f"{key} = {value}" for key, value in document["common"].items())
-        said.append(f"Other than params.yaml, in all rows: {changed}.")
+        said.append(f"Other than the committed parameters, in all rows: {changed}.")
     if document["note"]:
         said.append(str(document["note"]))
     return " ".join(said)

@@ -40,7 +40,7 @@ def read_texture(file: Path, faces: Int[np.ndarray, "F 3"], modes: int) -> Verte
     """
     if not file.is_file():
         raise FileNotFoundError(
-            f"track.texture in params.yaml: expected your copy of FLAME_texture.npz "
+            f"texture in params/track.yaml: expected your copy of FLAME_texture.npz "
             f"(flame.is.tue.mpg.de), got {file}; null finds a colour per vertex instead"
         )
     with np.load(file, allow_pickle=False) as content:

@@ -79,7 +79,7 @@ def user_encoder(path: Path, encoder: Mapping[str, Any], setting: str) -> dict[s
 
     if not path.is_file():
         raise FileNotFoundError(
-            f"expected your recogniser weights at {path} ({setting} in params.yaml), an iresnet "
+            f"expected your recogniser weights at {path} (parameter {setting}), an iresnet "
             "checkpoint such as arcface_torch's backbone.pth"
         )
     if path.suffix == ".safetensors":
@@ -91,6 +91,6 @@ def user_encoder(path: Path, encoder: Mapping[str, Any], setting: str) -> dict[s
         net.load_state_dict(state)
     except RuntimeError as error:
         raise ValueError(
-            f"{setting}: {path} does not fit the encoder {dict(encoder)} in params.yaml: {error}"
+            f"{setting}: {path} does not fit the encoder {dict(encoder)} in the parameters: {error}"
         ) from error
     return {key: value.numpy() for key, value in net.state_dict().items()}

@@ -26,7 +26,7 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from stages.runtime.fingerprint import hash_input
-from stages.runtime.params import ComputeParams, load, settings_files
+from stages.runtime.params import ComputeParams, load, section_files
 from stages.synthesize import synthesize
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -79,7 +79,8 @@ def packed(folder: Path, raw: Path, shards: int, withdrawn: list[str]) -> float:
     params["pack"]["shards"] = shards
     params["takedown"] = withdrawn
     params["compute"]["workers"] = 1  # so that all of it is counted
-    for name in settings_files(REPOSITORY / "params.yaml").values():
+    (folder / "params").mkdir(exist_ok=True)
+    for name in section_files(REPOSITORY / "params.yaml").values():
         shutil.copy(REPOSITORY / name, folder / name)
     with (folder / "params.yaml").open("w", encoding="utf-8") as file:
         yaml.dump(params, file)

@@ -135,7 +135,8 @@ def killed(clip: Path, scratch: Path, data: Path, loaded: params.Params) -> dict
     root = scratch / "checkout"
     root.mkdir()
     (root / "data").symlink_to(data.resolve())
-    for name in ["dvc.yaml", "params.yaml", *params.settings_files(ROOT / "params.yaml").values()]:
+    (root / "params").mkdir()
+    for name in ["dvc.yaml", "params.yaml", *params.section_files(ROOT / "params.yaml").values()]:
         shutil.copy(ROOT / name, root / name)
     command = [sys.executable, "-m", "pipelines.cli", "track", str(clip / "frames"), "--out"]
     rest = ["--shape-init", "mean"]

@@ -28,13 +28,13 @@ stages:
     do:
       cmd: exec python step.py data/evaluation/${item}
       deps: [step.py, data/prepared]
-      params: [training.yaml: [toy]]
+      params: [params/train.yaml: [toy]]
       outs: ["data/evaluation/${item}"]
 """
 STEP = """
 import json, pathlib, sys, yaml
 out = pathlib.Path(sys.argv[1])
-toy = yaml.safe_load(pathlib.Path("training.yaml").read_text())["toy"]
+toy = yaml.safe_load(pathlib.Path("params/train.yaml").read_text())["toy"]
 if out.name == "toy" and toy["rate"] == 9:
     sys.exit("rate 9 is too much")
 out.mkdir(parents=True)
@@ -78,8 +78,9 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("ablation")
     (root / "dvc.yaml").write_text(GRAPH)
     (root / "step.py").write_text(STEP)
-    (root / "params.yaml").write_text("train: {settings: training.yaml}\n")
-    (root / "training.yaml").write_text("toy: {rate: 1, kind: L4}  # a remark\n")
+    (root / "params.yaml").write_text("seed: 0\n")
+    (root / "params").mkdir()
+    (root / "params/train.yaml").write_text("toy: {rate: 1, kind: L4}  # a remark\n")
     (root / ".gitignore").write_text("/data/\n/out/\n")
     (root / "ablations").mkdir()
     (root / "ablations" / "toy.yaml").write_text(yaml.safe_dump(GRID))
@@ -140,7 +141,7 @@ def test_the_checkout_is_left_as_it_was(checkout: Path, finished) -> None:
     )
     assert finished
     assert status.stdout == ""
-    assert "a remark" in (checkout / "training.yaml").read_text()
+    assert "a remark" in (checkout / "params/train.yaml").read_text()
     assert not (checkout / "data").exists()
 
 
@@ -275,7 +276,7 @@ stages:
     foreach: {toy: {root: data/raw}}
     do:
       cmd: exec python -m step train ${item.root} data/checkpoints/${key}
-      params: [seed, training.yaml: ['${key}']]
+      params: [seed, params/train.yaml: ['${key}']]
       outs: ['data/checkpoints/${key}']
   evaluate:
     foreach: [toy]
@@ -307,10 +308,9 @@ def chained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("chained")
     (root / "dvc.yaml").write_text(CHAIN)
     (root / "step.py").write_text(CHAIN_STEP)
-    (root / "params.yaml").write_text(
-        "seed: 0\ntrain: {settings: training.yaml}\njudge: {factor: 2}\n"
-    )
-    (root / "training.yaml").write_text("toy: {rate: 1, kind: L4}\n")
+    (root / "params.yaml").write_text("seed: 0\njudge: {factor: 2}\n")
+    (root / "params").mkdir()
+    (root / "params/train.yaml").write_text("toy: {rate: 1, kind: L4}\n")
     for folder in ("data/raw", "data/checkpoints/other", "models"):
         (root / folder).mkdir(parents=True)
     (root / "data" / "raw" / "raw.txt").write_text("made elsewhere")

@@ -74,7 +74,8 @@ def test_presets_change_values_and_keep_comments(
     params.load(tmp_path / "params.yaml")
     presets.apply("paper", tmp_path)
     assert presets.apply("demo", tmp_path)
-    assert (tmp_path / "params.yaml").read_text() == (repository / "params.yaml").read_text()
+    for name in ["params.yaml", *params.section_files(repository / "params.yaml").values()]:
+        assert (tmp_path / name).read_text() == (repository / name).read_text()
     restored = params.load(tmp_path / "params.yaml")
     assert restored == params.load(repository / "params.yaml")
     for name in ("bench", "large", "paper"):

@@ -1,8 +1,8 @@
-"""Every number of the pipeline, read from ``params.yaml`` and checked.
+"""Every number of the pipeline, read from ``params.yaml`` and ``params/`` beside it, and checked.
 
 Only this package reads YAML. Unknown keys are refused, so a typing error cannot silently fall back
-to a default; no default lives here, so every number stands in ``params.yaml`` once, or in the file
-that a section names as its ``settings``.
+to a default; no default lives here, so every number stands in one file: the section ``render`` in
+``params/render.yaml``, what several stages share in ``params.yaml``.
 """
 
 from pathlib import Path
@@ -86,7 +86,7 @@ __all__ = [
     "document",
     "load",
     "located",
-    "settings_files",
+    "section_files",
 ]
 
 
@@ -153,7 +153,7 @@ class UnifyParams(Section):
 
 
 class Params(Section):
-    """The whole of ``params.yaml``."""
+    """The whole of ``params.yaml`` and ``params/``."""
 
     seed: int = Field(ge=0, description="root of every random draw")
     compute: ComputeParams
@@ -181,39 +181,37 @@ def load(path: Path = Path("params.yaml")) -> Params:
     """Read and check the parameters.
 
     Raises:
-        FileNotFoundError: There is no such file, or none that a section names.
+        FileNotFoundError: There is no such file.
         pydantic.ValidationError: A key is unknown, missing or out of range.
-        ValueError: A section and its own file both have a key.
+        ValueError: A section's own file repeats what ``path`` says of it.
     """
     return Params.model_validate(document(path))
 
 
 def document(path: Path = Path("params.yaml")) -> dict[str, Any]:
-    """Read the parameters unchecked; a section's ``settings`` file is put in its place.
+    """Read the parameters unchecked, with the sections' own files put in their places.
 
     Raises:
-        FileNotFoundError: There is no such file, or none that a section names.
-        ValueError: A section and its own file both have a key.
+        FileNotFoundError: There is no such file.
+        ValueError: A section's own file repeats what ``path`` says of it.
     """
     if not path.is_file():
         raise FileNotFoundError(f"expected {path}; run from the root of the checkout")
     content = _read(path)
-    for name, settings in _settings(content).items():
-        section = content[name]
-        del section["settings"]
-        file = path.parent / settings
-        if not file.is_file():
-            raise FileNotFoundError(f"expected {file}, which {name}.settings in {path} names")
-        rest = _read(file)
-        if twice := sorted(section.keys() & rest.keys()):
-            raise ValueError(f"expected {twice} in {name} of {path} or in {file}, got both")
-        section |= rest
+    for section, name in section_files(path).items():
+        here, rest = content.setdefault(section, {}), _read(path.parent / name)
+        if twice := sorted(here.keys() & rest.keys()):
+            raise ValueError(f"expected {twice} of {section} in {path} or in {name}, got both")
+        here |= rest
     return content
 
 
-def settings_files(path: Path = Path("params.yaml")) -> dict[str, str]:
-    """The files in which sections go on, by section, as ``path`` names them."""
-    return _settings(_read(path))
+def section_files(path: Path = Path("params.yaml")) -> dict[str, str]:
+    """The sections' own files, by section, relative to the folder of ``path``."""
+    return {
+        file.stem: f"{file.parent.name}/{file.name}"
+        for file in sorted((path.parent / "params").glob("*.yaml"))
+    }
 
 
 def located(name: str, path: Path = Path("params.yaml")) -> tuple[str, str]:
@@ -224,20 +222,10 @@ def located(name: str, path: Path = Path("params.yaml")) -> tuple[str, str]:
         path: The parameters.
     """
     section, _, rest = name.partition(".")
-    content = _read(path)
-    file = _settings(content).get(section)
-    if file is None or not rest or rest.split(".")[0] in content[section]:
+    file = section_files(path).get(section)
+    if file is None or not rest or rest.split(".")[0] in _read(path).get(section, {}):
         return path.name, name
     return file, rest
-
-
-def _settings(content: dict[str, Any]) -> dict[str, str]:
-    """The files that sections name, by section."""
-    return {
-        name: section["settings"]
-        for name, section in content.items()
-        if isinstance(section, dict) and "settings" in section
-    }
 
 
 def _read(path: Path) -> dict[str, Any]:
