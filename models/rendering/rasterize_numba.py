@@ -1,6 +1,6 @@
 """CPU rasteriser: triangle ids by edge functions, then barycentrics of the visible pixels.
 
-Arrays and threads around the loops of :mod:`models.rendering.rasterize_kernels`.
+Arrays and threads around the loops of ``rasterize_kernels`` and ``resolve_kernels``.
 """
 
 import os
@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, Integer
 
-from models.rendering import rasterize_kernels as kernels
+from models.rendering import rasterize_kernels, resolve_kernels
 
 MINIMUM_AREA_PX2 = 0.01
 """Triangles smaller than this (in pixels squared) pass no gradient."""
@@ -80,8 +80,8 @@ def _nearest(clip: np.ndarray, faces: np.ndarray, cull: bool, ids: np.ndarray) -
     depth = _scratch("depth", height, width)
     ids.fill(-1)
     depth.fill(1.0)
-    kernels.screen(clip, height, width, place)
-    kernels.visible(place, clip, faces, cull, -1.0, 0, 0, ids, depth)
+    rasterize_kernels.screen(clip, height, width, place)
+    rasterize_kernels.visible(place, clip, faces, cull, -1.0, 0, 0, ids, depth)
     return depth
 
 
@@ -109,7 +109,7 @@ def rasterize_numba(
     def draw(images: Iterable[int]) -> None:
         for image in images:
             depth[image] = _nearest(clip[image], indices, cull, ids[image])
-            kernels.barycentrics(clip[image], indices, ids[image], bary[image])
+            resolve_kernels.barycentrics(clip[image], indices, ids[image], bary[image])
 
     _each_image(draw, count, workers)
     return Fragments(ids, bary, depth)
@@ -159,7 +159,9 @@ def draw_numba(
     def draw(images: Iterable[int]) -> None:
         for image in images:
             _nearest(clip[image], indices, cull, ids[image])
-            kernels.resolve(clip[image], indices, ids[image], attributes[image], values[image])
+            resolve_kernels.resolve(
+                clip[image], indices, ids[image], attributes[image], values[image]
+            )
 
     _each_image(draw, shape[0], workers)
     return ids, values
@@ -192,7 +194,7 @@ def rasterize_numba_backward(
         total = _scratch("total", *clip.shape[1:])
         for image in images:
             total.fill(0.0)
-            kernels.backward(
+            resolve_kernels.backward(
                 clip[image],
                 indices,
                 ids[image],
@@ -233,7 +235,7 @@ def draw_numba_backward(
         for image in images:
             to_attributes[image] = 0.0
             total.fill(0.0)
-            kernels.resolve_backward(
+            resolve_kernels.resolve_backward(
                 clip[image],
                 indices,
                 ids[image],
@@ -264,7 +266,9 @@ def interpolate_numba(
 
     def fill(images: Iterable[int]) -> None:
         for image in images:
-            kernels.interpolate(attributes[image], indices, ids[image], bary[image], out[image])
+            resolve_kernels.interpolate(
+                attributes[image], indices, ids[image], bary[image], out[image]
+            )
 
     _each_image(fill, ids.shape[0], workers)
     return out
@@ -289,7 +293,7 @@ def interpolate_numba_backward(
     def gather(images: Iterable[int]) -> None:
         for image in images:
             to_attributes[image] = 0.0
-            kernels.interpolate_backward(
+            resolve_kernels.interpolate_backward(
                 attributes[image],
                 indices,
                 ids[image],
