@@ -97,14 +97,15 @@ def _resolve(
     """Interpolate two attributes at the seen pixels into the flat ``out``, six numbers a pixel.
 
     With a ``width``, ``out`` is a picture of as many columns; with none, it holds the seen pixels
-    alone, row by row.
+    alone, row by row. In the numbers and the order in which ``visible`` tested the pixel, so that
+    no weight is negative.
     """
     rows, columns = ids.shape
     ones, others = first.reshape(-1), second.reshape(-1)
-    three, six = np.uint64(3), np.uint64(6)
+    three, six, one = np.uint64(3), np.uint64(6), np.float32(1.0)
     start = np.uint64(0)
     for row in range(np.uint32(rows)):
-        y = np.float64(top + row)
+        y = np.float32(top + row)
         if width:
             start = six * (np.uint64(top + row) * np.uint64(width) + np.uint64(left))
         for column in range(np.uint32(columns)):
@@ -112,7 +113,7 @@ def _resolve(
             if face < 0:
                 start += six if width else np.uint64(0)
                 continue
-            x = np.float64(left + column)
+            x = np.float32(left + column)
             i0 = np.uint32(faces[np.uint32(face), 0])
             i1 = np.uint32(faces[np.uint32(face), 1])
             i2 = np.uint32(faces[np.uint32(face), 2])
@@ -125,10 +126,8 @@ def _resolve(
             e0 = a1 * b2 - a2 * b1
             e1 = a2 * b0 - a0 * b2
             e2 = a0 * b1 - a1 * b0
-            inverse = 1.0 / (e0 + e1 + e2)
-            p = np.float32(e0 * inverse)
-            q = np.float32(e1 * inverse)
-            r = np.float32(e2 * inverse)
+            inverse = one / (e0 + e1 + e2)
+            p, q, r = e0 * inverse, e1 * inverse, e2 * inverse
             i, j, k = np.uint64(i0) * three, np.uint64(i1) * three, np.uint64(i2) * three
             blend_3(ones, i, j, k, p, q, r, out, start)
             blend_3(others, i, j, k, p, q, r, out, start + three)
