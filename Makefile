@@ -18,6 +18,7 @@ export MKL_NUM_THREADS ?= 1
 
 demo: install
 	dvc --wait-for-lock repro
+	@dvc status
 	@python -m pipelines.summary
 
 test: check
