@@ -1,8 +1,8 @@
 """FLAME: a linear head model posed by blend skinning (Li et al., SIGGRAPH Asia 2017).
 
-Two forms of the same function: ``pose_vertices`` on numpy arrays and the torch layer ``Flame``,
-which lives in ``models.face.flame_layer`` and is found here on first use, so that stages which
-only need the arrays do not wait for torch.
+``pose_vertices`` works on numpy arrays; the same function as a torch layer is
+:class:`models.face.flame_layer.Flame`, apart so that stages which only need the arrays do not wait
+for torch.
 
 Symbols are the field's: ``beta`` identity, ``psi`` expression, ``theta`` five axis-angle rotations
 in the order global, neck, jaw, left eye, right eye (radians). Vertices are metres, +x the subject's
@@ -12,16 +12,11 @@ included, as every public implementation does.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
-if TYPE_CHECKING:
-    from models.face.flame_layer import Flame
-
 __all__ = [
-    "Flame",
     "FlameArrays",
     "LandmarkEmbedding",
     "axis_angle_to_matrix",
@@ -36,15 +31,6 @@ CONTOUR_ROWS = 79
 CONTOUR_LIMIT_DEG = 39
 NOW_SEVEN_IN_STATIC_51 = (19, 22, 25, 28, 16, 31, 37)
 """The NoW seven (36, 39, 42, 45, 33, 48, 54 of 68) as rows of the 51 static landmarks."""
-
-
-def __getattr__(name: str) -> Any:  # noqa: ANN401
-    """Import the torch layer when it is asked for."""
-    if name == "Flame":
-        from models.face.flame_layer import Flame
-
-        return Flame
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 @dataclass(frozen=True)

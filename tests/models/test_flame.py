@@ -11,9 +11,7 @@ import torch
 from safetensors.numpy import save_file
 from scipy.spatial.transform import Rotation
 
-import models.face.flame
 from models.face.flame import (
-    Flame,
     FlameArrays,
     LandmarkEmbedding,
     axis_angle_to_matrix,
@@ -22,7 +20,7 @@ from models.face.flame import (
     pose_vertices,
     shape_vertices,
 )
-from models.face.flame_layer import rotation_matrices
+from models.face.flame_layer import Flame, rotation_matrices
 
 V, F, S, E = 40, 60, 6, 4
 
@@ -259,5 +257,3 @@ def test_the_arrays_do_not_wait_for_torch() -> None:
     code = "import sys; from models.face.flame import FlameArrays; sys.exit('torch' in sys.modules)"
     root = Path(__file__).resolve().parents[2]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
-    with pytest.raises(AttributeError, match="no attribute 'Flume'"):
-        _ = models.face.flame.Flume

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from models.face.flame import Flame, FlameArrays, LandmarkEmbedding, contour_row, head_yaw_deg
+from models.face.flame import FlameArrays, LandmarkEmbedding, contour_row, head_yaw_deg
 from models.face.flame import pose_vertices as pose_numpy
-from models.face.flame_layer import FlameLandmarks, contour_rows, head_yaws_deg
+from models.face.flame_layer import Flame, FlameLandmarks, contour_rows, head_yaws_deg
 
 V, F, S, E = 60, 80, 5, 3
 
