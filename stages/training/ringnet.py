@@ -227,7 +227,7 @@ def user_trunk(path: Path, trunk: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
     if not path.is_file():
         raise FileNotFoundError(
-            f"expected your ResNet weights at {path} (ringnet.weights in params/train.yaml)"
+            f"expected your ResNet weights at {path} (parameter train.ringnet.weights)"
         )
     if path.suffix == ".safetensors":
         state = {name: torch.from_numpy(v) for name, v in read_safetensors(path)[0].items()}
