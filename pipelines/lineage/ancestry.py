@@ -119,7 +119,9 @@ def _walk(
     stage = stages[name]
     node = Ancestor(record, name, activity_digest(stage), dict(stage.get("params", {})))
     known[record.path] = node
-    for dep in stage.get("deps", ()):
+    for dep in {
+        dep["path"]: dep for dep in stage.get("deps", ())
+    }.values():  # one may be named twice
         entry = _record(dep)
         if entry.path.split("/")[0] in CODE:
             node.code.append(entry)

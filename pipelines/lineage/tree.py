@@ -36,10 +36,9 @@ def _label(node: Ancestor) -> str:
 
 def _grow(tree: Any, node: Ancestor, seen: set[str]) -> None:  # noqa: ANN401 - rich.tree.Tree
     if node.stage is not None:
-        names = ", ".join(
-            name if file == "params.yaml" else f"{name} ({file})"
+        names = "; ".join(
+            ", ".join(sorted(values)) + ("" if file == "params.yaml" else f" ({file})")
             for file, values in sorted(node.parameters.items())
-            for name in sorted(values)
         )
         tree.add(f"[dim]code: {len(node.code)} files or folders; parameters: {names or 'none'}[/]")
     for child in node.inputs:

@@ -37,6 +37,7 @@ STAGES = {
         "cmd": "train mica",
         "deps": [
             {"path": "data/unified", "md5": "u1.dir", "size": 5},
+            {"path": "data/unified", "md5": "u1.dir", "size": 5},  # as a foreach may name it twice
             {"path": "data/packed/lyhm/images-00000.parquet", "md5": "s0", "size": 2},
             {"path": "stages/train.py", "md5": "c2", "size": 1},
         ],
@@ -69,6 +70,7 @@ def test_a_file_inside_an_output_folder_leads_to_raw_inputs() -> None:
     assert node.stage == "train@mica"
     assert raw_inputs(node) == {"data/raw/LYHM"}  # never the benchmark
     assert [code.path for code in node.code] == ["stages/train.py"]
+    assert [child.file.path for child in node.inputs].count("data/unified") == 1
 
 
 def test_a_file_dependency_inside_a_folder_output_is_linked() -> None:
