@@ -119,9 +119,8 @@ def _walk(
     stage = stages[name]
     node = Ancestor(record, name, activity_digest(stage), dict(stage.get("params", {})))
     known[record.path] = node
-    for dep in {
-        dep["path"]: dep for dep in stage.get("deps", ())
-    }.values():  # one may be named twice
+    once = {dep["path"]: dep for dep in stage.get("deps", ())}  # a foreach may name one twice
+    for dep in once.values():
         entry = _record(dep)
         if entry.path.split("/")[0] in CODE:
             node.code.append(entry)
