@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float
 
 from models.face.morphable import LinearModel
@@ -192,13 +193,16 @@ class PnccRenderer:
             np.asarray(basis, dtype=np.float32).reshape(3 * count, -1)
             for basis in (model.shape_basis, model.expression_basis)
         ]
-        self._directions = np.ascontiguousarray(np.concatenate(bases, axis=1).T)
-        self._directions *= np.float32(self.to_mm)
+        # Few rows by very many columns: torch's BLAS takes two thirds of the time of NumPy's. Its
+        # memory is aligned, so that the bits do not change from run to run.
+        self._directions = torch.empty((sum(self.sizes), 3 * count), dtype=torch.float32)
+        directions = self._directions.numpy()
+        np.multiply(np.concatenate(bases, axis=1).T, np.float32(self.to_mm), out=directions)
         places = (3 * model.keypoints[:, None] + np.arange(3)).ravel()
         self._keypoints_mm = self.mean_mm.ravel()[places]
-        self._keypoint_directions = np.ascontiguousarray(self._directions[:, places])
+        self._keypoint_directions = np.ascontiguousarray(directions[:, places])
         # Products not in use: fresh memory would cost a seventh of the multiplication.
-        self._spare: deque[np.ndarray] = deque()
+        self._spare: deque[torch.Tensor] = deque()
         self._pictures, self._crops = _Pool(), _Pool()
 
     def _coefficients(self, sample: Sample) -> Float[np.ndarray, " n"]:
@@ -256,15 +260,15 @@ class PnccRenderer:
         try:
             product = self._spare.pop()
         except IndexError:
-            product = np.empty((self.batch, self._directions.shape[1]), dtype=np.float32)
+            product = torch.empty((self.batch, self._directions.shape[1]), dtype=torch.float32)
         try:
             for start in range(0, len(samples), self.batch):
                 part = samples[start : start + self.batch]
-                rows = np.zeros((self.batch, sum(self.sizes)), dtype=np.float32)
-                for index, sample in enumerate(part):
-                    rows[index] = self._coefficients(sample)
-                np.matmul(rows, self._directions, out=product)
-                yield start, product.reshape(self.batch, *self.mean_mm.shape)[: len(part)]
+                rows = torch.zeros((self.batch, sum(self.sizes)), dtype=torch.float32)
+                for row, sample in zip(rows.numpy(), part, strict=False):
+                    row[:] = self._coefficients(sample)
+                torch.mm(rows, self._directions, out=product)
+                yield start, product.numpy().reshape(-1, *self.mean_mm.shape)[: len(part)]
         finally:
             self._spare.append(product)
 

@@ -26,7 +26,7 @@ OFFSET_ORIGIN_MM = -128.0
 """Length of code zero of the offset planes: codes span -128 .. 128 mm."""
 _HEADER = struct.Struct("<4s6H6fI")
 LEVEL, HASH_LOG, MIN_MATCH = 1, 8, 7
-"""Zstandard's level 1 with a tiny table of long matches: noise has few, and it saves a third."""
+"""Zstandard's level 1 with a tiny table of long matches: noise has few, and it saves a sixth."""
 
 
 @kernel
