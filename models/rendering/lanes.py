@@ -20,7 +20,7 @@ Value: TypeAlias = Any
 _INDEX = ir.IntType(32)
 
 
-class _Vectors:
+class Vectors:
     """Vectors of ``lanes`` numbers in the function that is being compiled."""
 
     def __init__(self, context: Value, builder: Value, lanes: int, *given: Value) -> None:
@@ -28,13 +28,14 @@ class _Vectors:
         self._context, self._builder, self._lanes = context, builder, lanes
         self.number = types.float64 if types.float64 in given else types.float32
 
-    def _vector(self, number: Value) -> Value:
+    def vector(self, number: Value) -> Value:
+        """LLVM's type of all lanes."""
         return ir.VectorType(self._context.get_value_type(number), self._lanes)
 
     def spread(self, kind: Value, value: Value) -> Value:
         """One number in all lanes."""
         number = self._context.cast(self._builder, value, kind, self.number)
-        nothing = ir.Constant(self._vector(self.number), ir.Undefined)
+        nothing = ir.Constant(self.vector(self.number), ir.Undefined)
         one = self._builder.insert_element(nothing, number, ir.Constant(_INDEX, 0))
         first = ir.Constant(ir.VectorType(_INDEX, self._lanes), [0] * self._lanes)
         return self._builder.shuffle_vector(one, nothing, first)
@@ -42,19 +43,19 @@ class _Vectors:
     def _address(self, kind: Value, array: Value, start: Value) -> Value:
         data = self._context.make_array(kind)(self._context, self._builder, array).data
         first = self._builder.gep(data, [start])
-        return self._builder.bitcast(first, self._vector(kind.dtype).as_pointer())
+        return self._builder.bitcast(first, self.vector(kind.dtype).as_pointer())
 
     def load(self, kind: Value, array: Value, start: Value) -> Value:
         """Numbers of ``array`` from place ``start`` on."""
         address = self._address(kind, array, start)
         found = self._builder.load(address, align=kind.dtype.bitwidth // 8)
-        wide = self._vector(self.number)
+        wide = self.vector(self.number)
         return found if kind.dtype == self.number else self._builder.fpext(found, wide)
 
     def store(self, value: Value, kind: Value, array: Value, start: Value) -> None:
         """Put ``value`` into ``array`` from place ``start`` on, rounded to its type."""
         if kind.dtype != self.number:
-            value = self._builder.fptrunc(value, self._vector(kind.dtype))
+            value = self._builder.fptrunc(value, self.vector(kind.dtype))
         address = self._address(kind, array, start)
         self._builder.store(value, address, align=kind.dtype.bitwidth // 8)
 
@@ -94,7 +95,7 @@ def _blend(lanes: int) -> Value:
         signature = types.void(values, i, j, k, p, q, r, out, start)
 
         def generate(context: Value, builder: Value, _: Value, arguments: Value) -> Value:
-            vectors = _Vectors(context, builder, lanes, values.dtype, p, q, r)
+            vectors = Vectors(context, builder, lanes, values.dtype, p, q, r)
             parts = [
                 builder.fmul(
                     vectors.spread(kind, weight), vectors.load(values, arguments[0], place)
@@ -134,7 +135,7 @@ def _unblend(lanes: int) -> Value:
         signature = types.UniTuple(number, 3)(values, i, j, k, p, q, r, gradient, start, to_values)
 
         def generate(context: Value, builder: Value, signature: Value, arguments: Value) -> Value:
-            vectors = _Vectors(context, builder, lanes, *vectors_of)
+            vectors = Vectors(context, builder, lanes, *vectors_of)
             given = vectors.load(gradient, *arguments[7:9])
             sums = []
             for kind, weight, place in zip((p, q, r), arguments[4:7], arguments[1:4], strict=True):
@@ -148,6 +149,66 @@ def _unblend(lanes: int) -> Value:
         return signature, generate
 
     return unblend
+
+
+@intrinsic
+@no_type_check
+def place_3(_: Value, base: Value, offset: Value, start: Value, camera: Value, out: Value) -> Value:
+    """Set three numbers of ``out`` to the affine image of base + offset; return the first two.
+
+    ``camera`` holds the three columns of the matrix and the shift, float64, each padded to four.
+    """
+    signature = types.UniTuple(out.dtype, 2)(base, offset, start, camera, out)
+
+    def generate(context: Value, builder: Value, signature: Value, arguments: Value) -> Value:
+        vectors = Vectors(context, builder, 4, types.float64)
+        given = [
+            context.make_array(kind)(context, builder, array).data
+            for kind, array in ((base, arguments[0]), (offset, arguments[1]))
+        ]
+        columns = [
+            vectors.load(camera, arguments[3], ir.Constant(arguments[2].type, 4 * number))
+            for number in range(4)
+        ]
+        total = None
+        for axis in range(3):
+            place = builder.add(arguments[2], ir.Constant(arguments[2].type, axis))
+            one, other = (builder.load(builder.gep(data, [place])) for data in given)
+            point = vectors.spread(base.dtype, builder.fadd(one, other))
+            term = builder.fmul(columns[axis], point)
+            total = term if total is None else builder.fadd(total, term)
+        placed = builder.fptrunc(
+            builder.fadd(total, columns[3]), ir.VectorType(context.get_value_type(out.dtype), 4)
+        )
+        three = builder.shuffle_vector(
+            placed, placed, ir.Constant(ir.VectorType(_INDEX, 3), [0, 1, 2])
+        )
+        Vectors(context, builder, 3, out.dtype).store(three, out, arguments[4], arguments[2])
+        seen = [builder.extract_element(placed, ir.Constant(_INDEX, lane)) for lane in range(2)]
+        return context.make_tuple(builder, signature.return_type, seen)
+
+    return signature, generate
+
+
+def ask_for(context: Value, builder: Value, kind: Value, array: Value, place: Value) -> None:
+    """Let the function being compiled ask for the cache line of ``place`` in a flat ``array``."""
+    data = context.make_array(kind)(context, builder, array).data
+    signature = ir.FunctionType(ir.VoidType(), [data.type, _INDEX, _INDEX, _INDEX])
+    ask = builder.module.declare_intrinsic("llvm.prefetch", [data.type], signature)
+    to_read, keep, is_data = (ir.Constant(_INDEX, number) for number in (0, 3, 1))
+    builder.call(ask, [builder.gep(data, [place]), to_read, keep, is_data])
+
+
+@intrinsic
+@no_type_check
+def fetch(_: Value, array: Value, start: Value) -> Value:
+    """Ask for the cache line of place ``start``, which need not exist, ahead of its use."""
+
+    def generate(context: Value, builder: Value, _: Value, arguments: Value) -> Value:
+        ask_for(context, builder, array, *arguments)
+        return context.get_dummy_value()
+
+    return types.void(array, start), generate
 
 
 blend_3, blend_4, blend_8 = _blend(3), _blend(4), _blend(8)

@@ -12,9 +12,12 @@ import numpy as np
 from jaxtyping import Float, Int32
 
 from models.rendering.jit import kernel
-from models.rendering.lanes import blend_3
+from models.rendering.lanes import blend_3, fetch, place_3
 from models.rendering.rasterize_kernels import visible
 
+AHEAD = np.uint64(512)
+"""Numbers between an offset and the one that is asked for ahead of its use."""
+_CENTRE = np.array([0.5, 0.5, 0.0])
 _NOTHING_PASSES_THE_CAMERA = np.empty((0, 4), dtype=np.float32)
 
 
@@ -49,31 +52,19 @@ class Rectangle(NamedTuple):
 @kernel
 @no_type_check
 def _place(
-    base: np.ndarray,
-    offset: np.ndarray,
-    matrix: np.ndarray,
-    shift: np.ndarray,
-    place: np.ndarray,
+    base: np.ndarray, offset: np.ndarray, camera: np.ndarray, place: np.ndarray
 ) -> tuple[float, float, float, float]:
-    """Bounds of x and y of base + offset projected to ``place``.
+    """Bounds of x and y of base + offset projected to ``place``; ``camera`` as ``place_3`` has it.
 
-    Pixel centres are at integers; the third number is depth, larger is farther.
+    The offsets come from main memory, where nothing else foretells that they are wanted soon.
     """
-    m00, m01, m02 = matrix[0, 0], matrix[0, 1], matrix[0, 2]
-    m10, m11, m12 = matrix[1, 0], matrix[1, 1], matrix[1, 2]
-    m20, m21, m22 = matrix[2, 0], matrix[2, 1], matrix[2, 2]
-    t0, t1, t2 = shift[0] - 0.5, shift[1] - 0.5, shift[2]
+    bases, offsets, places = base.reshape(-1), offset.reshape(-1), place.reshape(-1)
     low_x, high_x = np.float32(np.inf), np.float32(-np.inf)
     low_y, high_y = np.float32(np.inf), np.float32(-np.inf)
-    for vertex in range(np.uint32(base.shape[0])):
-        x = np.float64(base[vertex, 0] + offset[vertex, 0])
-        y = np.float64(base[vertex, 1] + offset[vertex, 1])
-        z = np.float64(base[vertex, 2] + offset[vertex, 2])
-        column = np.float32(m00 * x + m01 * y + m02 * z + t0)
-        row = np.float32(m10 * x + m11 * y + m12 * z + t1)
-        place[vertex, 0] = column
-        place[vertex, 1] = row
-        place[vertex, 2] = np.float32(-(m20 * x + m21 * y + m22 * z + t2))
+    for vertex in range(np.uint64(base.shape[0])):
+        start = np.uint64(3) * vertex
+        fetch(offsets, start + AHEAD)
+        column, row = place_3(bases, offsets, start, camera, places)
         low_x = column if column < low_x else low_x
         high_x = column if column > high_x else high_x
         low_y = row if row < low_y else low_y
@@ -171,9 +162,12 @@ class Surface:
         """
         self._faces = faces
         self._place = np.empty(base.shape, dtype=np.float32)
-        matrix = np.ascontiguousarray(projection.matrix, dtype=np.float64)
-        shift = np.asarray(projection.shift, dtype=np.float64)
-        low_x, high_x, low_y, high_y = _place(base, offset, matrix, shift, self._place)
+        # Pixel centres at integers; the third number is depth, larger is farther.
+        camera = np.zeros((4, 4))
+        camera[:3, :3] = projection.matrix.T
+        camera[3, :3] = projection.shift - _CENTRE
+        camera[:, 2] *= -1.0
+        low_x, high_x, low_y, high_y = _place(base, offset, camera.reshape(-1), self._place)
         left, columns = _range(low_x, high_x, width)
         top, rows = _range(low_y, high_y, height)
         if not rows * columns:
