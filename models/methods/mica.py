@@ -87,7 +87,7 @@ class MicaConfig:
 
         Args:
             section: ``encoder`` (layers, widths, embedding, input_px), ``siren`` (width, layers,
-                mapping, points) and the other fields by name; more is not read.
+                mapping, frequency, points) and the other fields by name; more is not read.
         """
         encoder, siren = section["encoder"], section["siren"]
         plain = (
@@ -108,7 +108,9 @@ class MicaConfig:
                 encoder["embedding"],
                 encoder["input_px"],
             ),
-            siren=SirenConfig(siren["width"], siren["layers"], siren["mapping"]),
+            siren=SirenConfig(
+                siren["width"], siren["layers"], siren["mapping"], siren["frequency"]
+            ),
             siren_points=siren["points"],
             **{name: section[name] for name in plain},
         )

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from models.networks.mapping import MappingNetwork
 
-FREQUENCY = 30.0
-FREQUENCY_SPREAD = 15.0
+FREQUENCY_SPREAD = 0.5
+"""Of a frequency, for each unit that the mapping network answers."""
 GAIN = 25.0
 
 
@@ -27,19 +27,22 @@ class SirenConfig:
         width: Of every sine layer; 256 in the publication.
         layers: Sine layers, the first of which takes coordinates; 9 there.
         mapping: Width of the mapping network's three layers; 256 there.
+        frequency: Of every sine layer where the mapping network answers zero; 30 there.
     """
 
     width: int = 256
     layers: int = 9
     mapping: int = 256
+    frequency: float = 30.0
 
 
 class SirenDecoder(nn.Module):
     """Embedding to vertices: template plus an offset that is a function of the template's point.
 
     Sine layer l computes ``sin(f_l (W_l x + b_l) + p_l)``; the mapping network gives every layer's
-    ``f_l = 15 f'_l + 30`` and ``p_l``, first all frequencies, then all phases. Points and offsets
-    are in a frame in which the template's longest side spans -1 to 1. First-layer weights start in
+    ``f_l = f (1 + f'_l / 2)`` and ``p_l``, first all frequencies, then all phases; f is the
+    configured frequency, of which a lower one makes a smoother surface. Points and offsets are in
+    a frame in which the template's longest side spans -1 to 1. First-layer weights start in
     U(+-1/3), the others in U(+-sqrt(6/width)/25); biases as torch leaves them.
     """
 
@@ -90,10 +93,10 @@ class SirenDecoder(nn.Module):
         """Vertices in metres of embeddings of unit length; ``vertices`` picks some by id."""
         picked = slice(None) if vertices is None else vertices
         frequencies, phases = self.mapping(z)[:, None].chunk(2, dim=-1)  # B 1 layers*width
-        width = self.config.width
+        width, frequency = self.config.width, self.config.frequency
         h = self.points[picked][None]
         for k, layer in enumerate(self.network):
             part = slice(k * width, (k + 1) * width)
-            f = frequencies[..., part] * FREQUENCY_SPREAD + FREQUENCY
+            f = frequencies[..., part] * (FREQUENCY_SPREAD * frequency) + frequency
             h = torch.sin(f * layer(h) + phases[..., part])
         return self.template[picked] + self.half_m * self.final(h)

@@ -78,6 +78,7 @@ class SirenParams(Section):
     width: int = Field(ge=1, description="of every sine layer; the published 256")
     layers: int = Field(ge=1, description="sine layers; the published 9")
     mapping: int = Field(ge=1, description="width of its mapping network; the published 256")
+    frequency: float = Field(gt=0, description="of its sine layers; the published 30")
     points: int = Field(ge=0, description="vertices drawn for a training step; 0 takes all")
     truth: Literal["shapes", "registrations"] = Field(
         description="vertices learned: of the fitted coefficients, or of the unified meshes"

@@ -55,8 +55,8 @@ Run = Callable[[str, Path], bytes]
 def mica(loop: LoopParams) -> MicaParams:
     return MicaParams(
         trainable="L4", bn_drift="frozen", pretrained=True, weights=None, decoder="flame",
-        siren=SirenParams(width=6, layers=2, mapping=4, points=20, truth="shapes"), exclude=(),
-        n_shape=10, hidden=12, face_weight=150, side_weight=0.01, rest_weight=1,
+        siren=SirenParams(width=6, layers=2, mapping=4, frequency=15, points=20, truth="shapes"),
+        exclude=(), n_shape=10, hidden=12, face_weight=150, side_weight=0.01, rest_weight=1,
         shape_penalty=0.1, encoder_rate=1, images_per_subject=2, holdout=0.3,
         augment=AugmentParams(**AUGMENT, flip=False), fit=loop,
     )  # fmt: skip
