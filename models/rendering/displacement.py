@@ -6,7 +6,7 @@ directions in their order by fused multiply-adds, so that its bits depend neithe
 are multiplied with it nor on the processor, as they do in a BLAS.
 """
 
-from typing import Any, Final, TypeAlias, no_type_check
+from typing import Final, no_type_check
 
 import numpy as np
 from jaxtyping import Float
@@ -15,10 +15,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from models.rendering.jit import kernel
-from models.rendering.lanes import Vectors, ask_for
-
-Value: TypeAlias = Any
-"""Numba and LLVM types and values, for which neither library has annotations."""
+from models.rendering.lanes import Value, Vectors, ask_for
 
 LANES: Final = 16 if binding.get_host_cpu_features().get("avx512f") else 8
 """Numbers that the processor multiplies at once."""
