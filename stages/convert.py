@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from models.face.flame import FlameArrays, LandmarkEmbedding, surface_points
+from models.face.morphable import pncc_code
 from stages.datasets.flame_files import (
     DYNAMIC_NAME,
     EMBEDDING_NAME,
@@ -35,7 +36,6 @@ from stages.datasets.models import MODEL_SOURCES, is_synthetic
 from stages.datasets.morphable_files import (
     MorphableFileError,
     leading_mode_mm,
-    pncc_code,
     read_3ddfa,
     read_bfm2009,
     read_bfm2017,

@@ -132,3 +132,14 @@ class LinearModel:
                 )
             vertices = vertices + basis[..., : len(given)] @ np.asarray(given, dtype=np.float64)
         return vertices
+
+
+def pncc_code(mean_shape: Float[np.ndarray, "V 3"]) -> Float[np.ndarray, "V 3"]:
+    """Colours of the projected normalised coordinate code (Zhu et al. 2016), float32 in [0, 1].
+
+    Per axis the place between the least and the largest coordinate of the mean identity; the mean
+    expression must not be added.
+    """
+    points = mean_shape.astype(np.float64)
+    low, high = points.min(axis=0), points.max(axis=0)
+    return ((points - low) / (high - low)).astype(np.float32)

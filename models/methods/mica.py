@@ -155,7 +155,11 @@ class Mica(nn.Module):
         self.siren: SirenDecoder | None = None
         if config.decoder == "flame":
             regressor = MappingNetwork(
-                config.encoder.embedding, config.hidden, config.n_shape, MAPPING_LAYERS
+                config.encoder.embedding,
+                config.hidden,
+                config.n_shape,
+                MAPPING_LAYERS,
+                kaiming_output=False,
             )
             self.flameModel = ShapeModel(regressor, None if flame is None else Flame(flame))
         elif template is None:

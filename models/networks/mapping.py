@@ -13,11 +13,14 @@ SLOPE = 0.2
 class MappingNetwork(nn.Module):
     """Leaky-ReLU layers of one width and a linear one.
 
-    Initialised as pi-GAN's (Chan et al. 2021) and MICA's releases are: Kaiming for the slope, the
-    last layer's weights a quarter of that.
+    The layers start from Kaiming's weights for the slope, the linear one from a quarter of
+    Kaiming's (pi-GAN's release, Chan et al. 2021) or of torch's own (MICA's, Zielonka et al. 2022),
+    which are 2.4 times smaller.
     """
 
-    def __init__(self, inputs: int, hidden: int, outputs: int, layers: int) -> None:
+    def __init__(
+        self, inputs: int, hidden: int, outputs: int, layers: int, *, kaiming_output: bool
+    ) -> None:
         """Build it.
 
         Args:
@@ -25,12 +28,14 @@ class MappingNetwork(nn.Module):
             hidden: Width.
             outputs: Size of the result.
             layers: Leaky-ReLU layers; the linear one comes on top.
+            kaiming_output: Where the linear one starts: pi-GAN's way, else MICA's.
         """
         super().__init__()
         sizes = [inputs, *[hidden] * layers]
-        self.network = nn.ModuleList([nn.Linear(a, b) for a, b in itertools.pairwise(sizes)])
+        hidden_layers = [nn.Linear(a, b) for a, b in itertools.pairwise(sizes)]
+        self.network = nn.ModuleList(hidden_layers)
         self.output = nn.Linear(hidden, outputs)
-        for layer in (*self.network, self.output):
+        for layer in [*hidden_layers, self.output] if kaiming_output else hidden_layers:
             nn.init.kaiming_normal_(layer.weight, a=SLOPE, nonlinearity="leaky_relu")
         with torch.no_grad():
             self.output.weight *= 0.25

@@ -79,7 +79,11 @@ class SirenDecoder(nn.Module):
         self.network = nn.ModuleList([nn.Linear(size, config.width) for size in sizes])
         self.final = nn.Linear(config.width, 3)
         self.mapping = MappingNetwork(
-            embedding, config.mapping, 2 * config.layers * config.width, layers=3
+            embedding,
+            config.mapping,
+            2 * config.layers * config.width,
+            layers=3,
+            kaiming_output=True,
         )
         bound = (6.0 / config.width) ** 0.5 / GAIN
         bounds = [1.0 / 3.0, *[bound] * config.layers]

@@ -3,21 +3,25 @@
 Few rows by very many columns, and the directions stay: laid out once in panels that fit into the
 first cache, they are read once for all faces, ahead of their use. Each number is the sum over the
 directions in their order by fused multiply-adds, so that its bits depend neither on the faces that
-are multiplied with it nor on the processor, as they do in a BLAS.
+are multiplied with it nor on the processor, as they do in a BLAS. One without such an instruction
+computes it step by step, fifty times slower; x86-64 has it since 2013, every 64-bit ARM does.
 """
 
 from typing import Final, no_type_check
 
 import numpy as np
 from jaxtyping import Float
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba.core import cgutils, types
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 from models.rendering.jit import kernel
 from models.rendering.lanes import Value, Vectors, ask_for
 
-LANES: Final = 16 if binding.get_host_cpu_features().get("avx512f") else 8
+_TARGET: Final = cpu_target.target_context.codegen().magic_tuple()
+"""What numba compiles for, and keeps compiled code apart by."""
+LANES: Final = 16 if "+avx512f" in _TARGET[2].split(",") else 8
 """Numbers that the processor multiplies at once."""
 ROWS, VECTORS = (8, 2) if LANES == 16 else (4, 3)
 """A block of sums, faces by vectors, that with its factors fills the processor's registers."""

@@ -1,11 +1,13 @@
-"""A pixel's channels worked on side by side: loops too short for a compiler to vectorise.
+"""Vectors for kernels: loops too short for a compiler to vectorise, and memory asked for ahead.
 
 Numba leaves straight lines of code scalar, and a vectorised loop over a few channels costs more to
-enter than it saves. So these steps are written as LLVM vectors of eight, four or three numbers,
-which LLVM fits to those that the processor has. Products and sums are in the wider of the types
-given and are rounded one by one, as in scalar code.
+enter than it saves. So these steps are written as LLVM vectors, which LLVM fits to those that the
+processor has: a pixel's channels side by side, eight, four or three, in the wider of the types
+given; a vertex's coordinates in float64 until they are stored. Products and sums are rounded one by
+one, as in scalar code.
 
-The steps are called from kernels. Arrays are flat, places in them are ``np.uint64``.
+The steps are called from kernels. Arrays are flat, places in them are ``np.uint64``. Nothing checks
+them.
 """
 
 from typing import Any, TypeAlias, no_type_check

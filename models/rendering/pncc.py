@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-from models.face.morphable import LinearModel
+from models.face.morphable import LinearModel, pncc_code
 from models.rendering.cameras import orthographic_pixels
 from models.rendering.displacement import Directions
 from models.rendering.orthographic import Projection, Surface
@@ -110,15 +110,6 @@ def project_300w_lp(
     return orthographic_pixels(turned[None], float(scale), float(x), float(y))[0]
 
 
-def pncc_code(mean_shape: Float[np.ndarray, "V 3"]) -> Float[np.ndarray, "V 3"]:
-    """Colours of the projected normalised coordinate code: min-max of the mean shape per axis.
-
-    Taken over the mean identity alone; the mean expression must not be added.
-    """
-    low, high = mean_shape.min(axis=0), mean_shape.max(axis=0)
-    return (mean_shape - low) / (high - low)
-
-
 @dataclass(frozen=True, slots=True)
 class Crop:
     """The rectangle of a picture that the face lies in.
@@ -186,7 +177,7 @@ class PnccRenderer:
         count = len(model.mean_shape)
         self.to_mm = 1000.0 * unit_m
         self.mean_mm = (model.mean * self.to_mm).astype(np.float32)
-        self.code = pncc_code(model.mean_shape).astype(np.float32)
+        self.code = pncc_code(model.mean_shape)
         self.faces = np.ascontiguousarray(model.faces, dtype=np.int32)
         self.sizes = model.shape_basis.shape[2], model.expression_basis.shape[2]
         bases = [

@@ -371,10 +371,3 @@ def read_3ddfa(root: Path) -> tuple[dict[str, np.ndarray], list[Path]]:
     arrays["faces"] = outward(arrays["mean_shape"], tri)
     check_model(arrays, THREE_DDFA_UNIT_M, path)
     return arrays, files
-
-
-def pncc_code(mean_shape: Float[np.ndarray, "v 3"]) -> Float[np.ndarray, "v 3"]:
-    """PNCC colours: per-axis min-max of the mean shape alone over all its vertices (Zhu 2016)."""
-    points = mean_shape.astype(np.float64)
-    low, high = points.min(axis=0), points.max(axis=0)
-    return ((points - low) / (high - low)).astype(np.float32)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from models.face.flame import FlameArrays, shape_vertices
 from stages.datasets.meshes import read_mesh
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from stages.training.run import Job
 
 MAX_VALIDATION = 200
-"""Validation photographs, spread evenly over those there are."""
+"""Validation photographs of each person, or as many as the person with the fewest has."""
 VALIDATION_BATCH = 64
 
 
@@ -61,11 +61,16 @@ def prepare(
     from models.methods.mica import MicaConfig, region_weights
 
     arrays = FlameArrays.load(model)
-    count = min(section["n_shape"], arrays.shapedirs.shape[-1])
+    count = section["n_shape"]
+    if count > arrays.shapedirs.shape[-1]:
+        raise ValueError(
+            f"train.mica.n_shape: expected at most the {arrays.shapedirs.shape[-1]} shape "
+            f"directions of {model}, got {count}"
+        )
     crops, owners, betas = [], [], []
     heads: list[Float[np.ndarray, "V 3"]] = []
     subjects: list[str] = []
-    skipped: list[str] = []
+    skipped: list[dict[str, str]] = []
     datasets = sorted(path.parent for path in unified.glob("*/FLAME_parameters"))
     unknown = sorted(set(section["exclude"]) - {dataset.name for dataset in datasets})
     if unknown:
@@ -81,15 +86,17 @@ def prepare(
             inputs = sorted((dataset / "arcface_input" / actor.name).glob("*.npy"))
             parameters = sorted(actor.glob("*.npz"))
             if not inputs or not parameters:
-                skipped.append(subject)
+                lacking = "no photograph" if not inputs else "no coefficients"
+                skipped.append({"subject_id": subject, "status": "failed", "reason": lacking})
                 continue
             with np.load(parameters[0]) as content:
                 beta = np.asarray(content["betas"], np.float64).reshape(-1)[:count]
+                beta = np.pad(beta, (0, count - len(beta)))
             for file in inputs:
                 blob = np.load(file)
                 crops.append(np.rint(blob.transpose(1, 2, 0) * 127.5 + 127.5).astype(np.uint8))
                 owners.append(len(subjects))
-            betas.append(np.pad(beta, (0, section["n_shape"] - len(beta))))
+            betas.append(beta)
             if section["decoder"] == "siren":
                 if section["siren"]["truth"] == "registrations":
                     mesh = dataset / "registrations" / actor.name / f"{parameters[0].stem}.obj"
@@ -178,6 +185,20 @@ def validation_subjects(subjects: Sequence[str], holdout: float, seed: int) -> s
     return held_out(subjects, holdout, seed)
 
 
+def equal_parts(
+    photographs: Sequence[Int[np.ndarray, " n"]], most: int = MAX_VALIDATION
+) -> Int[np.ndarray, " m"]:
+    """As many photographs of everybody as the person with the fewest has, at most ``most``.
+
+    Args:
+        photographs: Numbers of each person's, in order; those taken are spread evenly over them.
+        most: Largest number of one person.
+    """
+    each = min(most, min(map(len, photographs)))
+    at = [np.linspace(0, len(numbers) - 1, each).astype(int) for numbers in photographs]
+    return np.concatenate([numbers[part] for numbers, part in zip(photographs, at, strict=True)])
+
+
 def build(data: Path, config: Mapping[str, Any]) -> "Job":
     """The worker's job: K photographs of each drawn subject, shapes in metres."""
     import torch
@@ -222,17 +243,16 @@ def build(data: Path, config: Mapping[str, Any]) -> "Job":
     def batch(step: int, slots: list[int]) -> dict[str, torch.Tensor]:
         images, subjects = [], []
         for slot in slots:
-            group = slot // config["images_per_subject"]
-            subject = int(step_rng(config["seed"], step, group).choice(training))
-            rng = step_rng(config["seed"] + 1, step, slot)
-            images.append(augment(crops[rng.choice(members[subject])], change, rng))
+            group, turn = divmod(slot, config["images_per_subject"])
+            rng = step_rng(config["seed"], step, group)
+            subject = int(rng.choice(training))
+            shuffled = rng.permutation(members[subject])  # the same for all slots of the group
+            photo = crops[shuffled[turn % len(shuffled)]]
+            images.append(augment(photo, change, step_rng(config["seed"] + 1, step, slot)))
             subjects.append(subject)
         return {"image": to_blobs(np.stack(images)), **truth_of(subjects)}
 
-    held = np.flatnonzero(validation[owners])
-    held = held[
-        np.unique(np.linspace(0, len(held) - 1, min(len(held), MAX_VALIDATION)).astype(int))
-    ]
+    held = equal_parts([members[subject] for subject in np.flatnonzero(validation)])
     truth = faces_of(owners[held])
     average = faces_of(training).mean(axis=0)
     fixed = {

@@ -16,8 +16,6 @@ from stages.training.assembly import save_array
 COLUMNS = ("height_px", "width_px", "shape_para", "exp_para", "pose_para")
 """What drawing needs of a packed photograph."""
 MODEL = "model.safetensors"
-DRAWN_TOGETHER = 8
-"""Samples per matrix product; fixed, so that targets do not depend on the number of workers."""
 
 
 class Target(NamedTuple):
@@ -67,7 +65,7 @@ class DrawnPlanes:
     """Windows drawn from coefficients, one minibatch at a time; nothing is resampled."""
 
     def __init__(self, folder: Path, unit_m: float) -> None:
-        self._renderer = PnccRenderer(LinearModel.load(folder / MODEL), unit_m, DRAWN_TOGETHER)
+        self._renderer = PnccRenderer(LinearModel.load(folder / MODEL), unit_m)
         self._columns = {name: np.load(folder / f"{name}.npy") for name in COLUMNS}
         self._bases = np.load(folder / "bases.npy")
 

@@ -24,6 +24,7 @@ from stages.training.assembly import held_out, save_array
 if TYPE_CHECKING:
     from stages.training.run import Job
 
+HELD_OUT = frozenset({"val", "test"})
 MAX_VALIDATION = 200
 
 
@@ -156,7 +157,7 @@ def prepare(
 
     Raises:
         FileNotFoundError: An input is missing.
-        ValueError: There is nobody to build a ring of.
+        ValueError: There is nobody to build a ring of, or somebody is in training and validation.
     """
     size = section["ring"]["size"]
     low, high = section["box_scale"]
@@ -170,7 +171,13 @@ def prepare(
     people = [photo.subject_id for photo in photos]
     pseudo = np.arange(len(photos)) >= known
     named = sorted(set(people[:known]))
-    kept = {p.subject_id for p in photos[:known] if p.split in {"val", "test"}}
+    kept = {p.subject_id for p in photos[:known] if p.split in HELD_OUT}
+    twice = sorted({p.subject_id for p in photos[:known] if p.split not in HELD_OUT} & kept)
+    if twice:
+        raise ValueError(
+            f"expected nobody both in training and in validation, got {', '.join(twice[:3])}; "
+            f"correct the splits of these people in {packed}"
+        )
     if not kept and named:
         kept = held_out(named, section["holdout"], seed)
     validation = np.array([person in kept for person in people])

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 from pncc_case import SIZE_PX, PlainChain, real_samples, stand_in_model
 from threadpoolctl import threadpool_limits
 
@@ -162,7 +161,6 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()
     cv2.setNumThreads(1)
-    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch, threadpool_limits(1):
         figures = measured(options.data, options.rounds, Path(scratch))
     for figure in figures:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from smplx import lbs
 
 from models.face.flame import FlameArrays, LandmarkEmbedding, contour_row, head_yaw_deg
 from models.face.flame import pose_vertices as pose_numpy
@@ -89,46 +90,66 @@ def test_landmarks_have_gradients_and_no_state() -> None:
     assert torch.autograd.gradcheck(lambda *x: (layer(*x) * mix).sum(), inputs, eps=1e-7, atol=1e-5)
 
 
-def test_equals_smplx() -> None:
-    """Linear blend skinning and dynamic contour of the public implementation.
-
-    ``smplx`` works with heads turned upside down, where the sign of the yaw is the opposite.
-    """
-    lbs = pytest.importorskip(
-        "smplx.lbs", reason="smplx is not installed: pip install 'faceline[bench]'"
-    )
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_equals_smplx(dtype: torch.dtype) -> None:
+    """Linear blend skinning, static landmarks and contour rows of the public implementation."""
     arrays, marks = generated(), embedding()
-    beta, psi, theta = codes(8)
-    dtype = torch.float64
-    posedirs = arrays.posedirs.reshape(3 * V, -1).T
-    directions = np.concatenate([arrays.shapedirs, arrays.exprdirs], axis=2)
-    vertices, _ = lbs.lbs(
-        torch.cat([beta, psi], dim=1),
-        theta,
-        torch.as_tensor(arrays.v_template)[None],
-        torch.as_tensor(directions),
-        torch.as_tensor(posedirs),
-        torch.as_tensor(arrays.joint_regressor),
-        torch.as_tensor(arrays.parents),
-        torch.as_tensor(arrays.weights),
-    )
-    torch.testing.assert_close(Flame(arrays, dtype)(beta, psi, theta), vertices, atol=1e-6, rtol=0)
-
-    turned = torch.zeros(61, 15, dtype=dtype)
-    turned[:, 1] = torch.as_tensor(np.radians(np.arange(-30, 31)))
-    rows, _ = lbs.find_dynamic_lmk_idx_and_bcoords(
-        torch.zeros(61, V, 3, dtype=dtype),
-        turned,
-        torch.arange(79)[:, None].expand(79, 17),
-        torch.as_tensor(marks.dynamic_bary),
-        torch.tensor([0]),
-    )
-    np.testing.assert_array_equal(rows[:, 0], contour_rows(head_yaws_deg(-turned)))
+    beta, psi, theta = (code.to(dtype) for code in codes(8))
+    vertices = smplx_vertices(arrays, beta, psi, theta)
+    found = Flame(arrays, dtype)(beta, psi, theta)
+    torch.testing.assert_close(found, vertices, atol=1e-6, rtol=0)
     points = lbs.vertices2landmarks(
         vertices,
         torch.as_tensor(arrays.faces),
         torch.as_tensor(marks.full_faces)[None].repeat(8, 1),
-        torch.as_tensor(marks.full_bary)[None].repeat(8, 1, 1),
+        torch.as_tensor(marks.full_bary, dtype=dtype)[None].repeat(8, 1, 1),
     )
     ours = FlameLandmarks(arrays, marks, dtype, dynamic=False)(beta, psi, theta)
     torch.testing.assert_close(ours, points, atol=1e-6, rtol=0)
+
+
+def test_the_moving_contour_equals_that_of_smplx() -> None:
+    """``smplx`` works with heads turned upside down, where the sign of the yaw is the opposite."""
+    arrays, marks = generated(), embedding()
+    yaws = torch.arange(-60, 61, dtype=torch.float64)
+    count = len(yaws)
+    theta = torch.zeros(count, 15, dtype=torch.float64)
+    theta[:, 1] = torch.deg2rad(yaws)
+    beta, psi = (code[:1].expand(count, -1) for code in codes()[:2])
+    vertices = smplx_vertices(arrays, beta, psi, theta)
+    faces, bary = lbs.find_dynamic_lmk_idx_and_bcoords(
+        vertices,
+        -theta,
+        torch.as_tensor(marks.dynamic_faces),
+        torch.as_tensor(marks.dynamic_bary),
+        torch.tensor([0]),
+    )
+    contour = lbs.vertices2landmarks(vertices, torch.as_tensor(arrays.faces), faces, bary)
+    ours = FlameLandmarks(arrays, marks, torch.float64)(beta, psi, theta)
+    torch.testing.assert_close(ours[:, :17], contour, atol=1e-6, rtol=0)
+    assert len(np.unique(np.asarray(contour_rows(yaws)))) == 79
+
+
+def smplx_vertices(
+    arrays: FlameArrays, beta: torch.Tensor, psi: torch.Tensor, theta: torch.Tensor
+) -> torch.Tensor:
+    """Skinned vertices as ``smplx`` makes them of the same arrays."""
+    directions = np.concatenate([arrays.shapedirs, arrays.exprdirs], axis=2)
+    given = (
+        arrays.v_template[None],
+        directions,
+        arrays.posedirs.reshape(3 * V, -1).T,
+        arrays.joint_regressor,
+    )
+    template, shapes, poses, joints = (torch.as_tensor(part, dtype=beta.dtype) for part in given)
+    vertices, _ = lbs.lbs(
+        torch.cat([beta, psi], dim=1),
+        theta,
+        template,
+        shapes,
+        poses,
+        joints,
+        torch.as_tensor(arrays.parents),
+        torch.as_tensor(arrays.weights, dtype=beta.dtype),
+    )
+    return vertices

@@ -12,7 +12,7 @@ import pytest
 import scipy.io
 
 from models.face.flame import FlameArrays, LandmarkEmbedding
-from models.face.morphable import LinearModel
+from models.face.morphable import LinearModel, pncc_code
 from stages.convert import load_flame, run
 from stages.corpus import bfm2009, bfm2017, three_ddfa
 from stages.corpus.files import write
@@ -35,7 +35,6 @@ from stages.datasets.models import MODEL_SOURCES
 from stages.datasets.morphable_files import (
     MorphableFileError,
     indices_of,
-    pncc_code,
     read_bfm2009,
 )
 from stages.runtime.artifacts import read_safetensors, write_bytes

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from stages.runtime.params.section import Section
 
@@ -204,6 +204,14 @@ class RingNetParams(Section):
     )
     augment: AugmentParams
     fit: LoopParams
+
+    @field_validator("augment")
+    @classmethod
+    def _as_seen(cls, augment: AugmentParams) -> AugmentParams:
+        """Refuse mirrored photographs: a mirror exchanges the left landmarks and the right."""
+        if augment.flip:
+            raise ValueError("RingNet learns landmarks of photographs as they are; expected false")
+        return augment
 
 
 class TrainParams(Section):

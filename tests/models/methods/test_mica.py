@@ -88,7 +88,7 @@ def test_the_siren_decoder_has_its_published_size_and_no_flame() -> None:
 
 def test_mapping_network_equals_its_formula_and_names() -> None:
     torch.manual_seed(0)
-    net = MappingNetwork(7, 5, 3, layers=4)
+    net = MappingNetwork(7, 5, 3, layers=4, kaiming_output=False)
     names = {f"network.{i}.{n}" for i in range(4) for n in ("weight", "bias")}
     assert set(net.state_dict()) == names | {"output.weight", "output.bias"}
     z = torch.randn(2, 7)
@@ -99,16 +99,22 @@ def test_mapping_network_equals_its_formula_and_names() -> None:
     torch.testing.assert_close(net(z), h @ net.output.weight.T + net.output.bias)
 
 
-def test_initial_scale_of_the_mapping_network() -> None:
+@pytest.mark.parametrize("kaiming_output", [False, True])
+def test_initial_scale_of_the_mapping_network(kaiming_output: bool) -> None:
+    """MICA's linear layer starts from U(+-1/sqrt(n)) / 4, whose deviation is 1/sqrt(3 n) / 4."""
     torch.manual_seed(0)
-    net = MappingNetwork(512, 300, 300, layers=4)
+    net = MappingNetwork(512, 300, 300, layers=4, kaiming_output=kaiming_output)
     gain = np.sqrt(2 / (1 + 0.2**2))
     assert float(net.network[1].weight.detach().std()) == pytest.approx(
         gain / np.sqrt(300), rel=0.02
     )
-    assert float(net.output.weight.detach().std()) == pytest.approx(
-        0.25 * gain / np.sqrt(300), rel=0.02
-    )
+    last = (gain if kaiming_output else 1 / np.sqrt(3)) / np.sqrt(300)
+    assert float(net.output.weight.detach().std()) == pytest.approx(0.25 * last, rel=0.02)
+
+
+def test_mica_starts_from_the_small_linear_layer() -> None:
+    regressor = Mica(MicaConfig(encoder=TINY, hidden=300)).flameModel.regressor
+    assert float(regressor.output.weight.detach().abs().max()) <= 0.25 / np.sqrt(300)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.face.morphable import LinearModel
+from models.face.morphable import LinearModel, pncc_code
 from models.rendering import pncc_codec
 from models.rendering.pncc import (
     BATCH,
@@ -19,7 +19,6 @@ from models.rendering.pncc import (
     PnccRenderer,
     Sample,
     Window,
-    pncc_code,
     project_300w_lp,
     render,
     rotation_300w_lp,

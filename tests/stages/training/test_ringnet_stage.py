@@ -167,6 +167,26 @@ def test_the_set_s_own_test_people_validate(
     assert prepared(data, section, tmp_path / "out")["validation_identities"] == ["vggface2/e"]
 
 
+def test_nobody_is_in_training_and_validation(
+    data: Path, section: RingNetParams, tmp_path: Path
+) -> None:
+    """The splits of one person's photographs disagree."""
+    rng = np.random.default_rng(4)
+    photographs(data, "vggface2", {"a": 4, "b": 4, "c": 4}, rng)
+    rows = read_table(data / "packed/vggface2/images-00000.parquet").to_pylist()
+    for row in rows:
+        row["split"] = "test" if row["item_id"] in {"a/0", "b/1"} else "train"
+    write_table(table_of(rows, "images"), data / "packed/vggface2/images-00000.parquet")
+    with pytest.raises(ValueError, match="both in training and in validation, got vggface2/a, vg"):
+        prepared(data, section, tmp_path / "a")
+
+
+def test_mirrored_photographs_are_refused(section: RingNetParams) -> None:
+    changed = section.model_dump() | {"augment": {**AUGMENT, "flip": True}}
+    with pytest.raises(ValueError, match="learns landmarks of photographs as they are"):
+        RingNetParams.model_validate(changed)
+
+
 def test_missing_inputs_are_named(data: Path, section: RingNetParams, tmp_path: Path) -> None:
     (data / "landmarks/300w_lp/landmarks.parquet").unlink()
     with pytest.raises(FileNotFoundError, match="landmarks@300w_lp"):

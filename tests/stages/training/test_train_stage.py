@@ -42,7 +42,13 @@ from stages.runtime.params import (
     ReconstructParams,
     SirenParams,
 )
-from stages.training.mica import aligned_distance_mm, build, prepare, validation_subjects
+from stages.training.mica import (
+    aligned_distance_mm,
+    build,
+    equal_parts,
+    prepare,
+    validation_subjects,
+)
 from stages.training.pix2face_planes import COLUMNS, DrawnPlanes, save_coefficients
 from stages.training.run import FileStore
 from tests.stages.training.conftest import AUGMENT, ENCODER, failed_row, image_row, landmarks_68
@@ -279,7 +285,8 @@ def _section(method: str) -> object:
 def test_mica_leaves_out_subjects_without_photographs(trained: Run, data: Path) -> None:
     trained("mica", data / "checkpoints/mica")
     facts = read_json(data / "checkpoints/mica/metrics.json")["data"]
-    assert facts["skipped"] == ["LYHM/00099"]
+    lacking = {"subject_id": "LYHM/00099", "status": "failed", "reason": "no photograph"}
+    assert facts["skipped"] == [lacking]
     assert facts["subjects"] + len(facts["validation_subjects"]) == 6
     assert facts["photographs"] == 12
 
@@ -524,6 +531,37 @@ def test_every_subject_is_drawn_equally_often(data: Path, mica: MicaParams, tmp_
     assert len(counts) == (~validating).sum()
     assert counts.min() > 0.75 * counts.mean()
     assert counts.max() < 1.25 * counts.mean()
+
+
+def test_photographs_of_one_draw_differ(data: Path, mica: MicaParams, tmp_path: Path) -> None:
+    """K of a subject without repetition; a subject with fewer starts over."""
+    for actor in sorted(path.name for path in (data / "unified/LYHM/arcface_input").iterdir()):
+        for shot in range(4):
+            value = np.float32(-0.9 + 0.4 * shot)
+            file = data / f"unified/LYHM/arcface_input/{actor}/{shot}.npy"
+            np.save(file, np.full((3, 112, 112), value, np.float32))
+    _prepared(data, mica, tmp_path / "a")
+    config = mica.model_dump(mode="json") | {"seed": 1, "encoder": PLAIN_ENCODER, "augment": {}}
+    job = build(tmp_path / "a", config | {"images_per_subject": 4})
+    for step in range(20):
+        grey = job.batch(step, list(range(8)))["image"].mean(dim=(1, 2, 3)).numpy()
+        assert (np.diff(np.sort(grey.reshape(2, 4), axis=1)) > 0.3).all()
+    job = build(tmp_path / "a", config | {"images_per_subject": 5})
+    grey = job.batch(0, list(range(5)))["image"].mean(dim=(1, 2, 3)).numpy()
+    assert grey[4] == grey[0]
+
+
+def test_everybody_validates_with_as_many_photographs() -> None:
+    numbers = [np.arange(10), np.arange(10, 14), np.arange(20, 23)]
+    assert equal_parts(numbers).tolist() == [0, 4, 9, 10, 11, 13, 20, 21, 22]
+    assert equal_parts(numbers, most=1).tolist() == [0, 10, 20]
+
+
+def test_more_coefficients_than_the_model_has_are_refused(
+    data: Path, mica: MicaParams, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=r"n_shape: expected at most the \d+ shape .* 999"):
+        _prepared(data, mica.model_copy(update={"n_shape": 999}), tmp_path / "a")
 
 
 def test_siren_trains_without_a_basis_and_reconstructs(
