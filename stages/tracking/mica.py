@@ -56,8 +56,8 @@ class MicaTracking:
             flame: Converted folder with masks and landmarks.
             p: Schedule, weights, shape.
             focal_px: The camera's focal length in pixels of the frames, where it is known.
-            shape: A known person's ``beta``, instead of ``p.shape_init``: ``.npy``, or the
-                ``parameters.npz`` of ``faceline register``.
+            shape: A known person's ``beta``, kept as it is, instead of ``p.shape_init``: ``.npy``,
+                or the ``parameters.npz`` of ``faceline register``.
 
         Raises:
             FileNotFoundError: A file is missing.
@@ -102,6 +102,7 @@ class MicaTracking:
             else f"FLAME's texture space, {p.texture_modes} modes",
         }
         self.facts = Facts(weights, synthetic, inputs, more)
+        self._free = shape is None and p.shape_init == "free"
         self.first_frames = max(p.keyframes, 1 if self._shape is None else p.shape_frames)
         self._tracker: Tracker | None = None
 
@@ -191,7 +192,7 @@ class MicaTracking:
             energy,
             schedule_of(self._preset),
             focal_ndc=focal,
-            free_shape=p.shape_init == "free",
+            free_shape=self._free,
             dense=p.dense,
         )
 

@@ -403,6 +403,21 @@ def test_frames_that_are_started_on_anew_bring_their_own_shape(
         np.testing.assert_array_equal(used.begin(frames[1:2])[name], value, err_msg=name)
 
 
+def test_a_given_shape_is_kept_also_where_it_would_be_fitted(
+    go: Any, loaded: params.Params, tmp_path: Path
+) -> None:
+    given = np.linspace(-1.0, 1.0, 10)
+    np.save(tmp_path / "shape.npy", given)
+    section = loaded.track.model_copy(update={"shape_init": "free"})
+    more = {"loaded": loaded.model_copy(update={"track": section})}
+    assert go(shape=tmp_path / "shape.npy", **more)["shape_init"] == "given"
+    beta = read_safetensors(tmp_path / "out" / "parameters.safetensors")[0]["beta"]
+    np.testing.assert_array_equal(beta, np.tile(given.astype(np.float32), (FRAMES, 1)))
+    assert go(out="free", **more)["shape_init"] == "free"
+    beta = read_safetensors(tmp_path / "free" / "parameters.safetensors")[0]["beta"]
+    assert np.abs(beta).max() > 0, "without it the shape is fitted"
+
+
 @pytest.mark.parametrize(("smooth", "expected"), [(1, 52.0), (3, 50.0 + 2.0 / 3.0)])
 def test_pix2face_landmarks_are_smoothed_after_the_fit(
     go: Any, tmp_path: Path, loaded: params.Params, monkeypatch: pytest.MonkeyPatch,
