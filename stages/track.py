@@ -10,6 +10,7 @@ ends with the bytes of a run that was not. Not a stage of the graph, which reads
 """
 
 import contextlib
+import itertools
 import logging
 import shutil
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from models.face.face_path import acceleration_px, smooth_points
-from models.methods.tracker import Frame
+from models.methods.tracker import Frame, StartError
 from models.metrics.images import depth_rmse, photometric_rmse
 from stages.landmarking.landmark_predictor import FILE_NAME
 from stages.runtime import params
@@ -242,18 +243,14 @@ def _fit(
     reasons, states = list(found.reasons), {}
     if not found.usable:
         return {}, reasons
-    kept = store.get(BEGUN)
-    if kept is None:
-        wanted = set(found.usable[: runner.first_frames])
-        first = [frame for _, frame in _frames(video, found, wanted)]
-        begun = runner.begin(first)
-        store.put(BEGUN, begun, {})
-    else:
-        begun = kept[0]
-    before, last = begun, found.usable[0] - 1
-    known = {k: kept for k in found.usable if (kept := store.get(_name(k))) is not None}
-    missing = _frames(video, found, set(found.usable) - set(known))
-    for index in found.usable:
+    begun, lost = _begin(video, found, runner, store)
+    for index, reason in lost.items():
+        reasons[index] = reason
+    usable = [index for index in found.usable if index not in lost]
+    before, last = begun, usable[0] - 1
+    known = {k: kept for k in usable if (kept := store.get(_name(k))) is not None}
+    missing = _frames(video, found, set(usable) - set(known))
+    for index in usable:
         kept = known.get(index)
         if kept is None:
             at, frame = next(missing)
@@ -274,6 +271,39 @@ def _fit(
             last = index
         tell("tracking", index + 1, len(found.names))
     return states, reasons
+
+
+def _begin(
+    video: Video, found: FacePath, runner: VideoMethod, store: Store
+) -> tuple[Arrays, dict[int, str]]:
+    """The state to start from, and why frames before it cannot be started on.
+
+    A frame at fault is left out and the next one takes its place among the first.
+
+    Raises:
+        ValueError: No frame can be started on; of the first one's reason.
+    """
+    if (kept := store.get(BEGUN)) is not None:
+        return kept[0], dict(kept[1]["lost"])
+    lost: dict[int, str] = {}
+    first: list[tuple[int, Frame]] = []
+    ahead = _frames(video, found, set(found.usable))
+    failure: ValueError | None = None
+    while True:
+        first += itertools.islice(ahead, runner.first_frames - len(first))
+        if failure is not None and not first:
+            raise failure
+        try:
+            begun = runner.begin([frame for _, frame in first])
+        except ValueError as error:
+            if not first:
+                raise
+            failure = failure or error
+            index, _ = first.pop(error.frame if isinstance(error, StartError) else 0)
+            lost[index] = str(error)
+        else:
+            store.put(BEGUN, begun, {"lost": sorted(lost.items())})
+            return begun, lost
 
 
 def _name(index: int) -> str:

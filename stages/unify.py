@@ -391,8 +391,8 @@ def write_photographs(
             pixels, five = decode_rgb(row["image"]), five_points(marks)
             target = out / "arcface_input" / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            blob = arcface_blob(arcface_crop(pixels, five, size_px)).astype(np.float32)
-            np.save(target.with_suffix(".npy"), np.ascontiguousarray(blob), allow_pickle=False)
+            blob = arcface_blob(arcface_crop(pixels, five, size_px))
+            np.save(target.with_suffix(".npy"), blob, allow_pickle=False)
             preview = arcface_crop(pixels, five, PREVIEW_PX)[..., ::-1]
             _put(target.with_suffix(".jpg"), cv2.imencode(".jpg", preview)[1].tobytes())
             crops += 1

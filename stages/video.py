@@ -1,12 +1,11 @@
 """Videos: frames from a file or a folder of pictures, and a file from frames.
 
 OpenCV scales a frame whose size differs from the first one's without a word (since 4.7), so a
-file's packets are read beside its frames and their headers compared: a JPEG's size (MJPEG), or the
-sequence header of H.264 and MPEG-4. Of other codecs a change of size is not noticed.
+file's packets are read beside its frames and the sizes that they state compared: of MJPEG, MPEG-4,
+H.264 and HEVC. Of other codecs a change of size is not noticed.
 """
 
 import itertools
-import struct
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from stages.datasets.images import ImageError, decode_rgb
+from stages.picture_size import Size, size_in
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png")
 FOLDER_FPS = 25.0
@@ -114,26 +114,27 @@ class Video:
         import cv2
 
         capture, index = _open(self.path), 0
-        headers = _headers(self.path)
-        known: bytes | None = None
+        sizes = _sizes(self.path)
+        known: Size | None = None
         try:
             while True:
                 good, image = capture.read()
                 if not good:
                     break
-                header = next(headers, None)
-                if header is not None and known is not None and header != known:
+                size = next(sizes, None)
+                if size is not None and known is not None and size != known:
                     raise VideoError(
-                        f"the picture size or coding of {self.path} changes in frame {index}; cut "
-                        "the video there and track both parts"
+                        f"the picture size of {self.path} changes in frame {index}, from "
+                        f"{known[0]} x {known[1]} to {size[0]} x {size[1]} px; cut the video there "
+                        "and track both parts"
                     )
-                known = header or known
+                known = size or known
                 rgb = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
                 yield VideoFrame(index, str(index), rgb)
                 index += 1
         finally:
             capture.release()
-            headers.close()
+            sizes.close()
         for lost in range(index, self.announced):
             reason = f"the file announces {self.announced} frames, {index} could be decoded"
             yield VideoFrame(lost, str(lost), None, reason)
@@ -151,48 +152,23 @@ def _open(path: Path) -> "cv2.VideoCapture":  # type: ignore[name-defined]
     return capture
 
 
-def _headers(path: Path) -> Generator[bytes | None, None, None]:
-    """What each packet of a file says about the pictures' size; None where it says nothing."""
+def _sizes(path: Path) -> Generator[Size | None, None, None]:
+    """Width and height that each packet of a file states; None where it states none."""
     import cv2
 
     capture = _open(path)
     try:
+        fourcc = int(capture.get(cv2.CAP_PROP_FOURCC)) & 0xFFFFFFFF
+        name = fourcc.to_bytes(4, "little").decode("latin-1")
         if not capture.set(cv2.CAP_PROP_FORMAT, -1):
             return
         while True:
             good, packet = capture.read()
             if not good:
                 return
-            yield size_header(packet.tobytes())
+            yield size_in(packet.tobytes(), name)
     finally:
         capture.release()
-
-
-def size_header(packet: bytes) -> bytes | None:
-    """The part of a coded picture that fixes its size, or None where the packet has none.
-
-    JPEG: height and width. H.264: the sequence parameter set. MPEG-4: the video object layer.
-    """
-    if packet.startswith(b"\xff\xd8"):
-        return _jpeg_size(packet)
-    at = packet.find(b"\x00\x00\x01")
-    while at >= 0 and at + 3 < len(packet):
-        code = packet[at + 3]
-        if 0x20 <= code <= 0x2F or code & 0x9F == 0x07:
-            end = packet.find(b"\x00\x00\x01", at + 3)
-            return packet[at + 3 : len(packet) if end < 0 else end].rstrip(b"\x00")
-        at = packet.find(b"\x00\x00\x01", at + 3)
-    return None
-
-
-def _jpeg_size(packet: bytes) -> bytes | None:
-    position = 2
-    while position + 9 <= len(packet) and packet[position] == 0xFF:
-        marker = packet[position + 1]
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            return packet[position + 5 : position + 9]
-        position += 2 + struct.unpack_from(">H", packet, position + 2)[0]
-    return None
 
 
 def write_video(path: Path, frames: Iterable[UInt8[np.ndarray, "h w 3"]], fps: float) -> None:

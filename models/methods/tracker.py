@@ -127,6 +127,18 @@ class Frame:
     points_px: Float[np.ndarray, "68 2"]
 
 
+class StartError(ValueError):
+    """One of the first frames cannot be fitted.
+
+    Attributes:
+        frame: Its place among those given, from 0.
+    """
+
+    def __init__(self, frame: int, reason: str) -> None:
+        super().__init__(reason)
+        self.frame = frame
+
+
 class Tracker:
     """Fits frames of one size to one person's head."""
 
@@ -163,21 +175,27 @@ class Tracker:
         albedo go on, and the first frame is given with what they have become.
 
         Raises:
-            ValueError: The landmarks determine no pose, or the fit is lost.
+            StartError: The landmarks of a frame determine no pose, or its fit is lost.
         """
         first, state = None, self._blank(frames[0])
         for index, frame in enumerate(frames):
-            state = self._posed(state, frame)
-            state = self._fit_camera(state, frame)
-            if self.dense:
-                if index == 0:
-                    state = self._fit_colours(state, frame)
-                state = self._trust(state, frame)
-            rates = self._allowed(self.schedule.keyframe_rates)
-            state = self._levels(state, frame, rates, self.schedule.start_factor)
+            try:
+                state = self._fit_first(state, frame, colours=index == 0)
+            except ValueError as error:
+                raise StartError(index, str(error)) from error
             first = first or state
         assert first is not None
         return first | {name: state[name] for name in PER_VIDEO}
+
+    def _fit_first(self, state: State, frame: Frame, *, colours: bool) -> State:
+        """Pose, camera, where asked for light and albedo, then all that a frame has."""
+        state = self._fit_camera(self._posed(state, frame), frame)
+        if self.dense:
+            if colours:
+                state = self._fit_colours(state, frame)
+            state = self._trust(state, frame)
+        rates = self._allowed(self.schedule.keyframe_rates)
+        return self._levels(state, frame, rates, self.schedule.start_factor)
 
     def follow(self, state: State, frame: Frame, *, jumped: bool = False) -> State:
         """Fit the next frame from the state of the last one.
@@ -221,8 +239,6 @@ class Tracker:
         eye = torch.eye(3, dtype=head.dtype, device=head.device)
         inner = surface.landmarks(head, eye)[17:].detach().cpu().numpy().astype(np.float64)
         pose = fit_scaled_orthographic(inner, frame.points_px[17:])
-        if np.linalg.det(pose.rotation) <= 0:
-            raise ValueError("the landmarks of the first frame mirror a face; check their order")
         half = 0.5 * min(height, width)
         focal = float(state["focal"]) * half
         distance = focal / pose.scale_px

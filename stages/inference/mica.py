@@ -87,7 +87,7 @@ class MicaReconstructor:
         """
         blob = arcface_blob(arcface_crop(image, five_points(points_px)))
         with torch.no_grad():
-            code = self._net(torch.from_numpy(np.ascontiguousarray(blob))[None])
+            code = self._net(torch.from_numpy(blob)[None])
             if self._net.siren is not None:
                 vertices = 1000.0 * self._net.decode(code)[0].numpy().astype(np.float64)
         coefficients = code[0].numpy().astype(np.float64)

@@ -56,8 +56,8 @@ class MicaTracking:
             flame: Converted folder with masks and landmarks.
             p: Schedule, weights, shape.
             focal_px: The camera's focal length in pixels of the frames, where it is known.
-            shape: A known person's ``beta``, instead of ``p.shape_init``: ``.npy``, or the
-                ``parameters.npz`` of ``faceline register``.
+            shape: A known person's ``beta``, kept as it is, instead of ``p.shape_init``: ``.npy``,
+                or the ``parameters.npz`` of ``faceline register``.
 
         Raises:
             FileNotFoundError: A file is missing.
@@ -102,6 +102,7 @@ class MicaTracking:
             else f"FLAME's texture space, {p.texture_modes} modes",
         }
         self.facts = Facts(weights, synthetic, inputs, more)
+        self._free = shape is None and p.shape_init == "free"
         self.first_frames = max(p.keyframes, 1 if self._shape is None else p.shape_frames)
         self._tracker: Tracker | None = None
 
@@ -113,7 +114,12 @@ class MicaTracking:
         return Albedo(len(used), faces, texture.mean[used], texture.basis[used])
 
     def begin(self, frames: Sequence[Frame]) -> Arrays:
-        """Shape from the first frames, then camera, light, albedo and the first fit."""
+        """Shape from the first frames, then camera, light, albedo and the first fit.
+
+        Raises:
+            StartError: One of the frames cannot be fitted.
+            ValueError: The checkpoint has no shapes, or landmarks determine no crop.
+        """
         beta = self._beta.copy()
         if self._shape is not None:
             given = [(f.image, f.points_px) for f in frames[: self._p.shape_frames]]
@@ -121,8 +127,9 @@ class MicaTracking:
             beta[: len(found)] = found
         size = frames[0].image.shape[:2]
         small = [self._smaller(frame) for frame in frames[: self._p.keyframes]]
-        state = self._tracker_of(torch.as_tensor(beta, dtype=torch.float32), size).start(small)
-        return _arrays(state)
+        self._tracker = None
+        tracker = self._tracker_of(torch.as_tensor(beta, dtype=torch.float32), size)
+        return _arrays(tracker.start(small))
 
     def fit(self, before: Arrays, frame: Frame, *, jumped: bool) -> Arrays:
         """Descend from the last state.
@@ -131,8 +138,9 @@ class MicaTracking:
             ValueError: The fit is lost.
         """
         state = _state(before)
-        tracker = self._tracker_of(state["beta"], frame.image.shape[:2])
-        return _arrays(tracker.follow(state, self._smaller(frame), jumped=jumped))
+        if self._tracker is None:
+            self._tracker = self._tracker_of(state["beta"], frame.image.shape[:2])
+        return _arrays(self._tracker.follow(state, self._smaller(frame), jumped=jumped))
 
     def points_px(self, state: Arrays, size: tuple[int, int]) -> Float[np.ndarray, "68 2"]:
         """Projected landmarks; the contour follows the head's yaw."""
@@ -176,18 +184,17 @@ class MicaTracking:
         return clay_over(image, self._clip(now, seen, size), seen.numpy(), self._drawn)
 
     def _tracker_of(self, beta: torch.Tensor, size: tuple[int, int]) -> Tracker:
-        if self._tracker is None:
-            p, w = self._p, self._p.weights
-            focal = None if self._focal_px is None else self._focal_px / (0.5 * min(size))
-            energy = Energy(self._surface, self._albedo, TermWeights(**w.model_dump()), beta)
-            self._tracker = Tracker(
-                energy,
-                schedule_of(self._preset),
-                focal_ndc=focal,
-                free_shape=p.shape_init == "free",
-                dense=p.dense,
-            )
-        return self._tracker
+        """A tracker that holds this shape, or starts from it where the shape is free."""
+        p, w = self._p, self._p.weights
+        focal = None if self._focal_px is None else self._focal_px / (0.5 * min(size))
+        energy = Energy(self._surface, self._albedo, TermWeights(**w.model_dump()), beta)
+        return Tracker(
+            energy,
+            schedule_of(self._preset),
+            focal_ndc=focal,
+            free_shape=self._free,
+            dense=p.dense,
+        )
 
     def _smaller(self, frame: Frame) -> Frame:
         """The frame at the preset's size, or as it is where it is not larger."""
@@ -214,8 +221,7 @@ class MicaTracking:
         return perspective_clip(seen.numpy()[None], *camera, *size, near=0.9 * near, far=1.1 * far)
 
     def _colours(self, now: State, size: tuple[int, int]) -> Float[np.ndarray, "h w 3"]:
-        assert self._tracker is not None, "a state comes from this tracker"
-        energy = self._tracker.energy
+        energy = self._tracker_of(now["beta"], size).energy
         rows, columns, fragments = energy.visible(now, *size)
         out = np.full((*size, 3), np.nan)
         kept = fragments.weight.numpy() > 0

@@ -62,7 +62,12 @@ class VideoMethod(Protocol):
     """How many of the first usable frames ``begin`` wants."""
 
     def begin(self, frames: Sequence[Frame]) -> Arrays:
-        """What the first frames decide for the whole video, and the state to start from."""
+        """What the first frames decide for the whole video, and the state to start from.
+
+        Raises:
+            ValueError: They cannot be started on. A ``StartError`` names the frame at fault; of any
+                other the first frame is. It becomes a failed row with the message.
+        """
         ...
 
     def fit(self, before: Arrays, frame: Frame, *, jumped: bool) -> Arrays:

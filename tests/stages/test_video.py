@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from stages.video import Video, VideoError, size_header, write_video
+from stages.video import Video, VideoError, write_video
 
 
 def pictures(count: int = 4, size: tuple[int, int] = (48, 64), seed: int = 0) -> list[np.ndarray]:
@@ -26,6 +26,33 @@ def folder(path: Path, images: list[np.ndarray]) -> Path:
     for index, image in enumerate(images):
         (path / f"{index:03d}.jpg").write_bytes(jpeg(image))
     return path
+
+
+def h264_stream(across: int, down: int, *, frames: int) -> bytes:
+    """Raw (I_PCM) pictures of 16 px blocks in H.264's byte stream; only the first one is IDR."""
+    rng = np.random.default_rng(0)
+    sps = "01000010 11000000 00001010" + "1 1 011 010 0" + golomb(across - 1) + golomb(down - 1)
+    out = unit(0x67, sps + "1 1 0 0 1") + unit(0x68, "1 1 0 0 1 1 1 0 00 1 1 1 0 0 0 1")
+    for frame in range(frames):
+        own = "1 00" if frame == 0 else "0"  # id and marking of an IDR picture, or marking alone
+        bits = "1 0001000 1" + f"{frame % 16:04b}" + own + "1"
+        for _ in range(across * down):
+            bits = bits.replace(" ", "") + "000011010"  # I_PCM
+            bits += "0" * (-len(bits) % 8)
+            bits += "".join(f"{value:08b}" for value in rng.integers(1, 255, 384))
+        out += unit(0x65 if frame == 0 else 0x21, bits + "1")
+    return out
+
+
+def golomb(value: int) -> str:
+    return f"{value + 1:b}".zfill(2 * (value + 1).bit_length() - 1)
+
+
+def unit(code: int, bits: str) -> bytes:
+    bits = bits.replace(" ", "")
+    bits += "0" * (-len(bits) % 8)
+    data = bytes(int(bits[k : k + 8], 2) for k in range(0, len(bits), 8))
+    return b"\x00\x00\x00\x01" + bytes([code]) + data
 
 
 def test_a_file_comes_back_nearly_as_written_and_with_the_same_bytes(tmp_path: Path) -> None:
@@ -69,16 +96,16 @@ def test_another_size_midway_is_refused_naming_the_frame(tmp_path: Path) -> None
     assert len(list(Video(stream))) == 4
 
 
-def test_headers_of_coded_pictures() -> None:
-    start = b"\x00\x00\x01"
-    sps, slice_ = start + b"\x67\x42\x00\x1e\xab\x40", start + b"\x65\x88\x80"
-    assert size_header(start + b"\x09\x10" + sps + slice_) == b"\x67\x42\x00\x1e\xab\x40"
-    assert size_header(slice_) is None
-    layer = start + b"\x20\x00\x86\x84"
-    assert size_header(start + b"\xb0\x01" + layer + start + b"\xb6\x10") == b"\x20\x00\x86\x84"
-    assert size_header(jpeg(pictures(1)[0])) == b"\x00\x30\x00\x40"
-    assert size_header(b"\xff\xd8\xff") is None
-    assert size_header(b"") is None
+def test_an_h264_file_is_refused_only_where_its_size_changes(tmp_path: Path) -> None:
+    """Slices of few references (0x21) look like MPEG-4's headers, and differ in every frame."""
+    stream = tmp_path / "stream.h264"
+    stream.write_bytes(h264_stream(2, 1, frames=4))
+    assert [frame.image.shape for frame in Video(stream)] == [(16, 32, 3)] * 4
+    stream.write_bytes(h264_stream(2, 1, frames=2) * 2)  # the same header again
+    assert len(list(Video(stream))) == 4
+    stream.write_bytes(h264_stream(2, 1, frames=2) + h264_stream(1, 2, frames=2))
+    with pytest.raises(VideoError, match="changes in frame 2, from 32 x 16 to 16 x 32 px"):
+        list(Video(stream))
 
 
 def test_frames_that_a_file_announces_but_lacks_have_a_reason(tmp_path: Path) -> None:

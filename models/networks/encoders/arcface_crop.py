@@ -86,5 +86,9 @@ def arcface_crop(
 
 
 def arcface_blob(crop: UInt8[np.ndarray, "s s 3"]) -> Float[np.ndarray, "3 s s"]:
-    """RGB bytes to the network's input: CHW float32, (x - 127.5) / 127.5."""
-    return ((crop.astype(np.float32) - 127.5) / 127.5).transpose(2, 0, 1)
+    """RGB bytes to the network's input: CHW float32, (x - 127.5) / 127.5.
+
+    The result is contiguous: stacked views would make a batch whose channels vary fastest, with
+    which torch 2.13's convolutions of very few channels wrote beyond their buffers on the CPU.
+    """
+    return np.ascontiguousarray(((crop.astype(np.float32) - 127.5) / 127.5).transpose(2, 0, 1))

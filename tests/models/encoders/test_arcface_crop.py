@@ -81,6 +81,12 @@ def test_blob_is_channel_first_and_spans_minus_one_to_one() -> None:
     np.testing.assert_allclose(blob[:, 1, 2], [1, -1, 0.5 / 127.5], atol=1e-6)
 
 
+def test_blobs_and_batches_of_them_have_their_channels_apart() -> None:
+    blob = arcface_blob(np.zeros((6, 6, 3), np.uint8))
+    assert blob.flags.c_contiguous
+    assert np.stack([blob, blob]).flags.c_contiguous
+
+
 def test_coinciding_points_are_refused() -> None:
     with pytest.raises(ValueError, match="do not coincide"):
         arcface_crop(np.zeros((9, 9, 3), np.uint8), np.ones((5, 2)))

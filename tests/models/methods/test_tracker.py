@@ -8,7 +8,7 @@ import torch
 
 from models.face.flame import FlameArrays, LandmarkEmbedding
 from models.face.rotations import matrix_of_six, six_of_matrix
-from models.methods.tracker import Frame, Level, Schedule, Tracker
+from models.methods.tracker import Frame, Level, Schedule, StartError, Tracker
 from models.methods.tracker_energy import (
     LIP_PAIRS,
     Albedo,
@@ -340,3 +340,13 @@ def test_a_texture_basis_trusts_every_vertex(surface: Surface) -> None:
     assert float(found["texture"][0]) > 0.3
     assert float(found["texture"][1]) < -0.6
     assert float(tracker._trust(found | {"trusted": torch.zeros(N)}, frame)["trusted"].min()) == 1.0
+
+
+def test_a_first_frame_that_cannot_be_fitted_is_named(surface: Surface) -> None:
+    energy, state = energy_of(surface), known(surface)
+    frame = photographed(energy, state)
+    away = Frame(frame.image, frame.points_px + 1e7)
+    schedule = Schedule(camera_steps=1, levels=(Level(1.0, 1, True),))
+    with pytest.raises(StartError, match="the tracke") as caught:
+        Tracker(energy, schedule, focal_ndc=4.0).start([frame, away])
+    assert caught.value.frame == 1

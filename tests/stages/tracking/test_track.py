@@ -1,18 +1,31 @@
 """`faceline track` on a tiny synthetic clip: files, rows, resume, refusals."""
 
+import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+import stages.track
 from models.face.face_path import acceleration_px
+from models.methods.mica import Mica, MicaConfig
+from models.methods.tracker import Frame, StartError
+from models.networks.encoders.iresnet import IResNetConfig
 from models.rendering.cameras import perspective_pixels
 from pipelines.cli import main
 from stages.corpus.clip import face_depth_mm, performer, shoot
+from stages.inference.mica import MicaReconstructor
 from stages.runtime import params
-from stages.runtime.artifacts import read_json, read_safetensors, read_table
+from stages.runtime.artifacts import (
+    read_json,
+    read_safetensors,
+    read_table,
+    sha256_file,
+    write_safetensors,
+)
 from stages.track import read_depth, track_video
 from stages.tracking import faces
 from stages.tracking.mica import MicaTracking
@@ -236,17 +249,173 @@ class Still:
         return {}
 
     def fit(self, before: Any, frame: Any, *, jumped: bool) -> dict[str, np.ndarray]:
-        last = before.get("count", np.array(-1))
+        last = before.get("count", np.array([-1]))
         return {"count": last + 1}
 
     def points_px(self, state: Any, size: tuple[int, int]) -> np.ndarray:
-        return np.full((68, 2), 50.0 + 2.0 * (int(state["count"]) % 2))
+        return np.full((68, 2), 50.0 + 2.0 * (int(state["count"][0]) % 2))
 
     def answer(self, state: Any, size: tuple[int, int]) -> Answer:
         return Answer({"count": state["count"]}, np.zeros((3, 3)))
 
     def draw(self, state: Any, image: np.ndarray) -> np.ndarray:
         return image
+
+
+class Choosy(Still):
+    """Starts on two frames together, of which some do not suit it."""
+
+    first_frames = 2
+
+    def __init__(self, shown: list[np.ndarray], bad: set[int], *, named: bool = True) -> None:
+        self.shown, self.bad, self.named = shown, bad, named
+        self.begun = self.fitted = 0
+        self.dies_after = FRAMES
+
+    def begin(self, frames: Any) -> dict[str, np.ndarray]:
+        self.begun += 1
+        for place, frame in enumerate(frames):
+            index = next(k for k, image in enumerate(self.shown) if (image == frame.image).all())
+            if index in self.bad:
+                reason = f"cannot start on frame {index}"
+                raise StartError(place, reason) if self.named else ValueError(reason)
+        return {}
+
+    def fit(self, before: Any, frame: Any, *, jumped: bool) -> dict[str, np.ndarray]:
+        if self.fitted == self.dies_after:
+            raise KeyboardInterrupt
+        self.fitted += 1
+        return super().fit(before, frame, jumped=jumped)
+
+
+@pytest.mark.parametrize(
+    ("bad", "named", "begun"),
+    [
+        ({0, 1}, False, 3),
+        ({0, 2}, True, 3),  # frame 2 is the later one of the two that are tried
+        ({0, 1, 2, 3}, True, 5),
+    ],
+)
+def test_a_frame_that_cannot_be_started_on_is_a_row_and_the_next_one_is_tried(
+    go: Any, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    bad: set[int], named: bool, begun: int,
+) -> None:  # fmt: skip
+    shown = [frame.image for frame in Video(clip / "frames")]
+    runner = Choosy(shown, bad, named=named)
+    monkeypatch.setattr("stages.track.load_method", lambda *given: runner)
+    meta = go()
+    assert (meta["failed"], runner.begun, runner.fitted) == (len(bad), begun, FRAMES - len(bad))
+    rows = read_table(tmp_path / "out" / "frames.parquet").to_pylist()
+    reasons = [f"cannot start on frame {k}" if k in bad else "" for k in range(FRAMES)]
+    assert [row["reason"] for row in rows] == reasons
+    assert [row["status"] for row in rows] == ["failed" if why else "ok" for why in reasons]
+    runner.fitted, runner.dies_after = 0, FRAMES - len(bad) - 1
+    with pytest.raises(KeyboardInterrupt):
+        go(out="again")
+    runner.begun, runner.dies_after = 0, FRAMES
+    go(out="again")
+    assert runner.begun == 0, "what was begun is kept, with the frames that were at fault"
+    assert files(tmp_path / "again") == files(tmp_path / "out")
+
+
+def test_a_video_that_can_be_started_on_nowhere_is_refused(
+    go: Any, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = [frame.image for frame in Video(clip / "frames")]
+    runner = Choosy(shown, set(range(FRAMES)))
+    monkeypatch.setattr("stages.track.load_method", lambda *given: runner)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="cannot start on frame 0"):
+            go()
+    assert runner.begun == 2 * FRAMES
+    runner.first_frames = 0  # there is no frame to leave out
+    monkeypatch.setattr(runner, "begin", lambda frames: int("none"))
+    with pytest.raises(ValueError, match="invalid literal"):
+        go()
+
+
+@pytest.fixture
+def mica(flame_data: Path, tmp_path: Path) -> Path:
+    """A MICA checkpoint of random weights for the procedural FLAME."""
+    torch.manual_seed(0)
+    encoder = IResNetConfig((1, 1, 1, 1), (4, 4, 6, 8), 8, 28)
+    config = MicaConfig(encoder=encoder, n_shape=10, hidden=8)
+    plain = dataclasses.asdict(config)
+    plain["siren"]["points"] = plain.pop("siren_points")
+    state = {name: value.numpy() for name, value in Mica(config).state_dict().items()}
+    facts = {
+        "method": "mica", "config": plain, "weights": "random", "synthetic": True,
+        "data": {"sets": {"tiny": {}}},
+    }  # fmt: skip
+    write_safetensors(state, tmp_path / "mica.safetensors", facts)
+    return tmp_path / "mica.safetensors"
+
+
+def test_the_shape_is_mica_s_of_the_first_frames(
+    mica: Path, clip: Path, go: Any, loaded: params.Params, flame_data: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    section = loaded.track.model_copy(update={"shape_init": "mica", "shape_frames": 2})
+    more = {"loaded": loaded.model_copy(update={"track": section}), "checkpoint": mica}
+    meta = go(**more)
+    assert (meta["status"], meta["shape_init"], meta["weights"]) == ("ok", "mica", "random")
+    assert meta["inputs"]["checkpoint"] == sha256_file(mica)
+    beta = read_safetensors(tmp_path / "out" / "parameters.safetensors")[0]["beta"]
+    photographs = [frame.image for frame in Video(clip / "frames")][:2]
+    rows = read_table(tmp_path / "out" / "frames.parquet").to_pylist()
+    points = [np.array(row["landmarks_px"]).reshape(68, 2) for row in rows]
+    flame = flame_data / "models" / "flame"
+    own = MicaReconstructor(mica, flame).shape_of(list(zip(photographs, points, strict=False)))
+    assert np.abs(own).max() > 0
+    np.testing.assert_allclose(beta, np.tile(own, (FRAMES, 1)), atol=1e-6)
+
+    whole = stages.track.write_video
+
+    def dying(path: Path, frames: Any, fps: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stages.track, "write_video", dying)
+    with pytest.raises(KeyboardInterrupt):
+        go(out="again", **more)
+    monkeypatch.setattr(stages.track, "write_video", whole)
+    monkeypatch.setattr(MicaTracking, "begin", None)  # all was fitted before
+    monkeypatch.setattr(MicaTracking, "fit", None)
+    go(out="again", **more)
+    assert files(tmp_path / "again") == files(tmp_path / "out")
+
+
+def test_frames_that_are_started_on_anew_bring_their_own_shape(
+    mica: Path, clip: Path, loaded: params.Params, flame_data: Path
+) -> None:
+    section = loaded.track.model_copy(update={"shape_init": "mica", "shape_frames": 1})
+    with np.load(clip / "truth" / "truth.npz") as truth:
+        marks = truth["landmarks_px"]
+    frames = [
+        Frame(frame.image, points)
+        for frame, points in zip(Video(clip / "frames"), marks, strict=True)
+    ]
+    flame = flame_data / "models" / "flame"
+    used, fresh = (MicaTracking(mica, flame, section) for _ in range(2))
+    broken = Frame(frames[0].image, frames[0].points_px + 1e7)
+    with pytest.raises(ValueError, match="the tracke"):
+        used.begin([broken])
+    for name, value in fresh.begin(frames[1:2]).items():
+        np.testing.assert_array_equal(used.begin(frames[1:2])[name], value, err_msg=name)
+
+
+def test_a_given_shape_is_kept_also_where_it_would_be_fitted(
+    go: Any, loaded: params.Params, tmp_path: Path
+) -> None:
+    given = np.linspace(-1.0, 1.0, 10)
+    np.save(tmp_path / "shape.npy", given)
+    section = loaded.track.model_copy(update={"shape_init": "free"})
+    more = {"loaded": loaded.model_copy(update={"track": section})}
+    assert go(shape=tmp_path / "shape.npy", **more)["shape_init"] == "given"
+    beta = read_safetensors(tmp_path / "out" / "parameters.safetensors")[0]["beta"]
+    np.testing.assert_array_equal(beta, np.tile(given.astype(np.float32), (FRAMES, 1)))
+    assert go(out="free", **more)["shape_init"] == "free"
+    beta = read_safetensors(tmp_path / "free" / "parameters.safetensors")[0]["beta"]
+    assert np.abs(beta).max() > 0, "without it the shape is fitted"
 
 
 @pytest.mark.parametrize(("smooth", "expected"), [(1, 52.0), (3, 50.0 + 2.0 / 3.0)])
