@@ -297,6 +297,36 @@ def test_drawing_passes_the_gradients_of_rasterising_and_interpolating(channels)
         torch.testing.assert_close(part, expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("backend", ["numba", "torch"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_attributes_of_another_dtype_than_clip_keep_it(backend, dtype):
+    clip, faces = _dense_torch_mesh()
+    clip = clip.to(torch.float64 if dtype == torch.float32 else torch.float32)
+    generator = torch.Generator().manual_seed(1)
+    values = torch.randn((*clip.shape[:2], 5), generator=generator).to(dtype)
+    weight = torch.randn((len(clip), 41, 53, 5), generator=generator).double()
+
+    def gradients(clip, values, draw_it):
+        moved, given = clip.clone().requires_grad_(), values.clone().requires_grad_()
+        drawn = draw_it(moved, given)
+        (drawn * weight.to(drawn)).sum().backward()
+        return drawn.detach(), moved.grad, given.grad
+
+    def apart(moved, given):
+        ids, bary, _ = rasterize(moved, faces, 41, 53, backend=backend)
+        return interpolate(given, faces, ids, bary, backend=backend)
+
+    def at_once(moved, given):
+        return draw(moved, faces, given, 41, 53, backend=backend)[1]
+
+    exact = gradients(clip.double(), values.double(), apart)
+    for draw_it in (apart, at_once):
+        found = gradients(clip, values, draw_it)
+        assert [part.dtype for part in found] == [dtype, clip.dtype, dtype]
+        for part, expected in zip(found, exact, strict=True):
+            assert (part.double() - expected).norm() <= 1e-5 * expected.norm()
+
+
 def test_drawing_takes_shared_attributes_and_refuses_others():
     clip, faces = _dense_torch_mesh()
     values = torch.rand((clip.shape[1], 2))
