@@ -272,10 +272,14 @@ class CudaKernels:
         source = source_for(dtype)
         self._kernels = {name: compiler(source, name) for name in NAMES}
 
-    def _launch(self, name: str, threads: int, *arguments: Tensor | int | float) -> None:
+    def _launch(
+        self, name: str, threads: int, first: Tensor, *others: Tensor | int | float
+    ) -> None:
+        """Launch on the device of ``first``, which need not be the current one."""
         if threads:
             grid = ((threads + BLOCK - 1) // BLOCK, 1, 1)
-            self._kernels[name](grid=grid, block=(BLOCK, 1, 1), args=list(arguments))
+            with torch.cuda.device_of(first):  # type: ignore[no-untyped-call]
+                self._kernels[name](grid=grid, block=(BLOCK, 1, 1), args=[first, *others])
 
     def rasterize(
         self,

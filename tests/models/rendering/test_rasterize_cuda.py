@@ -140,6 +140,32 @@ def test_kernels_read_ids_of_any_layout_and_type(on_host, monkeypatch):
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
 
 
+def test_kernels_are_launched_on_the_device_of_their_tensors(monkeypatch):
+    current, launched = [], []
+
+    class Guard:
+        def __init__(self, tensor):
+            self.device = tensor.device
+
+        def __enter__(self):
+            current.append(self.device)
+
+        def __exit__(self, *_):
+            current.pop()
+
+    monkeypatch.setattr(torch.cuda, "device_of", Guard)
+    kernels = CudaKernels(
+        torch.float32,
+        lambda source, name: lambda grid, block, args: launched.append((name, *current)),
+    )
+    clip, faces = scene()
+    ids, bary, _ = kernels.rasterize(clip, faces, 9, 9, cull=False)
+    kernels.rasterize_backward(clip, faces, ids, bary, bary, 0.01)
+    kernels.interpolate(clip, faces, ids, bary)
+    kernels.interpolate_backward(clip, faces, ids, bary, torch.zeros(2, 9, 9, 4))
+    assert sorted(launched) == sorted((name, clip.device) for name in NAMES)
+
+
 def test_equally_near_triangles_show_the_later_whatever_the_order_of_threads(on_host, monkeypatch):
     monkeypatch.setattr(rasterize_torch, "cuda_kernels", lambda tensor: on_host[tensor.dtype])
     clip = torch.tensor([[[-1.0, -1, 0, 1], [1, -1, 0, 1], [0.0, 1, 0, 1]]])
@@ -195,6 +221,22 @@ def test_every_backend_on_a_gpu_meets_numba(backend, behind):
     expected = drawn(clip, faces, "numba", False)
     assert rasterize_cuda.cuda_kernels(clip.cuda()) is not None
     found = drawn(clip.cuda(), faces.cuda(), backend, False)
+    torch.testing.assert_close(found[0].cpu(), expected[0])
+    for ours, theirs in zip(found[1:], expected[1:], strict=True):
+        assert (ours.cpu() - theirs).norm() <= 1e-9 * theirs.norm()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than two CUDA devices")
+@pytest.mark.parametrize("index", [0, 1])
+def test_tensors_of_another_than_the_current_gpu_are_drawn_there(index):
+    clip, faces = scene(dtype=torch.float64)
+    expected = drawn(clip, faces, "numba", False)
+    there = torch.device("cuda", index)
+    with torch.cuda.device(1 - index):
+        found = drawn(clip.to(there), faces.to(there), "cuda", False)
+        assert torch.cuda.current_device() == 1 - index
+    assert all(part.device == there for part in found)
     torch.testing.assert_close(found[0].cpu(), expected[0])
     for ours, theirs in zip(found[1:], expected[1:], strict=True):
         assert (ours.cpu() - theirs).norm() <= 1e-9 * theirs.norm()
