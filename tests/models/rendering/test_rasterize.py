@@ -457,6 +457,42 @@ def test_wrong_requests_are_refused():
         rasterize(clip[None], faces, 4, 4, backend="gl")
 
 
+@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
+def test_interpolating_what_does_not_fit_together_is_refused(kind):
+    clip, faces = random_soup(1)
+    ids, bary, _ = rasterize(clip[None], faces, 5, 4)
+    good = {"attributes": clip[None], "faces": faces, "ids": ids, "bary": bary}
+
+    def interpolated(**changed):
+        return interpolate(**{name: kind(part) for name, part in (good | changed).items()})
+
+    assert tuple(interpolated().shape) == (1, 5, 4, 4)
+    assert tuple(interpolated(attributes=clip).shape) == (1, 5, 4, 4)
+    nothing = {"faces": faces[:0], "ids": np.full_like(ids, -1)}
+    assert (interpolated(**nothing) == 0).all()
+    assert tuple(interpolated(ids=ids[:0], bary=bary[:0], attributes=clip).shape) == (0, 5, 4, 4)
+    wrong = r"attributes of shape \(1, V, C\) or \(V, C\), got"
+    for attributes in (clip[:, 0], np.stack([clip, clip]), clip[None, None]):
+        with pytest.raises(ValueError, match=wrong):
+            interpolated(attributes=attributes)
+    with pytest.raises(ValueError, match=r"interpolate expects vertex indices in 0..34, got 0..35"):
+        interpolated(attributes=clip[:-1])
+    with pytest.raises(ValueError, match="got -1..34"):
+        interpolated(faces=faces - 1)
+    with pytest.raises(ValueError, match=r"interpolate expects faces of shape \(F, 3\)"):
+        interpolated(faces=faces[:, :2])
+    for changed in (
+        {"bary": bary[:, :4]},
+        {"bary": bary[..., :2]},
+        {"ids": ids[0], "bary": bary[0]},
+        {"ids": np.repeat(ids, 2, 0)},
+    ):
+        with pytest.raises(ValueError, match=r"ids of shape \(B, H, W\) and bary"):
+            interpolated(**changed)
+    with pytest.raises(ValueError, match=rf"triangles in 0..{ids.max() - 1}, got {ids.max()}"):
+        interpolated(faces=faces[: ids.max()])
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no accelerator")
 def test_accelerator_meets_the_cpu():
