@@ -18,6 +18,7 @@ from models.rendering.rasterize_kernels import visible
 AHEAD = np.uint64(512)
 """Numbers between an offset and the one that is asked for ahead of its use."""
 _CENTRE = np.array([0.5, 0.5, 0.0])
+_CHANNELS = 6
 _NOTHING_PASSES_THE_CAMERA = np.empty((0, 4), dtype=np.float32)
 
 
@@ -160,7 +161,7 @@ class Surface:
             height: Rows of the picture.
             width: Columns of the picture.
         """
-        self._faces = faces
+        self._faces, self._size = faces, (height, width)
         self._place = np.empty(base.shape, dtype=np.float32)
         # Pixel centres at integers; the third number is depth, larger is farther.
         camera = np.zeros((4, 4))
@@ -199,8 +200,11 @@ class Surface:
             first: Numbers 0-2 of a pixel.
             second: Numbers 3-5.
             picture: float32, C-contiguous, of the projection's height and width.
+
+        Raises:
+            ValueError: An array has another shape or type, or the picture another layout.
         """
-        self._resolve(first, second, picture.reshape(-1), picture.shape[1])
+        self._resolve(first, second, "picture", picture, self._size)
 
     def interpolate_seen(
         self,
@@ -208,9 +212,40 @@ class Surface:
         second: Float[np.ndarray, "v 3"],
         out: Float[np.ndarray, "n 6"],
     ) -> None:
-        """As :meth:`interpolate`, of the pixels that see the surface alone, row by row."""
-        self._resolve(first, second, out.reshape(-1), 0)
+        """As :meth:`interpolate`, of the pixels that see the surface alone, row by row.
 
-    def _resolve(self, first: np.ndarray, second: np.ndarray, out: np.ndarray, width: int) -> None:
+        Args:
+            first: Numbers 0-2 of a pixel.
+            second: Numbers 3-5.
+            out: float32, C-contiguous, a row for each pixel of ``ids`` that is not -1.
+
+        Raises:
+            ValueError: An array has another shape or type, or ``out`` another layout.
+        """
+        self._resolve(first, second, "out", out, (int(np.count_nonzero(self.ids >= 0)),))
+
+    def _resolve(
+        self,
+        first: np.ndarray,
+        second: np.ndarray,
+        name: str,
+        out: np.ndarray,
+        size: tuple[int, ...],
+    ) -> None:
+        """Check, and fill ``out``: a picture of (height, width), or (seen pixels,)."""
+        for values in (first, second):
+            if values.shape != self._place.shape or values.dtype != np.float32:
+                raise ValueError(
+                    f"Surface expects float32 attributes of shape {self._place.shape}, one row per "
+                    f"projected point, got {values.dtype} {values.shape}"
+                )
+        shape = (*size, _CHANNELS)
+        if out.shape != shape or out.dtype != np.float32 or not out.flags.c_contiguous:
+            layout = "C-contiguous" if out.flags.c_contiguous else "strided"
+            raise ValueError(
+                f"Surface expects a C-contiguous float32 {name} of shape {shape}, "
+                f"got a {layout} {out.dtype} one of shape {out.shape}"
+            )
         top, left, _, _ = self.rectangle
-        _resolve(self._place, self._faces, first, second, top, left, self.ids, out, width)
+        width, flat = size[1] if len(size) > 1 else 0, out.reshape(-1)
+        _resolve(self._place, self._faces, first, second, top, left, self.ids, flat, width)

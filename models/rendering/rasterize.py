@@ -20,17 +20,59 @@ BACKENDS = ("auto", "numba", "torch", "cuda")
 def _check(clip: Any, faces: Any, height: int, width: int) -> None:  # noqa: ANN401
     if clip.ndim != 3 or clip.shape[2] != 4:
         raise ValueError(f"rasterize expects clip of shape (B, V, 4), got {tuple(clip.shape)}")
-    if faces.ndim != 2 or faces.shape[1] != 3:
-        raise ValueError(f"rasterize expects faces of shape (F, 3), got {tuple(faces.shape)}")
+    _check_faces("rasterize", faces)
     if height < 1 or width < 1:
         raise ValueError(f"rasterize expects a positive image size, got {height} x {width}")
+    _check_indices("rasterize", faces, clip.shape[1])
+
+
+def _check_faces(caller: str, faces: Any) -> None:  # noqa: ANN401
+    if faces.ndim != 2 or faces.shape[1] != 3:
+        raise ValueError(f"{caller} expects faces of shape (F, 3), got {tuple(faces.shape)}")
+
+
+def _check_indices(caller: str, faces: Any, vertices: int) -> None:  # noqa: ANN401
     if not len(faces):
         return
     low, high = int(faces.min()), int(faces.max())
-    if not (low >= 0 and high < clip.shape[1]):
+    if not (low >= 0 and high < vertices):
         raise ValueError(
-            f"rasterize expects vertex indices in 0..{clip.shape[1] - 1}, got "
+            f"{caller} expects vertex indices in 0..{vertices - 1}, got "
             f"{low}..{high}; are the faces 1-based?"
+        )
+
+
+def _check_attributes(caller: str, attributes: Any, images: int, vertices: int | str) -> None:  # noqa: ANN401
+    """Refuse other shapes than (B, V, C) and (V, C); ``vertices`` is a word where V is free."""
+    given = tuple(attributes.shape)
+    count = given[-2] if isinstance(vertices, str) and len(given) > 1 else vertices
+    if given[:-1] not in ((images, count), (count,)):
+        raise ValueError(
+            f"{caller} expects attributes of shape ({images}, {vertices}, C) or ({vertices}, C), "
+            f"got {given}"
+        )
+
+
+def _check_seen(attributes: Any, faces: Any, ids: Any, bary: Any) -> None:  # noqa: ANN401
+    """Refuse what ``interpolate`` would read past the end of; on a GPU, shapes alone."""
+    _check_faces("interpolate", faces)
+    pixels = tuple(ids.shape)
+    if len(pixels) != 3 or tuple(bary.shape) != (*pixels, 3):
+        raise ValueError(
+            "interpolate expects ids of shape (B, H, W) and bary of shape (B, H, W, 3), got "
+            f"{pixels} and {tuple(bary.shape)}; take both from one call of rasterize"
+        )
+    _check_attributes("interpolate", attributes, pixels[0], "V")
+    if not isinstance(faces, np.ndarray):
+        if {faces.device.type, ids.device.type} != {"cpu"}:
+            return  # looking at the numbers would wait for the device
+        faces, ids = faces.numpy(), ids.numpy()  # which finds extremes sooner
+    _check_indices("interpolate", faces, attributes.shape[-2])
+    last = int(ids.max(initial=-1))
+    if last >= len(faces):
+        raise ValueError(
+            f"interpolate expects ids of triangles in 0..{len(faces) - 1}, got {last}; "
+            "pass the faces that were rasterised"
         )
 
 
@@ -100,13 +142,16 @@ def interpolate(
         backend: As there.
 
     Returns:
-        (B, H, W, C), zero on background; differentiable in attributes and bary
-        when they are torch tensors.
+        (B, H, W, C) in the dtype of the attributes, zero on background; differentiable
+        in attributes and bary when they are torch tensors.
 
     Raises:
-        ValueError: The backend is unknown, or does not draw on the tensors' device.
+        ValueError: A shape, index or backend is wrong, or the backend does not draw on the
+            tensors' device. Indices of tensors on a GPU are not looked at, which would wait
+            for it.
     """
     _check_backend(backend)
+    _check_seen(attributes, faces, ids, bary)
     if isinstance(attributes, np.ndarray):
         from models.rendering.rasterize_numba import interpolate_numba
 
@@ -166,11 +211,7 @@ def draw(
     """
     _check(clip, faces, height, width)
     _check_backend(backend)
-    given, wanted = tuple(cast("Any", attributes).shape), tuple(cast("Any", clip).shape[:2])
-    if given[:-1] not in (wanted, wanted[1:]):
-        raise ValueError(
-            f"draw expects attributes of shape {wanted} + (C,) or {wanted[1:]} + (C,), got {given}"
-        )
+    _check_attributes("draw", attributes, *cast("Any", clip).shape[:2])
     if isinstance(clip, np.ndarray):
         from models.rendering.rasterize_numba import draw_numba
 

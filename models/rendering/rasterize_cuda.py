@@ -272,10 +272,14 @@ class CudaKernels:
         source = source_for(dtype)
         self._kernels = {name: compiler(source, name) for name in NAMES}
 
-    def _launch(self, name: str, threads: int, *arguments: Tensor | int | float) -> None:
+    def _launch(
+        self, name: str, threads: int, first: Tensor, *others: Tensor | int | float
+    ) -> None:
+        """Launch on the device of ``first``, which need not be the current one."""
         if threads:
             grid = ((threads + BLOCK - 1) // BLOCK, 1, 1)
-            self._kernels[name](grid=grid, block=(BLOCK, 1, 1), args=list(arguments))
+            with torch.cuda.device_of(first):  # type: ignore[no-untyped-call]
+                self._kernels[name](grid=grid, block=(BLOCK, 1, 1), args=[first, *others])
 
     def rasterize(
         self,
@@ -321,14 +325,15 @@ class CudaKernels:
     def interpolate(
         self, attributes: Float[Tensor, "b v c"], faces: Tensor, ids: Tensor, bary: Tensor
     ) -> Float[Tensor, "b h w c"]:
-        """Weighted sums of vertex attributes, zero where nothing is."""
+        """Weighted sums of vertex attributes, in their dtype; zero where nothing is."""
         attributes, indices = attributes.detach().contiguous(), faces.int().contiguous()
         images, vertices, channels = attributes.shape
+        ids, weights = ids.int().contiguous(), bary.detach().to(attributes.dtype).contiguous()
         out = attributes.new_zeros((*ids.shape, channels))
         pixels = ids.shape[1] * ids.shape[2]
         self._launch(
             "blend", ids.numel(),
-            attributes, indices, ids, bary.detach().contiguous(), out,
+            attributes, indices, ids, weights, out,
             images, vertices, pixels, channels,
         )  # fmt: skip
         return out
@@ -336,19 +341,20 @@ class CudaKernels:
     def interpolate_backward(
         self, attributes: Tensor, faces: Tensor, ids: Tensor, bary: Tensor, gradient: Tensor
     ) -> tuple[Float[Tensor, "b v c"], Float[Tensor, "b h w 3"]]:
-        """Gradients for the attributes and the barycentrics."""
+        """Gradients for the attributes and the barycentrics, each in its own dtype."""
         attributes, indices = attributes.detach().contiguous(), faces.int().contiguous()
         images, vertices, channels = attributes.shape
         to_attributes = torch.zeros(attributes.shape, dtype=torch.float64, device=attributes.device)
-        bary = bary.detach().contiguous()
-        to_bary = torch.zeros_like(bary)
+        ids, weights = ids.int().contiguous(), bary.detach().to(attributes.dtype).contiguous()
+        to_weights = torch.zeros_like(weights)
+        gradient = gradient.to(attributes.dtype).contiguous()
         pixels = ids.shape[1] * ids.shape[2]
         self._launch(
             "blend_backward", ids.numel(),
-            attributes, indices, ids, bary, gradient.contiguous(), to_attributes, to_bary,
+            attributes, indices, ids, weights, gradient, to_attributes, to_weights,
             images, vertices, pixels, channels,
         )  # fmt: skip
-        return to_attributes.to(attributes.dtype), to_bary
+        return to_attributes.to(attributes.dtype), to_weights.to(bary.dtype)
 
 
 @lru_cache(maxsize=8)

@@ -392,7 +392,7 @@ def interpolate_torch(
     *,
     backend: str = "auto",
 ) -> Float[Tensor, "b h w c"]:
-    """Interpolate vertex attributes; differentiable in ``attributes`` and ``bary``."""
+    """Interpolate vertex attributes, in their dtype; differentiable in them and in ``bary``."""
     count = ids.shape[0]
     if attributes.ndim == 2:
         attributes = attributes.expand(count, *attributes.shape)
@@ -405,7 +405,8 @@ def interpolate_torch(
     image = pixels // (ids.shape[1] * ids.shape[2])
     corner = faces.long()[flat[pixels].long()] + image[:, None] * attributes.shape[1]
     corners = attributes.reshape(-1, attributes.shape[-1])[corner]
-    weighted = (corners * bary.reshape(-1, 3)[pixels][..., None]).sum(-2)
+    weights = bary.reshape(-1, 3)[pixels].to(attributes.dtype)
+    weighted = (corners * weights[..., None]).sum(-2)
     empty = attributes.new_zeros((flat.shape[0], attributes.shape[-1]))
     return empty.index_copy(0, pixels, weighted).view(*ids.shape, attributes.shape[-1])
 

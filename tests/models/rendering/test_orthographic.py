@@ -39,16 +39,58 @@ def test_triangle_covers_the_pixel_centres_inside_it_and_interpolates_linearly()
     inside = (column >= 0.25) & (row >= 0.25) & (column + row <= 8.5)
     np.testing.assert_array_equal(ids >= 0, inside)
     base = np.asarray(points, np.float32)
-    rows, columns = surface.ids.shape
-    values = np.zeros((rows, columns, 6), np.float32)
+    values = np.zeros((10, 12, 6), np.float32)
     surface.interpolate(base, 2 * base, values)
-    top, left = surface.rectangle[:2]
     x, y = column - 0.25, row - 0.25
-    expected = np.stack([column, row, x + 2 * y], -1)[top : top + rows, left : left + columns]
-    seen = surface.ids >= 0
+    expected = np.stack([column, row, x + 2 * y], -1)
+    seen = ids >= 0
     np.testing.assert_allclose(values[seen][:, :3], expected[seen], atol=1e-5)
     np.testing.assert_allclose(values[seen][:, 3:], 2 * expected[seen], atol=2e-5)
     assert (values[~seen] == 0).all()
+
+
+def test_a_surface_away_from_the_corner_is_written_where_it_is_seen():
+    points = np.array([[5.25, 3.25, 0], [11.25, 3.25, 8], [5.25, 8.25, 16]], np.float32)
+    surface, ids = drawn(points, [[0, 1, 2]], 14, 17)
+    assert surface.rectangle == (3, 5, 5, 6)
+    row, column = np.mgrid[:14, :17] + 0.5
+    expected = np.stack([column, row, 8 * (column - 5.25) / 6 + 16 * (row - 3.25) / 5], -1)
+    picture = np.zeros((14, 17, 6), np.float32)
+    surface.interpolate(points, -points, picture)
+    seen = ids >= 0
+    np.testing.assert_allclose(picture[seen], np.c_[expected, -expected][seen], atol=1e-4)
+    assert (picture[~seen] == 0).all()
+    alone = np.zeros((seen.sum(), 6), np.float32)
+    surface.interpolate_seen(points, -points, alone)
+    np.testing.assert_array_equal(alone, picture[seen])
+
+
+def test_arrays_that_do_not_fit_the_surface_are_refused():
+    points = np.array([[5.25, 3.25, 0], [11.25, 3.25, 8], [5.25, 8.25, 16]], np.float32)
+    surface, ids = drawn(points, [[0, 1, 2]], 14, 17)
+    count, whole = int((ids >= 0).sum()), np.zeros((14, 17, 6), np.float32)
+    for wrong in (
+        np.zeros((*surface.ids.shape, 6), np.float32),  # of the rectangle alone
+        np.zeros((17, 14, 6), np.float32),
+        whole[..., :5],
+        whole.astype(np.float64),
+        np.zeros((14, 17, 12), np.float32)[..., ::2],
+    ):
+        with pytest.raises(ValueError, match=r"float32 picture of shape \(14, 17, 6\), got"):
+            surface.interpolate(points, points, wrong)
+    for wrong in (
+        np.zeros((count - 1, 6), np.float32),
+        np.zeros((count + 1, 6), np.float32),
+        np.zeros((count, 6)),
+        np.zeros((6, count), np.float32).T,
+        whole,
+    ):
+        with pytest.raises(ValueError, match=rf"float32 out of shape \({count}, 6\), got"):
+            surface.interpolate_seen(points, points, wrong)
+    for wrong in (points[:2], points[:, :2], points.astype(np.float64)):
+        with pytest.raises(ValueError, match=r"attributes of shape \(3, 3\)"):
+            surface.interpolate(points, wrong, whole)
+    assert (whole == 0).all()
 
 
 def test_nearer_wins_and_both_sides_are_drawn():
@@ -72,12 +114,10 @@ def test_equals_the_general_rasteriser(seed, size):
     surface, ids = drawn(points, faces, height, width)
     expected = rasterize(clip_of(points, height, width), faces, height, width)
     np.testing.assert_array_equal(ids, expected[0][0])
-    values = np.zeros((*surface.ids.shape, 6), np.float32)
+    values = np.zeros((height, width, 6), np.float32)
     surface.interpolate(points, points, values)
-    top, left, rows, columns = surface.rectangle
-    bary = np.asarray(expected[1][0])[top : top + rows, left : left + columns]
-    seen = surface.ids >= 0
-    wanted = (bary[..., None] * points[faces[surface.ids]]).sum(2)
+    seen = ids >= 0
+    wanted = (expected[1][0][..., None] * points[faces[ids]]).sum(2)
     np.testing.assert_allclose(values[seen][:, :3], wanted[seen], atol=2e-3)
 
 

@@ -297,6 +297,36 @@ def test_drawing_passes_the_gradients_of_rasterising_and_interpolating(channels)
         torch.testing.assert_close(part, expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("backend", ["numba", "torch"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_attributes_of_another_dtype_than_clip_keep_it(backend, dtype):
+    clip, faces = _dense_torch_mesh()
+    clip = clip.to(torch.float64 if dtype == torch.float32 else torch.float32)
+    generator = torch.Generator().manual_seed(1)
+    values = torch.randn((*clip.shape[:2], 5), generator=generator).to(dtype)
+    weight = torch.randn((len(clip), 41, 53, 5), generator=generator).double()
+
+    def gradients(clip, values, draw_it):
+        moved, given = clip.clone().requires_grad_(), values.clone().requires_grad_()
+        drawn = draw_it(moved, given)
+        (drawn * weight.to(drawn)).sum().backward()
+        return drawn.detach(), moved.grad, given.grad
+
+    def apart(moved, given):
+        ids, bary, _ = rasterize(moved, faces, 41, 53, backend=backend)
+        return interpolate(given, faces, ids, bary, backend=backend)
+
+    def at_once(moved, given):
+        return draw(moved, faces, given, 41, 53, backend=backend)[1]
+
+    exact = gradients(clip.double(), values.double(), apart)
+    for draw_it in (apart, at_once):
+        found = gradients(clip, values, draw_it)
+        assert [part.dtype for part in found] == [dtype, clip.dtype, dtype]
+        for part, expected in zip(found, exact, strict=True):
+            assert (part.double() - expected).norm() <= 1e-5 * expected.norm()
+
+
 def test_drawing_takes_shared_attributes_and_refuses_others():
     clip, faces = _dense_torch_mesh()
     values = torch.rand((clip.shape[1], 2))
@@ -425,6 +455,42 @@ def test_wrong_requests_are_refused():
         rasterize(clip[None], faces, 0, 4)
     with pytest.raises(ValueError, match="backend"):
         rasterize(clip[None], faces, 4, 4, backend="gl")
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
+def test_interpolating_what_does_not_fit_together_is_refused(kind):
+    clip, faces = random_soup(1)
+    ids, bary, _ = rasterize(clip[None], faces, 5, 4)
+    good = {"attributes": clip[None], "faces": faces, "ids": ids, "bary": bary}
+
+    def interpolated(**changed):
+        return interpolate(**{name: kind(part) for name, part in (good | changed).items()})
+
+    assert tuple(interpolated().shape) == (1, 5, 4, 4)
+    assert tuple(interpolated(attributes=clip).shape) == (1, 5, 4, 4)
+    nothing = {"faces": faces[:0], "ids": np.full_like(ids, -1)}
+    assert (interpolated(**nothing) == 0).all()
+    assert tuple(interpolated(ids=ids[:0], bary=bary[:0], attributes=clip).shape) == (0, 5, 4, 4)
+    wrong = r"attributes of shape \(1, V, C\) or \(V, C\), got"
+    for attributes in (clip[:, 0], np.stack([clip, clip]), clip[None, None]):
+        with pytest.raises(ValueError, match=wrong):
+            interpolated(attributes=attributes)
+    with pytest.raises(ValueError, match=r"interpolate expects vertex indices in 0..34, got 0..35"):
+        interpolated(attributes=clip[:-1])
+    with pytest.raises(ValueError, match="got -1..34"):
+        interpolated(faces=faces - 1)
+    with pytest.raises(ValueError, match=r"interpolate expects faces of shape \(F, 3\)"):
+        interpolated(faces=faces[:, :2])
+    for changed in (
+        {"bary": bary[:, :4]},
+        {"bary": bary[..., :2]},
+        {"ids": ids[0], "bary": bary[0]},
+        {"ids": np.repeat(ids, 2, 0)},
+    ):
+        with pytest.raises(ValueError, match=r"ids of shape \(B, H, W\) and bary"):
+            interpolated(**changed)
+    with pytest.raises(ValueError, match=rf"triangles in 0..{ids.max() - 1}, got {ids.max()}"):
+        interpolated(faces=faces[: ids.max()])
 
 
 @pytest.mark.gpu

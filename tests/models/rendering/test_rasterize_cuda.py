@@ -98,33 +98,72 @@ def scene(seed=4, dtype=torch.float32, behind=False):
     return torch.from_numpy(np.stack([one, two])).to(dtype), torch.from_numpy(faces)
 
 
-def drawn(clip, faces, backend, cull):
-    """ids, barycentrics, depth, values and both gradients."""
+def drawn(clip, faces, backend, cull, dtype=None):
+    """ids, barycentrics, depth, values (of ``dtype``, or clip's) and both gradients."""
     generator = torch.Generator().manual_seed(2)
     leaf = clip.clone().requires_grad_()
-    attributes = torch.randn((*clip.shape[:2], 4), generator=generator).to(clip)
-    attributes.requires_grad_()
+    attributes = torch.randn((*clip.shape[:2], 4), generator=generator)
+    attributes = attributes.to(clip.device, dtype or clip.dtype).requires_grad_()
     ids, bary, depth = rasterize(leaf, faces, 26, 33, cull, backend=backend)
     values = interpolate(attributes, faces, ids, bary, backend=backend)
-    values.backward(torch.randn(values.shape, generator=generator).to(clip))
+    values.backward(torch.randn(values.shape, generator=generator).to(values))
     return ids, bary.detach(), depth, values.detach(), leaf.grad, attributes.grad
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("attribute_dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(("cull", "behind"), [(False, False), (True, False), (False, True)])
-def test_kernels_on_the_cpu_meet_numba(on_host, monkeypatch, dtype, cull, behind):
+def test_kernels_on_the_cpu_meet_numba(on_host, monkeypatch, dtype, attribute_dtype, cull, behind):
     monkeypatch.setattr(rasterize_torch, "cuda_kernels", lambda tensor: on_host[tensor.dtype])
     clip, faces = scene(dtype=dtype, behind=behind)
-    found = drawn(clip, faces, "cuda", cull)
-    expected = drawn(clip, faces, "numba", cull)
+    found = drawn(clip, faces, "cuda", cull, attribute_dtype)
+    expected = drawn(clip, faces, "numba", cull, attribute_dtype)
     assert 0.3 < (found[0] >= 0).float().mean() < 1
     assert (found[0] >= 338).any()  # the soup too
     torch.testing.assert_close(found[0], expected[0], atol=0, rtol=0)
     for ours, theirs in zip(found[1:], expected[1:], strict=True):
         assert ours.dtype == theirs.dtype
         scale = float(theirs.abs().max())
-        tolerance = (2e-6 if dtype == torch.float32 else 1e-12) * scale
+        both_double = dtype == attribute_dtype == torch.float64
+        tolerance = (1e-12 if both_double else 2e-6) * scale
         torch.testing.assert_close(ours, theirs, atol=tolerance, rtol=0)
+
+
+def test_kernels_read_ids_of_any_layout_and_type(on_host, monkeypatch):
+    monkeypatch.setattr(rasterize_torch, "cuda_kernels", lambda tensor: on_host[tensor.dtype])
+    clip, faces = scene()
+    values = torch.randn((*clip.shape[:2], 4), generator=torch.Generator().manual_seed(3))
+    ids, bary, _ = rasterize(clip, faces, 26, 33)
+    ids, bary = ids[:, ::2, 5:].long(), bary[:, ::2, 5:]
+    found = interpolate(values, faces, ids, bary, backend="cuda")
+    expected = interpolate(values, faces, ids, bary, backend="numba")
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+
+
+def test_kernels_are_launched_on_the_device_of_their_tensors(monkeypatch):
+    current, launched = [], []
+
+    class Guard:
+        def __init__(self, tensor):
+            self.device = tensor.device
+
+        def __enter__(self):
+            current.append(self.device)
+
+        def __exit__(self, *_):
+            current.pop()
+
+    monkeypatch.setattr(torch.cuda, "device_of", Guard)
+    kernels = CudaKernels(
+        torch.float32,
+        lambda source, name: lambda grid, block, args: launched.append((name, *current)),
+    )
+    clip, faces = scene()
+    ids, bary, _ = kernels.rasterize(clip, faces, 9, 9, cull=False)
+    kernels.rasterize_backward(clip, faces, ids, bary, bary, 0.01)
+    kernels.interpolate(clip, faces, ids, bary)
+    kernels.interpolate_backward(clip, faces, ids, bary, torch.zeros(2, 9, 9, 4))
+    assert sorted(launched) == sorted((name, clip.device) for name in NAMES)
 
 
 def test_equally_near_triangles_show_the_later_whatever_the_order_of_threads(on_host, monkeypatch):
@@ -182,6 +221,22 @@ def test_every_backend_on_a_gpu_meets_numba(backend, behind):
     expected = drawn(clip, faces, "numba", False)
     assert rasterize_cuda.cuda_kernels(clip.cuda()) is not None
     found = drawn(clip.cuda(), faces.cuda(), backend, False)
+    torch.testing.assert_close(found[0].cpu(), expected[0])
+    for ours, theirs in zip(found[1:], expected[1:], strict=True):
+        assert (ours.cpu() - theirs).norm() <= 1e-9 * theirs.norm()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than two CUDA devices")
+@pytest.mark.parametrize("index", [0, 1])
+def test_tensors_of_another_than_the_current_gpu_are_drawn_there(index):
+    clip, faces = scene(dtype=torch.float64)
+    expected = drawn(clip, faces, "numba", False)
+    there = torch.device("cuda", index)
+    with torch.cuda.device(1 - index):
+        found = drawn(clip.to(there), faces.to(there), "cuda", False)
+        assert torch.cuda.current_device() == 1 - index
+    assert all(part.device == there for part in found)
     torch.testing.assert_close(found[0].cpu(), expected[0])
     for ours, theirs in zip(found[1:], expected[1:], strict=True):
         assert (ours.cpu() - theirs).norm() <= 1e-9 * theirs.norm()
