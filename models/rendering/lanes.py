@@ -20,6 +20,8 @@ Value: TypeAlias = Any
 """Numba and LLVM types and values, for which neither library has annotations."""
 
 _INDEX = ir.IntType(32)
+LINE_BYTES = 64
+"""Of the caches of every x86-64 and most ARM processors."""
 
 
 class Vectors:
@@ -155,6 +157,50 @@ def _unblend(lanes: int) -> Value:
 
 @intrinsic
 @no_type_check
+def weights_3(_: Value, clip: Value, i: Value, j: Value, k: Value, px: Value, py: Value) -> Value:
+    """Barycentrics of the pixel (px, py) in the triangle whose corners begin at places i, j and k.
+
+    With X = x - px w and Y = y - py w of the corners, they are the edge values X x Y divided by
+    their sum: three side by side, in float64.
+    """
+    signature = types.UniTuple(types.float64, 3)(clip, i, j, k, px, py)
+
+    def generate(context: Value, builder: Value, signature: Value, arguments: Value) -> Value:
+        given, wide = (Vectors(context, builder, 4, kind) for kind in (clip.dtype, types.float64))
+
+        def arranged(one: Value, other: Value, lanes: tuple[int, ...]) -> Value:
+            return builder.shuffle_vector(
+                one, other, ir.Constant(ir.VectorType(_INDEX, 4), list(lanes))
+            )
+
+        def widened(value: Value) -> Value:
+            exact = clip.dtype == types.float64
+            return value if exact else builder.fpext(value, wide.vector(types.float64))
+
+        # Rows (x, y, z, w) of the corners to columns; the fourth lane repeats the third.
+        a, b, c = (given.load(clip, arguments[0], place) for place in arguments[1:4])
+        xy = arranged(a, b, (0, 4, 1, 5))
+        x, y = widened(arranged(xy, c, (0, 1, 4, 4))), widened(arranged(xy, c, (2, 3, 5, 5)))
+        w = widened(arranged(arranged(a, b, (3, 7, 3, 7)), c, (0, 1, 7, 7)))
+        x = builder.fsub(x, builder.fmul(wide.spread(px, arguments[4]), w))
+        y = builder.fsub(y, builder.fmul(wide.spread(py, arguments[5]), w))
+        (x1, x2), (y1, y2) = (
+            [arranged(value, value, order) for order in ((1, 2, 0, 0), (2, 0, 1, 1))]
+            for value in (x, y)
+        )
+        edges = builder.fsub(builder.fmul(x1, y2), builder.fmul(x2, y1))
+        e = [builder.extract_element(edges, ir.Constant(_INDEX, lane)) for lane in range(3)]
+        total = builder.fadd(builder.fadd(e[0], e[1]), e[2])
+        inverse = builder.fdiv(ir.Constant(total.type, 1.0), total)
+        weights = builder.fmul(edges, wide.spread(types.float64, inverse))
+        found = [builder.extract_element(weights, ir.Constant(_INDEX, lane)) for lane in range(3)]
+        return context.make_tuple(builder, signature.return_type, found)
+
+    return signature, generate
+
+
+@intrinsic
+@no_type_check
 def place_3(_: Value, base: Value, offset: Value, start: Value, camera: Value, out: Value) -> Value:
     """Set three numbers of ``out`` to the affine image of base + offset; return the first two.
 
@@ -213,5 +259,35 @@ def fetch(_: Value, array: Value, start: Value) -> Value:
     return types.void(array, start), generate
 
 
-blend_3, blend_4, blend_8 = _blend(3), _blend(4), _blend(8)
+@intrinsic
+@no_type_check
+def clear_line(_: Value, array: Value, start: Value) -> Value:
+    """Zero the cache line that begins at place ``start`` of a flat array, past the caches."""
+
+    def generate(context: Value, builder: Value, _: Value, arguments: Value) -> Value:
+        data = context.make_array(array)(context, builder, arguments[0]).data
+        lanes = LINE_BYTES * 8 // array.dtype.bitwidth
+        line = ir.VectorType(context.get_value_type(array.dtype), lanes)
+        address = builder.bitcast(builder.gep(data, [arguments[1]]), line.as_pointer())
+        store = builder.store(ir.Constant(line, [0.0] * lanes), address, align=LINE_BYTES)
+        flag = builder.module.add_metadata([ir.Constant(_INDEX, 1)])
+        store.set_metadata("nontemporal", flag)
+        return context.get_dummy_value()
+
+    return types.void(array, start), generate
+
+
+@intrinsic
+@no_type_check
+def finish_clearing(_: Value) -> Value:
+    """Let other threads see what was cleared, which the order of other stores does not promise."""
+
+    def generate(context: Value, builder: Value, _: Value, __: Value) -> Value:
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+blend_2, blend_3, blend_4, blend_8 = _blend(2), _blend(3), _blend(4), _blend(8)
 unblend_4, unblend_8 = _unblend(4), _unblend(8)

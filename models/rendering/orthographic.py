@@ -14,6 +14,7 @@ from jaxtyping import Float, Int32
 from models.rendering.jit import kernel
 from models.rendering.lanes import blend_3, fetch, place_3
 from models.rendering.rasterize_kernels import visible
+from models.rendering.rectangle import Rectangle
 
 AHEAD = np.uint64(512)
 """Numbers between an offset and the one that is asked for ahead of its use."""
@@ -32,22 +33,6 @@ class Projection(NamedTuple):
 
     matrix: Float[np.ndarray, "3 3"]
     shift: Float[np.ndarray, "3"]
-
-
-class Rectangle(NamedTuple):
-    """The part of a picture that holds all projected vertices.
-
-    Attributes:
-        top: First row.
-        left: First column.
-        rows: Height, zero when nothing projects into the picture.
-        columns: Width, zero likewise.
-    """
-
-    top: int
-    left: int
-    rows: int
-    columns: int
 
 
 @kernel
@@ -126,14 +111,6 @@ def _resolve(
             start += six
 
 
-def _range(low: float, high: float, size: int) -> tuple[int, int]:
-    """First pixel and pixel count of [low, high] inside 0 .. size - 1."""
-    if not (low <= size - 1 and high >= 0.0):
-        return 0, 0
-    first, last = int(np.ceil(max(low, 0.0))), int(np.floor(min(high, size - 1.0)))
-    return first, max(last - first + 1, 0)
-
-
 class Surface:
     """A projected mesh, and which triangle each pixel of its rectangle sees.
 
@@ -168,12 +145,9 @@ class Surface:
         camera[:3, :3] = projection.matrix.T
         camera[3, :3] = projection.shift - _CENTRE
         camera[:, 2] *= -1.0
-        low_x, high_x, low_y, high_y = _place(base, offset, camera.reshape(-1), self._place)
-        left, columns = _range(low_x, high_x, width)
-        top, rows = _range(low_y, high_y, height)
-        if not rows * columns:
-            top = left = rows = columns = 0
-        self.rectangle = Rectangle(top, left, rows, columns)
+        bounds = _place(base, offset, camera.reshape(-1), self._place)
+        self.rectangle = Rectangle.between(bounds, height, width)
+        top, left, rows, columns = self.rectangle
         self.ids: Int32[np.ndarray, "h w"] = np.full((rows, columns), -1, dtype=np.int32)
         depth = np.full((rows, columns), np.inf, dtype=np.float32)
         visible(

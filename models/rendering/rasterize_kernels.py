@@ -25,8 +25,15 @@ ROOM = 4 * BLOCK
 
 @kernel
 @no_type_check
-def screen(clip: np.ndarray, height: int, width: int, place: np.ndarray) -> None:
-    """Column, row (pixel centres at integers) and z/w of each vertex; NaN where w <= 0."""
+def screen(
+    clip: np.ndarray, height: int, width: int, place: np.ndarray
+) -> tuple[bool, tuple[float, float, float, float]]:
+    """Column, row (pixel centres at integers) and z/w of each vertex; NaN where w <= 0.
+
+    Returns:
+        Whether none is NaN; and least and greatest column, least and greatest row of the others.
+    """
+    low_x, high_x, low_y, high_y, all_known = np.inf, -np.inf, np.inf, -np.inf, True
     for vertex in range(np.uint32(clip.shape[0])):
         w = np.float64(clip[vertex, 3])
         column = (clip[vertex, 0] / w + 1.0) * (0.5 * width) - 0.5
@@ -36,6 +43,12 @@ def screen(clip: np.ndarray, height: int, width: int, place: np.ndarray) -> None
         place[vertex, 0] = column if known else np.nan
         place[vertex, 1] = row if known else np.nan
         place[vertex, 2] = nearness if known else np.nan
+        all_known &= known
+        low_x = column if known & (column < low_x) else low_x
+        high_x = column if known & (column > high_x) else high_x
+        low_y = row if known & (row < low_y) else low_y
+        high_y = row if known & (row > high_y) else high_y
+    return all_known, (low_x, high_x, low_y, high_y)
 
 
 @kernel

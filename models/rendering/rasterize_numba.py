@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int, Integer
 
 from models.rendering import rasterize_kernels, resolve_kernels
+from models.rendering.rectangle import Rectangle
 
 MINIMUM_AREA_PX2 = 0.01
 """Triangles smaller than this (in pixels squared) pass no gradient."""
@@ -73,16 +74,29 @@ def _each_image(work: Callable[[Iterable[int]], None], count: int, workers: int)
         other.result()
 
 
-def _nearest(clip: np.ndarray, faces: np.ndarray, cull: bool, ids: np.ndarray) -> np.ndarray:
-    """Fill ``ids`` (H, W) of one image; return its depths, float64, in this thread's scratch."""
+def _nearest(
+    clip: np.ndarray, faces: np.ndarray, cull: bool, ids: np.ndarray
+) -> tuple[Rectangle, np.ndarray]:
+    """Fill ``ids`` (H, W) of one image.
+
+    Returns:
+        The rectangle outside which nothing is seen, and the depths in it, float64, in this
+        thread's scratch.
+    """
     height, width = ids.shape
     place = _scratch("place", clip.shape[0], 3)
-    depth = _scratch("depth", height, width)
+    all_known, bounds = rasterize_kernels.screen(clip, height, width, place)
+    whole = Rectangle(0, 0, height, width)  # what passes the camera may be seen anywhere
+    rectangle = Rectangle.between(bounds, height, width) if all_known else whole
+    top, left, rows, columns = rectangle
+    depth = _scratch("depth", rows, width)
+    inside = depth[:, left : left + columns]
+    inside.fill(1.0)
     ids.fill(-1)
-    depth.fill(1.0)
-    rasterize_kernels.screen(clip, height, width, place)
-    rasterize_kernels.visible(place, clip, faces, cull, -1.0, 0, 0, ids, depth)
-    return depth
+    if rows:
+        drawn = ids[top : top + rows]
+        rasterize_kernels.visible(place, clip, faces, cull, -1.0, top, 0, drawn, depth)
+    return rectangle, inside
 
 
 def rasterize_numba(
@@ -108,7 +122,9 @@ def rasterize_numba(
 
     def draw(images: Iterable[int]) -> None:
         for image in images:
-            depth[image] = _nearest(clip[image], indices, cull, ids[image])
+            (top, left, rows, columns), inside = _nearest(clip[image], indices, cull, ids[image])
+            depth[image] = 1.0
+            depth[image, top : top + rows, left : left + columns] = inside
             resolve_kernels.barycentrics(clip[image], indices, ids[image], bary[image])
 
     _each_image(draw, count, workers)
@@ -158,9 +174,9 @@ def draw_numba(
 
     def draw(images: Iterable[int]) -> None:
         for image in images:
-            _nearest(clip[image], indices, cull, ids[image])
+            rectangle, _ = _nearest(clip[image], indices, cull, ids[image])
             resolve_kernels.resolve(
-                clip[image], indices, ids[image], attributes[image], values[image]
+                clip[image], indices, ids[image], attributes[image], rectangle, values[image]
             )
 
     _each_image(draw, shape[0], workers)

@@ -11,7 +11,21 @@ from typing import no_type_check
 import numpy as np
 
 from models.rendering.jit import kernel, part
-from models.rendering.lanes import blend_4, blend_8, unblend_4, unblend_8
+from models.rendering.lanes import (
+    LINE_BYTES,
+    blend_2,
+    blend_4,
+    blend_8,
+    clear_line,
+    fetch,
+    finish_clearing,
+    unblend_4,
+    unblend_8,
+    weights_3,
+)
+
+LARGE_BYTES = 1 << 21
+"""Of a picture: what no core's own caches hold."""
 
 
 @part
@@ -147,6 +161,9 @@ def blend(
     if c + np.uint64(4) <= channels:
         blend_4(values, i + c, j + c, k + c, p, q, r, out, start + c)
         c += np.uint64(4)
+    if c + np.uint64(2) <= channels:
+        blend_2(values, i + c, j + c, k + c, p, q, r, out, start + c)
+        c += np.uint64(2)
     while c < channels:
         out[start + c] = p * values[i + c] + q * values[j + c] + r * values[k + c]
         c += np.uint64(1)
@@ -189,12 +206,14 @@ def interpolate(
 @part
 @no_type_check
 def weights_at(
-    clip: np.ndarray, corners: tuple[int, int, int], px: float, py: float
+    flat_clip: np.ndarray, corners: tuple[int, int, int], px: float, py: float
 ) -> tuple[float, float, float]:
     """Perspective-correct barycentrics from pixel-relative edges, which lose no digits."""
-    _, _, _, (e0, e1, e2) = edges_at(clip, corners, px, py)
-    inverse = 1.0 / (e0 + e1 + e2)
-    return e0 * inverse, e1 * inverse, e2 * inverse
+    i0, i1, i2 = corners
+    four = np.uint64(4)
+    return weights_3(
+        flat_clip, np.uint64(i0) * four, np.uint64(i1) * four, np.uint64(i2) * four, px, py
+    )
 
 
 @kernel
@@ -202,6 +221,7 @@ def weights_at(
 def barycentrics(clip: np.ndarray, faces: np.ndarray, ids: np.ndarray, bary: np.ndarray) -> None:
     """Set ``bary`` (H, W, 3) of one image, zero where nothing is seen."""
     height, width = ids.shape
+    flat_clip = clip.reshape(-1)
     for row in range(np.uint32(height)):
         py = 1.0 - (row + 0.5) * (2.0 / height)
         for column in range(np.uint32(width)):
@@ -217,10 +237,46 @@ def barycentrics(clip: np.ndarray, faces: np.ndarray, ids: np.ndarray, bary: np.
                 np.uint32(faces[face, 1]),
                 np.uint32(faces[face, 2]),
             )
-            q0, q1, q2 = weights_at(clip, corners, px, py)
+            q0, q1, q2 = weights_at(flat_clip, corners, px, py)
             bary[row, column, 0] = q0
             bary[row, column, 1] = q1
             bary[row, column, 2] = q2
+
+
+@part
+@no_type_check
+def clear(values: np.ndarray, start: int, stop: int) -> None:
+    """Zero ``values[start:stop]``, flat; whole cache lines of a large array past the caches.
+
+    A line that is not in the caches is read before it is stored to, in vain, and a large picture
+    takes longer to zero so than to draw. A small one is left in the caches for its reader.
+    """
+    size = np.uint64(values.itemsize)
+    line, address = np.uint64(LINE_BYTES) // size, np.uint64(values.ctypes.data)
+    if (values.nbytes > LARGE_BYTES) & (address % size == 0):
+        into_line = (address // size + start) % line
+        first = min(start + (line - into_line) % line, stop)
+        values[start:first] = 0.0
+        start = first
+        while start + line <= stop:
+            clear_line(values, start)
+            start += line
+    values[start:stop] = 0.0
+
+
+@part
+@no_type_check
+def list_seen(
+    ids: np.ndarray, faces: np.ndarray, row: int, left: int, columns: int, seen: np.ndarray
+) -> int:
+    """Put those columns of a row that see something into ``seen``; their number."""
+    flat_faces, count = faces.reshape(-1), np.uint32(0)
+    for column in range(np.uint32(left), np.uint32(left + columns)):
+        face = ids[row, column]
+        fetch(flat_faces, np.uint64(3) * np.uint64(max(face, 0)))
+        seen[count] = column
+        count = np.uint32(count + np.uint32(face >= 0))
+    return count
 
 
 @kernel
@@ -230,32 +286,47 @@ def resolve(
     faces: np.ndarray,
     ids: np.ndarray,
     attributes: np.ndarray,
+    rectangle: tuple[int, int, int, int],
     out: np.ndarray,
 ) -> None:
-    """Set ``out`` (H, W, C) of one image: barycentrics and values in one pass."""
+    """Set ``out`` (H, W, C) of one image: barycentrics and values in one pass.
+
+    ``rectangle`` has the top, left, height and width of what holds all that is seen. A row is gone
+    through three times, so that triangles, then vertices are asked for well ahead of their use.
+    """
     height, width = ids.shape
-    rounded = clip.dtype.type
-    channels, start = np.uint64(attributes.shape[1]), np.uint64(0)
+    top, left, rows, columns = rectangle
+    rounded, flat_clip = clip.dtype.type, clip.reshape(-1)
+    channels, done = np.uint64(attributes.shape[1]), np.uint64(0)
     values, drawn = attributes.reshape(-1), out.reshape(-1)
-    for row in range(np.uint32(height)):
+    seen = np.empty(columns + 1, dtype=np.uint32)
+    corners = np.empty((columns + 1, 3), dtype=np.uint32)
+    for row in range(np.uint32(top), np.uint32(top + rows)):
+        count = list_seen(ids, faces, row, left, columns, seen)
+        for index in range(np.uint32(count)):
+            face = np.uint32(ids[row, seen[index]])
+            for corner in range(3):
+                vertex = np.uint32(faces[face, corner])
+                corners[index, corner] = vertex
+                fetch(flat_clip, np.uint64(4) * np.uint64(vertex))
+                fetch(values, channels * np.uint64(vertex))
+        first_of_row = channels * np.uint64(row) * np.uint64(width)
+        start = first_of_row + channels * np.uint64(left)
+        clear(drawn, done, start)
+        done = start + channels * np.uint64(columns)
+        drawn[start:done] = 0.0
         py = 1.0 - (row + 0.5) * (2.0 / height)
-        drawn[start : start + channels * np.uint64(width)] = 0.0
-        for column in range(np.uint32(width)):
-            if ids[row, column] < 0:
-                start += channels
-                continue
-            face = np.uint32(ids[row, column])
+        for index in range(np.uint32(count)):
+            column = seen[index]
             px = (column + 0.5) * (2.0 / width) - 1.0
-            corners = (
-                np.uint32(faces[face, 0]),
-                np.uint32(faces[face, 1]),
-                np.uint32(faces[face, 2]),
-            )
-            q0, q1, q2 = weights_at(clip, corners, px, py)
+            here = first_of_row + channels * np.uint64(column)
+            of_pixel = corners[index, 0], corners[index, 1], corners[index, 2]
+            q0, q1, q2 = weights_at(flat_clip, of_pixel, px, py)
             # Rounded as ``barycentrics`` stores them.
             weights = rounded(q0), rounded(q1), rounded(q2)
-            blend(values, places_of(corners, channels), weights, channels, drawn, start)
-            start += channels
+            blend(values, places_of(of_pixel, channels), weights, channels, drawn, here)
+    clear(drawn, done, np.uint64(drawn.size))
+    finish_clearing()
 
 
 @part

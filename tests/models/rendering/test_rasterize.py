@@ -6,6 +6,7 @@ import torch
 
 from models.rendering.rasterize import draw, interpolate, rasterize
 from models.rendering.rasterize_numba import draw_numba
+from models.rendering.resolve_kernels import LARGE_BYTES
 
 
 def slow_rasterize(clip, faces, height, width, cull=False):
@@ -262,6 +263,44 @@ def test_drawing_in_one_pass_gives_the_same_bits_into_any_array(dtype):
         assert drawn.tobytes() == expected.tobytes()
     with pytest.raises(ValueError, match="C-contiguous float32 out of shape"):
         draw_numba(batch, faces, values, 41, 53, out=out[..., :4])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("scale", "shift"), [(0.2, 0.31), (0.2, -0.95), (3.0, 0.0), (0.2, 2.0)], ids=str
+)
+def test_a_large_picture_is_cleared_around_what_is_drawn(dtype, scale, shift):
+    points, faces = ellipsoid(30, 40)
+    placed = points * [scale, scale, 0.2] + [shift, shift, 0.0]
+    clip = np.concatenate([placed, np.ones((len(points), 1))], 1)[None]
+    values = np.random.default_rng(0).normal(size=(1, len(points), 7)).astype(dtype)
+    height, width, skipped = 290, 310, 3
+    size = height * width * 7
+    assert size * values.itemsize > LARGE_BYTES
+    ids, bary, _ = rasterize(clip, faces, height, width)
+    expected = interpolate(values, faces, ids, bary)
+    assert (expected == 0).any() or scale > 1
+    assert expected.any() == (shift < 2)
+    # Over what was there before, from a place that no cache line begins at.
+    room = np.full(size + 2 * skipped, np.nan, dtype)
+    out = room[skipped:-skipped].reshape(1, height, width, 7)
+    draw_numba(clip, faces, values, height, width, out=out)
+    assert out.tobytes() == expected.tobytes()
+    assert np.isnan(room[:skipped]).all()
+    assert np.isnan(room[-skipped:]).all()
+
+
+def test_a_large_picture_is_cleared_from_an_address_that_fits_no_number():
+    points, faces = ellipsoid(30, 40)
+    clip = np.concatenate([0.3 * points, np.ones((len(points), 1))], 1)[None]
+    values = points.astype(np.float32)[None]
+    ids, bary, _ = rasterize(clip, faces, 450, 450)
+    room = np.full(450 * 450 * 12 + 2, 255, dtype=np.uint8)
+    out = room[1:-1].view(np.float32).reshape(1, 450, 450, 3)
+    assert not out.flags.aligned
+    draw_numba(clip, faces, values, 450, 450, out=out)
+    assert out.tobytes() == interpolate(values, faces, ids, bary).tobytes()
+    assert room[0] == room[-1] == 255
 
 
 def _dense_torch_mesh():
