@@ -176,7 +176,7 @@ def draw_numba(
         for image in images:
             rectangle, _ = _nearest(clip[image], indices, cull, ids[image])
             resolve_kernels.resolve(
-                clip[image], indices, ids[image], attributes[image], rectangle, values[image]
+                clip[image], indices, ids[image], attributes[image], tuple(rectangle), values[image]
             )
 
     _each_image(draw, shape[0], workers)
