@@ -157,50 +157,6 @@ def _unblend(lanes: int) -> Value:
 
 @intrinsic
 @no_type_check
-def weights_3(_: Value, clip: Value, i: Value, j: Value, k: Value, px: Value, py: Value) -> Value:
-    """Barycentrics of the pixel (px, py) in the triangle whose corners begin at places i, j and k.
-
-    With X = x - px w and Y = y - py w of the corners, they are the edge values X x Y divided by
-    their sum: three side by side, in float64.
-    """
-    signature = types.UniTuple(types.float64, 3)(clip, i, j, k, px, py)
-
-    def generate(context: Value, builder: Value, signature: Value, arguments: Value) -> Value:
-        given, wide = (Vectors(context, builder, 4, kind) for kind in (clip.dtype, types.float64))
-
-        def arranged(one: Value, other: Value, lanes: tuple[int, ...]) -> Value:
-            return builder.shuffle_vector(
-                one, other, ir.Constant(ir.VectorType(_INDEX, 4), list(lanes))
-            )
-
-        def widened(value: Value) -> Value:
-            exact = clip.dtype == types.float64
-            return value if exact else builder.fpext(value, wide.vector(types.float64))
-
-        # Rows (x, y, z, w) of the corners to columns; the fourth lane repeats the third.
-        a, b, c = (given.load(clip, arguments[0], place) for place in arguments[1:4])
-        xy = arranged(a, b, (0, 4, 1, 5))
-        x, y = widened(arranged(xy, c, (0, 1, 4, 4))), widened(arranged(xy, c, (2, 3, 5, 5)))
-        w = widened(arranged(arranged(a, b, (3, 7, 3, 7)), c, (0, 1, 7, 7)))
-        x = builder.fsub(x, builder.fmul(wide.spread(px, arguments[4]), w))
-        y = builder.fsub(y, builder.fmul(wide.spread(py, arguments[5]), w))
-        (x1, x2), (y1, y2) = (
-            [arranged(value, value, order) for order in ((1, 2, 0, 0), (2, 0, 1, 1))]
-            for value in (x, y)
-        )
-        edges = builder.fsub(builder.fmul(x1, y2), builder.fmul(x2, y1))
-        e = [builder.extract_element(edges, ir.Constant(_INDEX, lane)) for lane in range(3)]
-        total = builder.fadd(builder.fadd(e[0], e[1]), e[2])
-        inverse = builder.fdiv(ir.Constant(total.type, 1.0), total)
-        weights = builder.fmul(edges, wide.spread(types.float64, inverse))
-        found = [builder.extract_element(weights, ir.Constant(_INDEX, lane)) for lane in range(3)]
-        return context.make_tuple(builder, signature.return_type, found)
-
-    return signature, generate
-
-
-@intrinsic
-@no_type_check
 def place_3(_: Value, base: Value, offset: Value, start: Value, camera: Value, out: Value) -> Value:
     """Set three numbers of ``out`` to the affine image of base + offset; return the first two.
 

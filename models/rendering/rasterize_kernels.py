@@ -16,6 +16,7 @@ from typing import no_type_check
 import numpy as np
 
 from models.rendering.jit import kernel
+from models.rendering.triangle_lanes import ROW, box_triangle, edges_at_pixel
 
 BLOCK = 512
 """Triangles boxed at a time: what is kept of them stays in the cache."""
@@ -74,7 +75,7 @@ def candidate_boxes(
     faces: np.ndarray,
     start: int,
     stop: int,
-    limits: tuple[int, int, int, int],
+    limits: np.ndarray,
     candidates: np.ndarray,
     boxes: np.ndarray,
     corners: np.ndarray,
@@ -87,10 +88,10 @@ def candidate_boxes(
         faces: (F, 3).
         start: First triangle.
         stop: Past the last one.
-        limits: First and last column, first and last row of the image.
+        limits: (4,) first column, first row, last column, last row of the image.
         candidates: (n,) for the triangles.
-        boxes: (n, 4) for first and last column, first and last row.
-        corners: (n, 6) for their columns and rows, which are then read in order; the first
+        boxes: (n, 4) for first column, first row, last column, last row.
+        corners: (n, ROW) for their columns and rows, which are then read in order; the first
             is NaN for a triangle that passes the camera.
 
     Returns:
@@ -99,43 +100,24 @@ def candidate_boxes(
     Most triangles of a dense mesh fall between the pixels, unpredictably: they are
     overwritten, not branched around.
     """
-    number = place.dtype.type
-    first_x, last_x = number(limits[0]), number(limits[1])
-    first_y, last_y = number(limits[2]), number(limits[3])
+    places, of_corners, of_boxes = place.reshape(-1), corners.reshape(-1), boxes.reshape(-1)
+    three, row, four = np.uint64(3), np.uint64(ROW), np.uint64(4)
     count = np.uint32(0)
     for face in range(np.uint32(start), np.uint32(stop)):
-        i0 = np.uint32(faces[face, 0])
-        i1 = np.uint32(faces[face, 1])
-        i2 = np.uint32(faces[face, 2])
-        u0 = place[i0, 0]
-        u1 = place[i1, 0]
-        u2 = place[i2, 0]
-        v0 = place[i0, 1]
-        v1 = place[i1, 1]
-        v2 = place[i2, 1]
-        known = u0 + u1 + u2
-        if known != known:
+        i = three * np.uint64(np.uint32(faces[face, 0]))
+        j = three * np.uint64(np.uint32(faces[face, 1]))
+        k = three * np.uint64(np.uint32(faces[face, 2]))
+        known, holds = box_triangle(
+            places, i, j, k, limits, of_corners, row * np.uint64(count), of_boxes,
+            four * np.uint64(count),
+        )  # fmt: skip
+        candidates[count] = face
+        if not known:
             if clip.shape[0] and passes_the_camera(clip, faces, face):
-                candidates[count] = face
                 corners[count, 0] = np.nan
                 count = np.uint32(count + np.uint32(1))
             continue
-        left = max(np.ceil(min(u0, u1, u2)), first_x)
-        right = min(np.floor(max(u0, u1, u2)), last_x)
-        top = max(np.ceil(min(v0, v1, v2)), first_y)
-        bottom = min(np.floor(max(v0, v1, v2)), last_y)
-        candidates[count] = face
-        corners[count, 0] = u0
-        corners[count, 1] = u1
-        corners[count, 2] = u2
-        corners[count, 3] = v0
-        corners[count, 4] = v1
-        corners[count, 5] = v2
-        boxes[count, 0] = left
-        boxes[count, 1] = right
-        boxes[count, 2] = top
-        boxes[count, 3] = bottom
-        count = np.uint32(count + np.uint32((left <= right) & (top <= bottom)))
+        count = np.uint32(count + np.uint32(holds))
     return count
 
 
@@ -159,9 +141,9 @@ def keep_nearest(
     for index in range(np.uint32(count)):
         face = owners[index]
         pixel = pixels[index]
-        e0 = edges[index, 0]
-        e1 = edges[index, 1]
-        e2 = edges[index, 2]
+        e2 = edges[index, 0]
+        e0 = edges[index, 1]
+        e1 = edges[index, 2]
         z0 = place[np.uint32(faces[face, 0]), 2]
         z1 = place[np.uint32(faces[face, 1]), 2]
         z2 = place[np.uint32(faces[face, 2]), 2]
@@ -261,14 +243,15 @@ def visible(
     number = place.dtype.type
     one, x_of_left, y_of_top = number(1), number(left), number(top)
     both = not cull
-    limits = left, left + columns - 1, top, top + rows - 1
+    limits = np.array([left, top, left + columns - 1, top + rows - 1], dtype=place.dtype)
     candidates = np.empty(BLOCK + 1, dtype=np.uint32)
     boxes = np.empty((BLOCK + 1, 4), dtype=place.dtype)
-    corners = np.empty((BLOCK + 1, 6), dtype=place.dtype)
+    corners = np.zeros((BLOCK + 1, ROW), dtype=place.dtype)
     room = ROOM + rows * columns + 1  # one triangle may cover everything; untouched otherwise
     owners = np.empty(room, dtype=np.uint32)
     pixels = np.empty(room, dtype=np.uint32)
-    edges = np.empty((room, 3), dtype=place.dtype)
+    edges = np.empty((room, 4), dtype=place.dtype)
+    of_corners, of_edges = corners.reshape(-1), edges.reshape(-1)
     flat_ids, flat_depth = ids.reshape(-1), depth.reshape(-1)
     for start in range(0, faces.shape[0], BLOCK):
         stop = min(start + BLOCK, faces.shape[0])
@@ -283,38 +266,24 @@ def visible(
                 if u0 != u0:
                     draw_passing(place, clip, faces, face, cull, near, ids, depth)
                     continue
-            u1 = corners[index, 1]
-            u2 = corners[index, 2]
-            v0 = corners[index, 3]
-            v1 = corners[index, 4]
-            v2 = corners[index, 5]
             first = boxes[index, 0]
-            last = boxes[index, 1]
             x = first
-            y = boxes[index, 2]
-            width = np.uint32(np.int32(last - first)) + np.uint32(1)
+            y = boxes[index, 1]
+            width = np.uint32(np.int32(boxes[index, 2] - first)) + np.uint32(1)
             height = np.uint32(np.int32(boxes[index, 3] - y)) + np.uint32(1)
             pixel = np.uint32(np.int32(y - y_of_top)) * np.uint32(columns) + np.uint32(
                 np.int32(x - x_of_left)
             )
             to_next_row = np.uint32(columns) - width + np.uint32(1)
             in_row = width
+            row = np.uint64(ROW) * np.uint64(index)
             for _ in range(width * height):
-                a0 = u0 - x
-                a1 = u1 - x
-                a2 = u2 - x
-                b0 = v0 - y
-                b1 = v1 - y
-                b2 = v2 - y
-                e0 = a1 * b2 - a2 * b1
-                e1 = a2 * b0 - a0 * b2
-                e2 = a0 * b1 - a1 * b0
                 owners[kept] = face
                 pixels[kept] = pixel
-                edges[kept, 0] = e0
-                edges[kept, 1] = e1
-                edges[kept, 2] = e2
-                inside = (max(e0, e1, e2) <= 0.0) | (both & (min(e0, e1, e2) >= 0.0))
+                none_positive, none_negative = edges_at_pixel(
+                    of_corners, row, x, y, of_edges, np.uint64(4) * np.uint64(kept)
+                )
+                inside = none_positive | (both & none_negative)
                 kept = np.uint32(kept + np.uint32(inside))
                 in_row = np.uint32(in_row - np.uint32(1))
                 ended = in_row == np.uint32(0)  # known sooner than from x

@@ -21,8 +21,8 @@ from models.rendering.lanes import (
     finish_clearing,
     unblend_4,
     unblend_8,
-    weights_3,
 )
+from models.rendering.triangle_lanes import weights_3
 
 LARGE_BYTES = 1 << 21
 """Of a picture: what no core's own caches hold."""

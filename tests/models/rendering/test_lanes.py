@@ -12,7 +12,6 @@ from models.rendering.lanes import (
     fetch,
     finish_clearing,
     place_3,
-    weights_3,
 )
 
 
@@ -34,16 +33,6 @@ def blended(values, weights, out):
 def blended_pair(values, weights, out):
     p, q, r = weights
     blend_2(values, np.uint64(0), np.uint64(2), np.uint64(4), p, q, r, out, np.uint64(0))
-
-
-@kernel
-def weighed(clip, faces, px, py, found):
-    flat, four = clip.reshape(-1), np.uint64(4)
-    for face in range(len(faces)):
-        i, j, k = faces[face, 0], faces[face, 1], faces[face, 2]
-        found[face] = weights_3(
-            flat, np.uint64(i) * four, np.uint64(j) * four, np.uint64(k) * four, px, py
-        )
 
 
 @kernel
@@ -97,23 +86,6 @@ def test_a_pair_of_numbers_is_blended_and_no_third():
     expected = (p * values[:2] + q * values[2:4] + r * values[4:]).astype(np.float32)
     np.testing.assert_array_equal(out[:2], expected)
     assert out[2] == 7.0
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_weights_are_the_edge_values_over_their_sum_to_the_bit(dtype):
-    rng = np.random.default_rng(5)
-    clip, faces = rng.normal(size=(30, 4)).astype(dtype), rng.integers(0, 30, (50, 3))
-    px, py = 0.37, -0.81
-    found = np.empty((50, 3))
-    weighed(clip, faces, px, py, found)
-    x, y, _, w = np.moveaxis(clip.astype(np.float64)[faces], -1, 0)
-    x, y = x - px * w, y - py * w
-    edges = np.stack(
-        [x[:, j] * y[:, k] - x[:, k] * y[:, j] for j, k in ((1, 2), (2, 0), (0, 1))], axis=1
-    )
-    with np.errstate(divide="ignore", invalid="ignore"):  # a corner may be drawn twice
-        expected = edges * (1.0 / (edges[:, 0] + edges[:, 1] + edges[:, 2]))[:, None]
-    np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
