@@ -23,7 +23,7 @@ from pathlib import Path
 from stages.runtime.artifacts import write_bytes
 from stages.runtime.fingerprint import PACKAGES, module_closure
 
-METHODS = ("mica", "pix2face", "ringnet")
+METHODS = ("deng2019", "mica", "pix2face", "ringnet")
 DISPATCHERS = ("stages.train",)
 SEVERAL = 0.15  # of a folder's modules
 logger = logging.getLogger(__name__)

@@ -49,8 +49,8 @@ logger = logging.getLogger(__name__)
 
 ON_SEVEN = ("now", "stirling")
 """Benchmarks whose submissions carry NoW's seven landmarks; the others' carry 51."""
-METHODS = ("mean", "mica", "pix2face", "ringnet")
-SECONDS_PER_IMAGE = {"mean": 0.05, "mica": 0.1, "pix2face": 0.2, "ringnet": 0.1}
+METHODS = ("mean", "deng2019", "mica", "pix2face", "ringnet")
+SECONDS_PER_IMAGE = {"mean": 0.05, "deng2019": 0.1, "mica": 0.1, "pix2face": 0.2, "ringnet": 0.1}
 Together = Callable[
     [Sequence[tuple[np.ndarray, np.ndarray]]], tuple[list[Reconstruction | None], list[str]]
 ]
@@ -82,6 +82,10 @@ def load_method(
         from stages.inference.mean import MeanHead
 
         return MeanHead(data / "models" / "flame")
+    if method == "deng2019":
+        from stages.inference.deng2019 import Deng2019Reconstructor
+
+        return Deng2019Reconstructor(weights, data / "models" / "bfm2009", section.deng2019)
     if method == "mica":
         from stages.inference.mica import MicaReconstructor
 
@@ -223,7 +227,7 @@ def _landmarks(
 
 def _inputs(method: str, data: Path) -> dict[str, Path]:
     """The weights and the face model that a method reads."""
-    model = data / "models" / ("3ddfa" if method == "pix2face" else "flame")
+    model = data / "models" / {"deng2019": "bfm2009", "pix2face": "3ddfa"}.get(method, "flame")
     if method == "mean":
         return {"model": model}
     return {"model": model, "weights": data / "checkpoints" / method / "model.safetensors"}

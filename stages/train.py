@@ -18,9 +18,9 @@ from stages.photos import is_synthetic
 from stages.runtime import params
 from stages.runtime.artifacts import atomic_directory, read_facts, write_json, write_safetensors
 from stages.runtime.process import begin
-from stages.training import mica, pix2face, pix2face_landmarks, ringnet
+from stages.training import deng2019, deng2019_sets, mica, pix2face, pix2face_landmarks, ringnet
 from stages.training.assembly import parameter_count, weights_label
-from stages.training.run import WORK, forget, train
+from stages.training.run import WORK, Trained, folder_of, forget, train
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Recipe:
     """How one method's data is assembled, its worker built, and what follows the training.
 
     Attributes:
+        second: What is trained next, on the first run's folder; its state replaces the first's.
         finish: From the trained state and the preparation's facts, further facts; or None.
     """
 
@@ -37,7 +38,58 @@ class Recipe:
     build: Callable[..., Any]
     loop: params.LoopParams
     labelled: tuple[Path, ...]
+    second: "Second | None" = None
     finish: Callable[[Mapping[str, np.ndarray], Mapping[str, Any]], dict[str, Any]] | None = None
+
+
+@dataclass(frozen=True)
+class Second:
+    """A training that begins where another has ended.
+
+    Attributes:
+        prepare: Fills a folder, given that of the first run as ``first``.
+        build: The worker's job.
+        loop: Numbers of the loop.
+        code: Modules that hold it.
+    """
+
+    prepare: Callable[..., dict[str, Any]]
+    build: Callable[..., Any]
+    loop: params.LoopParams
+    code: tuple[str, ...]
+
+
+def deng2019_recipe(section: params.Deng2019Params, seed: int, data: Path) -> Recipe:
+    """Deng et al.: VGGFace2 by identity, 300W-LP besides, landmarks, BFM 2009, recogniser ``a``.
+
+    R-Net first, then C-Net on top of it.
+    """
+    plain = section.model_dump(mode="json", exclude={"fit": True, "sets": {"fit"}})
+    inputs = {
+        "packed": data / "packed" / "vggface2",
+        "landmarks": data / "landmarks" / "vggface2",
+        "unlabelled": data / "packed" / "300w_lp",
+        "unlabelled_landmarks": data / "landmarks" / "300w_lp",
+        "model": data / "models" / "bfm2009",
+        "recognizer": data / "recognizers" / "a" / "model.safetensors",
+    }
+    prepare = partial(deng2019.prepare, **inputs, section=plain, seed=seed)
+    if section.weights is not None:
+        inputs["weights"] = section.weights
+    return Recipe(
+        inputs,
+        plain,
+        prepare,
+        deng2019.build,
+        section.fit,
+        (inputs["packed"], inputs["unlabelled"], inputs["model"]),
+        Second(
+            partial(deng2019_sets.prepare, photographs=section.sets.photographs),
+            deng2019_sets.build,
+            section.sets.fit,
+            ("models.methods.deng2019_aggregate", "stages.training.deng2019_sets"),
+        ),
+    )
 
 
 def mica_recipe(section: params.MicaParams, seed: int, data: Path) -> Recipe:
@@ -82,7 +134,7 @@ def pix2face_recipe(section: params.Pix2FaceParams, seed: int, data: Path) -> Re
         pix2face.build,
         section.fit,
         tuple(inputs.values()),
-        partial(
+        finish=partial(
             pix2face_landmarks.choose_landmarks,
             packed=inputs["packed"],
             model=inputs["model"],
@@ -110,6 +162,7 @@ def ringnet_recipe(section: params.RingNetParams, seed: int, data: Path) -> Reci
 
 
 RECIPES: dict[str, Callable[..., Recipe]] = {
+    "deng2019": deng2019_recipe,
     "mica": mica_recipe,
     "pix2face": pix2face_recipe,
     "ringnet": ringnet_recipe,
@@ -117,7 +170,10 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
 
 
 def run(
-    section: params.MicaParams | params.Pix2FaceParams | params.RingNetParams,
+    section: params.Deng2019Params
+    | params.MicaParams
+    | params.Pix2FaceParams
+    | params.RingNetParams,
     compute: params.ComputeParams,
     *,
     method: str,
@@ -154,9 +210,13 @@ def run(
         compute=compute,
         work=work,
     )
-    data_facts = trained.data
+    runs = [trained]
+    if recipe.second is not None:
+        runs.append(train_second(method, recipe, recipe.second, trained, seed, compute, work))
+    state, history = runs[-1].state, [row for run in runs for row in run.history]
+    data_facts = {name: value for run in runs for name, value in run.data.items()}
     if recipe.finish is not None:
-        data_facts = {**data_facts, **recipe.finish(trained.state, trained.data)}
+        data_facts = {**data_facts, **recipe.finish(state, trained.data)}
     synthetic = is_synthetic(*recipe.labelled)
     weights = weights_label(recipe.loop.steps, synthetic)
     facts = {
@@ -177,17 +237,42 @@ def run(
         "method": method,
         "weights": weights,
         "synthetic": synthetic,
-        "parameters": parameter_count(trained.state),
+        "parameters": parameter_count(state),
         "data": data_facts,
         "step": trained.step,
         "train": chosen.get("train", {}),
         "validation": chosen.get("validation", {}),
     }
     with atomic_directory(out) as scratch:
-        write_safetensors(trained.state, scratch / "model.safetensors", facts)
+        write_safetensors(state, scratch / "model.safetensors", facts)
         write_json(metrics, scratch / "metrics.json")
-        write_json(trained.history, scratch / "history.json")
-    forget(trained.fingerprint, work)
+        write_json(history, scratch / "history.json")
+    for each in runs:
+        forget(each.fingerprint, work)
+
+
+def train_second(
+    method: str,
+    recipe: Recipe,
+    second: Second,
+    first: Trained,
+    seed: int,
+    compute: params.ComputeParams,
+    work: Path,
+) -> Trained:
+    """Train what follows; killed, it continues without the first part's being repeated."""
+    return train(
+        f"{method}-second",
+        inputs=recipe.inputs,
+        config={**recipe.config, "first": first.fingerprint},
+        code=(f"models.methods.{method}", f"stages.training.{method}", *second.code),
+        fit=second.loop,
+        seed=seed,
+        prepare=partial(second.prepare, first=folder_of(first.fingerprint, work)),
+        build=second.build,
+        compute=compute,
+        work=work,
+    )
 
 
 def main() -> None:

@@ -104,6 +104,43 @@ class LinearModel:
             keypoints=np.arange(len(at)),
         )
 
+    def part(
+        self, ids: Int[np.ndarray, " n"], identity: int, expression: int, texture: int
+    ) -> "LinearModel":
+        """The face at some vertices, with the first directions of each kind.
+
+        Args:
+            ids: Vertices to keep, among them all keypoints, in the order they shall have.
+            identity: Identity directions.
+            expression: Expression directions.
+            texture: Texture directions; a model without texture stays without.
+
+        Raises:
+            ValueError: A keypoint is not kept.
+        """
+        place = np.full(len(self.mean_shape), -1)
+        place[ids] = np.arange(len(ids))
+        faces = place[self.faces]
+        lost = np.flatnonzero(place[self.keypoints] < 0)
+        if len(lost):
+            raise ValueError(f"LinearModel.part expects every keypoint kept, lost {lost.tolist()}")
+        coloured = self.texture_mean is not None
+        return LinearModel(
+            mean_shape=self.mean_shape[ids],
+            shape_basis=np.ascontiguousarray(self.shape_basis[ids][..., :identity]),
+            shape_sigma=self.shape_sigma[:identity],
+            mean_expression=self.mean_expression[ids],
+            expression_basis=np.ascontiguousarray(self.expression_basis[ids][..., :expression]),
+            expression_sigma=self.expression_sigma[:expression],
+            faces=np.ascontiguousarray(faces[(faces >= 0).all(axis=1)]),
+            keypoints=place[self.keypoints],
+            texture_mean=self.texture_mean[ids] if coloured else None,
+            texture_basis=(
+                np.ascontiguousarray(self.texture_basis[ids][..., :texture]) if coloured else None
+            ),
+            texture_sigma=self.texture_sigma[:texture] if coloured else None,
+        )
+
     def shape(
         self,
         alpha: Float[np.ndarray, " k"] | None = None,

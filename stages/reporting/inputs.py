@@ -11,6 +11,7 @@ from stages.runtime.artifacts import read_json, read_table
 BASELINE: Final = "mean"
 METHOD_TITLES: Final[Mapping[str, str]] = {
     "mean": "Average head",
+    "deng2019": "Deng et al. 2019",
     "mica": "MICA",
     "pix2face": "pix2face",
     "ringnet": "RingNet",

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from stages.runtime.artifacts import write_bytes
+from stages.runtime.artifacts import read_safetensors, write_bytes
 
 
 def save_array(array: np.ndarray, path: Path) -> None:
@@ -94,3 +94,39 @@ def user_encoder(path: Path, encoder: Mapping[str, Any], setting: str) -> dict[s
             f"{setting}: {path} does not fit the encoder {dict(encoder)} in the parameters: {error}"
         ) from error
     return {key: value.numpy() for key, value in net.state_dict().items()}
+
+
+def user_trunk(path: Path, trunk: Mapping[str, Any], setting: str) -> dict[str, np.ndarray]:
+    """A user's ResNet checkpoint, checked strictly against the configured size.
+
+    Args:
+        path: ``.safetensors``, or a torch file of plain tensors; the classifier (``fc``) is left.
+        trunk: ``kind``, ``layers``, ``width``.
+        setting: The method's parameters, for errors.
+
+    Raises:
+        FileNotFoundError: It is not there.
+        ValueError: Names or shapes do not fit.
+    """
+    import torch
+
+    from models.networks.encoders.resnet import ResNet, ResNetConfig
+    from models.networks.train_loop import state_arrays
+
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"expected your ResNet weights at {path} (parameter {setting}.weights)"
+        )
+    if path.suffix == ".safetensors":
+        state = {name: torch.from_numpy(v) for name, v in read_safetensors(path)[0].items()}
+    else:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    state = {name: v for name, v in state.items() if not name.startswith("fc.")}
+    net = ResNet(ResNetConfig(trunk["kind"], tuple(trunk["layers"]), trunk["width"]))
+    try:
+        net.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{path}: expected the names and shapes of {setting}.trunk {dict(trunk)}: {error}"
+        ) from error
+    return state_arrays(net)

@@ -19,7 +19,7 @@ from models.networks.encoders.square_crop import crop_image, crop_matrix
 from stages.datasets.images import decode_rgb
 from stages.photos import landmark_rows, packed_images, points_of
 from stages.runtime.artifacts import read_safetensors, write_bytes, write_safetensors
-from stages.training.assembly import held_out, save_array
+from stages.training.assembly import held_out, save_array, user_trunk
 
 if TYPE_CHECKING:
     from stages.training.run import Job
@@ -194,7 +194,9 @@ def prepare(
     for name in ("model.safetensors", "embeddings.npz"):
         write_bytes(folder / name, (model / name).read_bytes())
     if section["weights"] is not None:
-        trunk = user_trunk(Path(section["weights"]), section["trunk"])
+        trunk = user_trunk(
+            Path(section["weights"]), section["trunk"], "train.ringnet"
+        )
         write_safetensors(trunk, folder / "trunk.safetensors", {"weights": "user-supplied"})
     short = [
         {
@@ -214,41 +216,6 @@ def prepare(
         "left_out": dict(sorted(left_out.items())),
         "short": short,
     }
-
-
-def user_trunk(path: Path, trunk: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """A user's ResNet checkpoint, checked strictly against the configured size.
-
-    Args:
-        path: ``.safetensors``, or a torch file of plain tensors; the classifier (``fc``) is left.
-        trunk: ``kind``, ``layers``, ``width``.
-
-    Raises:
-        FileNotFoundError: It is not there.
-        ValueError: Names or shapes do not fit.
-    """
-    import torch
-
-    from models.networks.encoders.resnet import ResNet, ResNetConfig
-    from models.networks.train_loop import state_arrays
-
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"expected your ResNet weights at {path} (parameter train.ringnet.weights)"
-        )
-    if path.suffix == ".safetensors":
-        state = {name: torch.from_numpy(v) for name, v in read_safetensors(path)[0].items()}
-    else:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    state = {name: v for name, v in state.items() if not name.startswith("fc.")}
-    net = ResNet(ResNetConfig(trunk["kind"], tuple(trunk["layers"]), trunk["width"]))
-    try:
-        net.load_state_dict(state)
-    except RuntimeError as error:
-        raise ValueError(
-            f"{path}: expected the names and shapes of train.ringnet.trunk {dict(trunk)}: {error}"
-        ) from error
-    return state_arrays(net)
 
 
 def build(data: Path, config: Mapping[str, Any]) -> "Job":

@@ -132,7 +132,7 @@ def train(
         "seed": seed,
     }
     fingerprint = sha256_json({**recipe, "code": hash_code(__name__, *code)})[:16]
-    folder = (work / "train" / fingerprint).resolve()
+    folder = folder_of(fingerprint, work)
     data, final = folder / "data", folder / "final.safetensors"
     began = time.monotonic()
     if not data.is_dir():
@@ -171,9 +171,14 @@ def train(
     )
 
 
+def folder_of(fingerprint: str, work: Path = WORK) -> Path:
+    """The resumable state of a run: ``data/``, ``checkpoint.safetensors``, ``final.safetensors``."""
+    return (work / "train" / fingerprint).resolve()
+
+
 def forget(fingerprint: str, work: Path = WORK) -> None:
     """Drop the resumable state of a run whose result has been exported."""
-    shutil.rmtree(work / "train" / fingerprint, ignore_errors=True)
+    shutil.rmtree(folder_of(fingerprint, work), ignore_errors=True)
 
 
 def work_of_worker(context: WorkerContext, arguments: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from stages.runtime.params.corpus import MorphableSizes, SynthesizeParams
 from stages.runtime.params.machine import ComputeParams, DatasetParams, ModelParams, ServersParams
 from stages.runtime.params.photographs import (
     BenchmarkSizes,
+    Deng2019FitParams,
     FaceAlignmentParams,
     LandmarkModelParams,
     LandmarksParams,
@@ -35,6 +36,7 @@ from stages.runtime.params.scans import (
 from stages.runtime.params.section import Section
 from stages.runtime.params.training import (
     AugmentParams,
+    Deng2019Params,
     EncoderParams,
     LandmarkChoiceParams,
     LoopParams,
@@ -52,6 +54,8 @@ __all__ = [
     "BenchmarkSizes",
     "ComputeParams",
     "ConvertParams",
+    "Deng2019FitParams",
+    "Deng2019Params",
     "EncoderParams",
     "EvaluateParams",
     "FaceAlignmentParams",

@@ -41,10 +41,19 @@ class Pix2FaceFitParams(Section):
     )
 
 
+class Deng2019FitParams(Section):
+    """What Deng et al. make of several photographs of a person."""
+
+    aggregate: Literal["element", "mean"] = Field(
+        description="shapes weighed number by number by C-Net, or their plain mean"
+    )
+
+
 class ReconstructParams(Section):
     """From photographs to meshes."""
 
     photographs: BenchmarkSizes
+    deng2019: Deng2019FitParams
     pix2face: Pix2FaceFitParams
     detector_min_score: float = Field(description="smallest detection score in user photographs")
     detector_max_side_px: int = Field(ge=64, description="user photographs are searched this large")

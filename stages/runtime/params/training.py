@@ -214,9 +214,47 @@ class RingNetParams(Section):
         return augment
 
 
+class SetParams(Section):
+    """C-Net, which weighs the photographs of a person."""
+
+    photographs: int = Field(ge=2, description="M of a training set; the paper's 5")
+    fit: LoopParams
+
+
+class Deng2019Params(Section):
+    """Deng et al. 2019."""
+
+    size_px: int = Field(ge=32, description="side of the crop the network sees; the paper's 224")
+    trunk: TrunkParams
+    n_shape: int = Field(ge=1, description="identity coefficients; the paper's 80")
+    n_expression: int = Field(ge=1, description="expression coefficients; the paper's 64")
+    n_texture: int = Field(ge=1, description="texture coefficients; the paper's 80")
+    lighting: Literal["rgb", "mono"] = Field(description="mono: the paper's; rgb: its releases'")
+    weights: Path | None = Field(description="your own torch ResNet-50 (v1.5) to start from")
+    skin: Literal["off", "raw", "thresh"] = Field(
+        description="photo term: all pixels alike, the skin probability, or 1 where it is above 0.5"
+    )
+    photo_weight: float = Field(ge=0)
+    landmark_weight: float = Field(ge=0)
+    perceptual_weight: float = Field(ge=0)
+    coefficient_weight: float = Field(ge=0, description="of the mean squared norm of the shape")
+    expression_factor: float = Field(ge=0, description="of the expression besides")
+    texture_factor: float = Field(ge=0, description="of the texture besides")
+    reflectance_weight: float = Field(ge=0, description="of the variance of the skin's texture")
+    gamma_weight: float = Field(ge=0, description="of the lights' distance to white")
+    inner_weight: float = Field(ge=0, description="of nose ridge and inner lips, others count 1")
+    holdout: float = Field(
+        gt=0, lt=1, description="fraction of identities for validation where the set has none"
+    )
+    augment: AugmentParams
+    fit: LoopParams
+    sets: SetParams
+
+
 class TrainParams(Section):
     """The methods that are trained."""
 
+    deng2019: Deng2019Params
     mica: MicaParams
     pix2face: Pix2FaceParams
     ringnet: RingNetParams
