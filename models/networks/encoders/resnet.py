@@ -128,16 +128,23 @@ class ResNet(nn.Module):
 
     def forward(self, image: Float[Tensor, "B 3 s s"]) -> Float[Tensor, "B d"]:
         """Features of images."""
+        return self.first_map_and_features(image)[1]
+
+    def first_map_and_features(
+        self, image: Float[Tensor, "B 3 s s"]
+    ) -> tuple[Float[Tensor, "B c h w"], Float[Tensor, "B d"]]:
+        """What ``layer1`` gives, and the features of ``forward``."""
         x = self.conv1(image)
         if self.bn1 is not None:
             x = nnf.max_pool2d(nnf.relu(self.bn1(x)), 3, 2, padding=1)
         else:  # TF's SAME: what is missing is added below and to the right
             x = nnf.max_pool2d(nnf.pad(x, (0, 1, 0, 1), value=float("-inf")), 3, 2)
-        for name in STAGES:
+        first = x = self.get_submodule(STAGES[0])(x)
+        for name in STAGES[1:]:
             x = self.get_submodule(name)(x)
         if self.norm is not None:
             x = nnf.relu(self.norm(x))
-        return x.mean(dim=(2, 3))
+        return first, x.mean(dim=(2, 3))
 
 
 def slim_state(
