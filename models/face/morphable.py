@@ -5,7 +5,7 @@ directions as they are stored; ``shape_sigma`` and ``expression_sigma`` say how 
 one standard deviation is.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -105,7 +105,12 @@ class LinearModel:
         )
 
     def part(
-        self, ids: Int[np.ndarray, " n"], identity: int, expression: int, texture: int
+        self,
+        ids: Int[np.ndarray, " n"],
+        identity: int,
+        expression: int,
+        texture: int,
+        faces: Int[np.ndarray, "G 3"] | None = None,
     ) -> "LinearModel":
         """The face at some vertices, with the first directions of each kind.
 
@@ -114,18 +119,19 @@ class LinearModel:
             identity: Identity directions.
             expression: Expression directions.
             texture: Texture directions; a model without texture stays without.
+            faces: Triangles to take instead of the model's, in its numbers. Those with a corner
+                that is not kept are left out.
 
         Raises:
             ValueError: A keypoint is not kept.
         """
         place = np.full(len(self.mean_shape), -1)
         place[ids] = np.arange(len(ids))
-        faces = place[self.faces]
+        faces = place[self.faces if faces is None else faces]
         lost = np.flatnonzero(place[self.keypoints] < 0)
         if len(lost):
             raise ValueError(f"LinearModel.part expects every keypoint kept, lost {lost.tolist()}")
-        coloured = self.texture_mean is not None
-        return LinearModel(
+        part = LinearModel(
             mean_shape=self.mean_shape[ids],
             shape_basis=np.ascontiguousarray(self.shape_basis[ids][..., :identity]),
             shape_sigma=self.shape_sigma[:identity],
@@ -134,11 +140,15 @@ class LinearModel:
             expression_sigma=self.expression_sigma[:expression],
             faces=np.ascontiguousarray(faces[(faces >= 0).all(axis=1)]),
             keypoints=place[self.keypoints],
-            texture_mean=self.texture_mean[ids] if coloured else None,
-            texture_basis=(
-                np.ascontiguousarray(self.texture_basis[ids][..., :texture]) if coloured else None
-            ),
-            texture_sigma=self.texture_sigma[:texture] if coloured else None,
+        )
+        mean, basis, sigma = self.texture_mean, self.texture_basis, self.texture_sigma
+        if mean is None or basis is None or sigma is None:
+            return part
+        return replace(
+            part,
+            texture_mean=mean[ids],
+            texture_basis=np.ascontiguousarray(basis[ids][..., :texture]),
+            texture_sigma=sigma[:texture],
         )
 
     def shape(

@@ -99,7 +99,9 @@ class Deng2019Reconstructor:
         found = iter(self._answers(usable) if usable else [])
         return [None if why else next(found) for why in reasons], reasons
 
-    def _answers(self, photographs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[Reconstruction]:
+    def _answers(
+        self, photographs: Sequence[tuple[np.ndarray, np.ndarray]]
+    ) -> list[Reconstruction]:
         """Reconstructions of one person's photographs; they share their identity."""
         size = self._config.size_px
         matrices = [pos_crop_matrix(points, size) for _, points in photographs]

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 
 from models.face.landmarks import MIRROR_68, outer_eye_distance
 from models.face.morphable import LinearModel
+from models.geometry.mesh import coarser
 from models.networks.encoders.square_crop import crop_image
 from stages.datasets.images import decode_rgb
 from stages.photos import landmark_rows, packed_images, points_of
@@ -33,7 +34,7 @@ HELD_OUT = frozenset({"val", "test"})
 MARGIN = 0.2
 """Of the crop's side, around it: what shifts and turns of the augmentation may show."""
 MAX_VALIDATION = 120
-SKIN_PIXELS = 40_000
+SKIN_PIXELS = 8_000
 """Pixels of each kind that the skin model is fitted to."""
 BROWS_UP = 0.25
 """How far the face goes on above the brows, of the distance from brows to chin."""
@@ -101,9 +102,7 @@ def read_photos(
 
 
 def face_area(points_px: Float[np.ndarray, "68 2"], side: int) -> Bool[np.ndarray, "s s"]:
-    """Pixels of the face's skin as landmarks show it: the hull up to the forehead, eyes and mouth
-    taken out.
-    """
+    """Pixels of skin by the landmarks: their hull up to the forehead, without eyes, mouth, brows."""
     import cv2
 
     brows, chin = points_px[17:27], points_px[8]
@@ -128,7 +127,8 @@ def skin_weights(photos: list[Photo], mode: "SkinMode", seed: int) -> UInt8[np.n
     side = len(photos[0].crop)
     if mode == "off":
         return np.full((len(photos), side, side), 255, np.uint8)
-    skin, other = [], []
+    skin: list[UInt8[np.ndarray, "n 3"]] = []
+    other: list[UInt8[np.ndarray, "m 3"]] = []
     each = max(1, SKIN_PIXELS // len(photos))
     for number, photo in enumerate(photos):
         rng = np.random.default_rng([seed, number])
@@ -192,7 +192,11 @@ def prepare(
     save_array(skin_weights(photos, section["skin"], seed), folder / "skin.npy")
     unit_m = float(read_json(model / "meta.json")["unit_m"])
     ids = front_vertices(linear, unit_m)
-    front = linear.part(ids, section["n_shape"], section["n_expression"], section["n_texture"])
+    sizes = section["n_shape"], section["n_expression"], section["n_texture"]
+    front = linear.part(ids, *sizes)
+    if section["mesh_faces"] is not None:
+        faces = coarser(front.mean, front.faces, section["mesh_faces"])
+        front = front.part(np.union1d(faces, front.keypoints), *sizes, faces)
     arrays = {name: value for name, value in vars(front).items() if value is not None}
     write_safetensors(arrays, folder / "face.safetensors", {"unit_m": unit_m})
     encoder = read_safetensors(recognizer)[1]["encoder"]
@@ -206,7 +210,7 @@ def prepare(
         "validation_identities": sorted(kept),
         "photographs": known,
         "unlabelled_photographs": len(photos) - known,
-        "vertices": len(ids),
+        "vertices": len(front.mean_shape),
         "left_out": dict(sorted((left_out + reasons).items())),
     }
 

@@ -15,8 +15,6 @@ from stages.runtime.artifacts import read_safetensors, write_safetensors
 from stages.training.deng2019 import Photographs, network
 
 if TYPE_CHECKING:
-    import torch
-
     from stages.training.run import Job
 
 

@@ -194,9 +194,7 @@ def prepare(
     for name in ("model.safetensors", "embeddings.npz"):
         write_bytes(folder / name, (model / name).read_bytes())
     if section["weights"] is not None:
-        trunk = user_trunk(
-            Path(section["weights"]), section["trunk"], "train.ringnet"
-        )
+        trunk = user_trunk(Path(section["weights"]), section["trunk"], "train.ringnet")
         write_safetensors(trunk, folder / "trunk.safetensors", {"weights": "user-supplied"})
     short = [
         {

@@ -172,7 +172,7 @@ def train(
 
 
 def folder_of(fingerprint: str, work: Path = WORK) -> Path:
-    """The resumable state of a run: ``data/``, ``checkpoint.safetensors``, ``final.safetensors``."""
+    """Where the resumable state of a run is."""
     return (work / "train" / fingerprint).resolve()
 
 

@@ -226,6 +226,9 @@ class Deng2019Params(Section):
 
     size_px: int = Field(ge=32, description="side of the crop the network sees; the paper's 224")
     trunk: TrunkParams
+    mesh_faces: int | None = Field(
+        ge=100, description="most triangles of the drawn face; null: all, 70,789 in the paper"
+    )
     n_shape: int = Field(ge=1, description="identity coefficients; the paper's 80")
     n_expression: int = Field(ge=1, description="expression coefficients; the paper's 64")
     n_texture: int = Field(ge=1, description="texture coefficients; the paper's 80")

@@ -28,7 +28,7 @@ from stages.runtime.params import (
     RingNetParams,
 )
 from stages.training import ringnet
-from stages.training.ringnet import RingSampler, consistency, user_trunk
+from stages.training.ringnet import RingSampler, consistency
 from tests.stages.training.conftest import AUGMENT, failed_row, image_row
 
 TRUNK = {"kind": "v2", "layers": (1, 1, 1, 1), "width": 2}
@@ -304,12 +304,12 @@ def test_your_own_trunk_is_checked_strictly(tmp_path: Path) -> None:
     state = state_arrays(net)
     file = tmp_path / "r50.safetensors"
     write_safetensors({**state, "fc.weight": np.zeros((3, 4), np.float32)}, file, {})
-    loaded = user_trunk(file, TRUNK)
+    loaded = user_trunk(file, TRUNK, "train.ringnet")
     np.testing.assert_array_equal(loaded["conv1.weight"], state["conv1.weight"])
     with pytest.raises(ValueError, match=r"names and shapes of train\.ringnet\.trunk"):
-        user_trunk(file, {**TRUNK, "width": 3})
+        user_trunk(file, {**TRUNK, "width": 3}, "train.ringnet")
     with pytest.raises(FileNotFoundError, match=r"train\.ringnet\.weights"):
-        user_trunk(tmp_path / "absent.pth", TRUNK)
+        user_trunk(tmp_path / "absent.pth", TRUNK, "train.ringnet")
 
 
 def test_consistency_of_known_shapes() -> None:
