@@ -41,6 +41,14 @@ def test_a_crop_is_opencv_s() -> None:
         assert np.abs(ours - expected)[inside].mean() < 0.005
 
 
+def test_what_is_outside_is_black() -> None:
+    moved = torch.tensor([[[1.0, 0.0, 3.0], [0.0, 1.0, -2.0]]])
+    crop = warp_images(torch.ones(1, 1, 6, 6), moved, 6)[0, 0]
+    expected = torch.zeros(6, 6)
+    expected[:4, 3:] = 1.0
+    assert torch.equal(crop, expected)
+
+
 def test_an_identity_keeps_every_bit_and_gradients_are_exact() -> None:
     image = torch.rand(1, 2, 6, 6, dtype=torch.float64, requires_grad=True)
     same = torch.eye(2, 3, dtype=torch.float64)[None]

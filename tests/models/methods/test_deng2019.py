@@ -380,6 +380,24 @@ def test_the_perceptual_term_is_zero_for_the_same_picture() -> None:
     assert float(off.losses(code, some_batch(model))["perceptual"]) == 0
 
 
+def test_training_needs_no_kernel_that_differs_between_runs() -> None:
+    model = small(seeing=True).train()
+    batch = some_batch(model)
+    gradients = []
+    for _ in range(2):
+        torch.set_deterministic_debug_mode("error")
+        try:
+            model.zero_grad()
+            model.losses(model(batch["image"]), batch)["loss"].backward()
+        finally:
+            torch.set_deterministic_debug_mode("default")
+        gradients.append([head.weight.grad for head in model.final_layers])
+    for first, second in zip(*gradients, strict=True):
+        assert first is not None
+        assert float(first.abs().sum()) > 0
+        assert torch.equal(first, second)
+
+
 def test_the_recogniser_follows_the_network_s_precision() -> None:
     model = small(seeing=True).double()
     batch = some_batch(model)
