@@ -66,9 +66,10 @@ def recognizer() -> IResNet:
 
 def small(*, seeing: bool = False, **changes: Any) -> Deng2019:
     torch.manual_seed(0)
-    settings = {"n_shape": K, "n_expression": E, "n_texture": T, "size_px": SIZE, **changes}
+    sizes = {"n_shape": K, "n_expression": E, "n_texture": T, "size_px": SIZE}
+    settings = {"trunk": TRUNK, **sizes, **changes}
     face = FaceSurface(MODEL, 1.0, front_vertices(MODEL, 1.0), SKIN)
-    return Deng2019(Deng2019Config(trunk=TRUNK, **settings), face, recognizer() if seeing else None)
+    return Deng2019(Deng2019Config(**settings), face, recognizer() if seeing else None)
 
 
 def some_code(model: Deng2019, seed: int = 1, count: int = 2) -> torch.Tensor:
@@ -439,6 +440,22 @@ def test_fitting_a_picture_finds_the_face() -> None:
     colour, mean_colour = ((part - drawn.colour).abs().mean() for part in colours)
     assert shape < 0.5 * mean_shape
     assert colour < 0.3 * mean_colour
+
+
+def test_learns_one_batch() -> None:
+    model = small(trunk=ResNetConfig("v1.5", (1, 1, 1, 1), 4)).train()
+    batch = some_batch(model, count=4)
+    optimizer = torch.optim.Adam(model.parameters(), 2e-3)
+    seen = []
+    for _ in range(60):
+        terms = model.losses(model(batch["image"]), batch)
+        optimizer.zero_grad()
+        terms["loss"].backward()
+        optimizer.step()
+        seen.append((terms["photo"].item(), terms["landmarks"].item()))
+    first, last = np.mean(seen[:3], axis=0), np.mean(seen[-3:], axis=0)
+    assert last[0] < 0.7 * first[0]
+    assert last[1] < 0.1 * first[1]
 
 
 def test_what_is_missing_is_said() -> None:
