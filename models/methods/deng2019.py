@@ -168,7 +168,7 @@ class DrawnFace(NamedTuple):
 
     Attributes:
         vertices: In the camera's frame (x right, y up, z toward the viewer), decimetres.
-        albedo: Linear RGB, 1 is white; may leave 0..1.
+        albedo: RGB as pictures have it, 1 is white; may leave 0..1.
         colour: Albedo in its light.
         landmarks: Pixels of the crop.
     """
@@ -346,7 +346,7 @@ class Deng2019(nn.Module):
     def render(
         self, code: Float[Tensor, "B p"]
     ) -> tuple[Float[Tensor, "B 3 s s"], Bool[Tensor, "B s s"]]:
-        """Draw faces on black; colours are linear and may leave 0..1.
+        """Draw faces on black; colours may leave 0..1.
 
         Returns:
             Pictures, differentiable except for what is seen where, and where a face is.

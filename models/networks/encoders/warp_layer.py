@@ -4,7 +4,6 @@ Coordinates are ours: pixel centres at +0.5, y down.
 """
 
 import torch
-import torch.nn.functional as nnf
 from jaxtyping import Float
 from torch import Tensor
 
@@ -39,23 +38,32 @@ def warp_images(
 ) -> Float[Tensor, "B C s s"]:
     """Bilinear crops, differentiable in the images; outside is zero.
 
+    Written with ``gather``, because the gradient of ``grid_sample`` is not the same in every run
+    on a GPU.
+
     Args:
         images: Any values.
         T_out_from_image: Affine maps in pixels that can be inverted; a singular one samples
             nothing useful.
         size_px: Side of the crops.
     """
-    height, width = images.shape[-2:]
+    B, C, height, width = images.shape
     a, b, c, d = T_out_from_image[:, :, :2].reshape(-1, 4).unbind(1)
     determinant = a * d - b * c
     safe = torch.where(determinant == 0, torch.ones_like(determinant), determinant)
     inverse = torch.stack([d, -b, -c, a], dim=1).reshape(-1, 2, 2) / safe[:, None, None]
-    origin = -(inverse @ T_out_from_image[:, :, 2:])
-    # Out and in, -1 to 1 spans the picture from edge to edge: p = side (n + 1) / 2.
-    half = 0.5 * size_px * inverse
-    middle = origin + half.sum(dim=2, keepdim=True)
-    extent = images.new_tensor([[2.0 / width], [2.0 / height]])
-    theta = torch.cat([half, middle], dim=2) * extent
-    theta = theta - images.new_tensor([[0.0, 0.0, 1.0]])
-    grid = nnf.affine_grid(theta, [len(images), 1, size_px, size_px], align_corners=False)
-    return nnf.grid_sample(images, grid, align_corners=False)
+    centres = torch.arange(size_px, dtype=images.dtype, device=images.device) + 0.5
+    out = torch.cartesian_prod(centres, centres).flip(1)  # x, y; rows after one another
+    place = (out - T_out_from_image[:, None, :, 2]) @ inverse.mT - 0.5
+    corner = place.floor()
+    ahead = place - corner
+    flat, crop = images.flatten(2), images.new_zeros(B, C, size_px * size_px)
+    for right, down in ((0, 0), (1, 0), (0, 1), (1, 1)):
+        column, row = corner[..., 0] + right, corner[..., 1] + down
+        inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+        share_x = ahead[..., 0] if right else 1.0 - ahead[..., 0]
+        share_y = ahead[..., 1] if down else 1.0 - ahead[..., 1]
+        weight = torch.where(inside, share_x * share_y, 0.0)
+        index = torch.where(inside, row * width + column, 0.0).long()
+        crop = crop + weight[:, None] * flat.gather(2, index[:, None].expand(-1, C, -1))
+    return crop.reshape(B, C, size_px, size_px)

@@ -88,3 +88,23 @@ def test_the_perceptual_term_counts_less_in_sets_unless_it_is_off() -> None:
     assert some().r_net.config.perceptual_weight == 0.1
     off = Deng2019(Deng2019Config(trunk=TRUNK, perceptual_weight=0.0))
     assert Deng2019Set(off).r_net.config.perceptual_weight == 0.0
+
+
+def test_learns_which_photographs_to_believe() -> None:
+    """R-Net's estimate from bright photographs is right, that from dark ones is not."""
+    model = some(set_size=2)
+    generator = torch.Generator().manual_seed(3)
+    image = (
+        torch.rand(8, 3, 32, 32, generator=generator)
+        * torch.tensor([1.0, 0.1] * 4)[:, None, None, None]
+    )
+    with torch.no_grad():
+        right = model.estimates(image)[0][::2, :6].repeat_interleave(2, dim=0)
+    optimizer = torch.optim.Adam(model.c_net.parameters(), 3e-3)
+    for _ in range(80):
+        optimizer.zero_grad()
+        loss = (model(image)[:, :6] - right).square().mean()
+        loss.backward()
+        optimizer.step()
+    confidence = model.estimates(image)[1]
+    assert confidence[::2].mean() > 2 * confidence[1::2].mean()
