@@ -107,18 +107,18 @@ class LinearModel:
     def part(
         self,
         ids: Int[np.ndarray, " n"],
-        identity: int,
-        expression: int,
-        texture: int,
+        identity: int | None = None,
+        expression: int | None = None,
+        texture: int | None = None,
         faces: Int[np.ndarray, "G 3"] | None = None,
     ) -> "LinearModel":
         """The face at some vertices, with the first directions of each kind.
 
         Args:
             ids: Vertices to keep, among them all keypoints, in the order they shall have.
-            identity: Identity directions.
-            expression: Expression directions.
-            texture: Texture directions; a model without texture stays without.
+            identity: Number of identity directions; None keeps all.
+            expression: Likewise of expression.
+            texture: Likewise of texture; a model without stays without.
             faces: Triangles to take instead of the model's, in its numbers. Those with a corner
                 that is not kept are left out.
 

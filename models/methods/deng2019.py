@@ -50,6 +50,8 @@ DISTANCE_DM = 10.0
 """From the camera to the origin of an untranslated face."""
 NEAR_DM, FAR_DM = 5.0, 15.0
 FOCAL_224_PX = 1015.0
+FRONT_MM = 125.0
+"""Holds as many vertices of BFM 2009 (36,000) as the reference's cut (35,709), 95 % of them its."""
 AMBIENT = 0.8
 """Added to the first coefficient of the light of each channel."""
 DM_PER_M = 10.0
@@ -182,7 +184,8 @@ class DrawnFace(NamedTuple):
 class FaceSurface(nn.Module):
     """Part of a linear face model as a differentiable layer, in decimetres.
 
-    Coefficients count standard deviations. The mean face's vertices have their mean at the origin.
+    Coefficients count standard deviations. The origin is the mean of the mean face's vertices, or
+    a given point: pose and camera are told from there.
     All arrays are buffers that no checkpoint stores.
     """
 
@@ -201,51 +204,47 @@ class FaceSurface(nn.Module):
         unit_m: float,
         vertices: Int[np.ndarray, " n"] | None = None,
         skin: Int[np.ndarray, " m"] | None = None,
+        origin: Float[np.ndarray, "3"] | None = None,
     ) -> None:
         """Cut a model.
 
         Args:
             model: Has a texture with values in 0..1.
             unit_m: Metres per unit of the model.
-            vertices: Which to keep, e.g. ``front_vertices``; None keeps all. Triangles stay where
-                all three corners do.
+            vertices: Which to keep, see ``LinearModel.part``; None keeps all.
             skin: Vertices of the model whose albedo should be even; those not kept are ignored,
                 None means all that are.
+            origin: In the model's unit and frame; None takes the mean of the vertices kept.
 
         Raises:
             ValueError: The model has no texture, or a keypoint or all skin is cut away.
         """
         super().__init__()
+        seen = np.arange(len(model.mean_shape)) if skin is None else np.asarray(skin, np.int64)
+        if vertices is not None:
+            place = np.full(len(model.mean_shape), -1)
+            place[vertices] = np.arange(len(vertices))
+            seen = place[seen]
+            model = model.part(np.asarray(vertices, np.int64))
+        seen = seen[seen >= 0]
         basis, mean, sigma = model.texture_basis, model.texture_mean, model.texture_sigma
         if basis is None or mean is None or sigma is None:
             raise ValueError("FaceSurface needs a face model with texture, e.g. BFM 2009 or 2017")
-        count = len(model.mean_shape)
-        kept = np.arange(count) if vertices is None else np.asarray(vertices, np.int64)
-        place = np.full(count, -1)
-        place[kept] = np.arange(len(kept))
-        faces, keypoints = place[model.faces], place[model.keypoints]
-        seen = place[kept if skin is None else np.asarray(skin, np.int64)]
-        seen = seen[seen >= 0]
-        if (keypoints < 0).any() or not len(seen):
-            raise ValueError(
-                f"FaceSurface keeps {int((keypoints >= 0).sum())} of 68 keypoints and {len(seen)} "
-                "skin vertices; choose vertices with front_vertices, and skin among them"
-            )
+        if not len(seen):
+            raise ValueError("FaceSurface needs skin vertices among those that it keeps, got none")
         unit_dm = DM_PER_M * unit_m
-        middle = model.mean[kept]
+        middle = model.mean.mean(axis=0) if origin is None else origin
         arrays = {
-            "mean": unit_dm * (middle - middle.mean(axis=0)),
-            "shape_basis": unit_dm * _rows(model.shape_basis[kept], model.shape_sigma),
-            "expression_basis": unit_dm
-            * _rows(model.expression_basis[kept], model.expression_sigma),
-            "texture_mean": mean[kept],
-            "texture_basis": _rows(basis[kept], sigma),
+            "mean": unit_dm * (model.mean - middle),
+            "shape_basis": unit_dm * _rows(model.shape_basis, model.shape_sigma),
+            "expression_basis": unit_dm * _rows(model.expression_basis, model.expression_sigma),
+            "texture_mean": mean,
+            "texture_basis": _rows(basis, sigma),
         }
         for name, array in arrays.items():
             value = torch.as_tensor(np.asarray(array), dtype=torch.float32)
             self.register_buffer(name, value, persistent=False)
-        whole = faces[(faces >= 0).all(axis=1)]
-        for name, ids in (("faces", whole), ("keypoints", keypoints), ("skin", seen)):
+        for name, ids in (("faces", model.faces), ("keypoints", model.keypoints), ("skin", seen)):
             value = torch.as_tensor(np.asarray(ids, np.int64))
             self.register_buffer(name, value, persistent=False)
 
@@ -477,12 +476,12 @@ def colour_variance(albedo: Float[Tensor, "B n 3"]) -> Float[Tensor, ""]:
 
 
 def front_vertices(
-    model: LinearModel, unit_m: float, radius_mm: float = 95.0
+    model: LinearModel, unit_m: float, radius_mm: float = FRONT_MM
 ) -> Int[np.ndarray, " n"]:
-    """Vertices of the face without neck and ears, in ascending order.
+    """Vertices of the face without the neck and the back of the ears, in ascending order.
 
-    Those within a distance of the mean face's nose tip (the crop of the paper's evaluation) that
-    belong to a whole triangle of such vertices, and all keypoints.
+    Those within a distance of the mean face's nose tip that belong to a whole triangle of such
+    vertices, and all keypoints.
 
     Args:
         model: Any.

@@ -50,10 +50,7 @@ class Deng2019Reconstructor:
         config = Deng2019Config.of(facts["config"])
         linear = LinearModel.load(model)
         unit_m = float(read_json(model / "meta.json")["unit_m"])
-        front = linear.part(
-            front_vertices(linear, unit_m), config.n_shape, config.n_expression, config.n_texture
-        )
-        self._face = FaceSurface(front, unit_m)
+        self._face = FaceSurface(linear, unit_m, front_vertices(linear, unit_m))
         self._net = Deng2019Set(
             Deng2019(config, self._face), facts["config"]["sets"]["photographs"]
         )

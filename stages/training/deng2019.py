@@ -102,7 +102,7 @@ def read_photos(
 
 
 def face_area(points_px: Float[np.ndarray, "68 2"], side: int) -> Bool[np.ndarray, "s s"]:
-    """Pixels of skin by the landmarks: their hull up to the forehead, without eyes, mouth, brows."""
+    """Pixels of skin by landmarks: their hull up to the forehead, without eyes, mouth, brows."""
     import cv2
 
     brows, chin = points_px[17:27], points_px[8]
@@ -194,11 +194,14 @@ def prepare(
     ids = front_vertices(linear, unit_m)
     sizes = section["n_shape"], section["n_expression"], section["n_texture"]
     front = linear.part(ids, *sizes)
+    origin = front.mean.mean(axis=0)  # that of the whole front, which reconstruction draws
     if section["mesh_faces"] is not None:
         faces = coarser(front.mean, front.faces, section["mesh_faces"])
         front = front.part(np.union1d(faces, front.keypoints), *sizes, faces)
     arrays = {name: value for name, value in vars(front).items() if value is not None}
-    write_safetensors(arrays, folder / "face.safetensors", {"unit_m": unit_m})
+    write_safetensors(
+        arrays, folder / "face.safetensors", {"unit_m": unit_m, "origin": origin.tolist()}
+    )
     encoder = read_safetensors(recognizer)[1]["encoder"]
     state = user_encoder(recognizer, encoder, "recognizer.a")
     write_safetensors(state, folder / "recognizer.safetensors", {"encoder": encoder})
@@ -319,7 +322,7 @@ def network(data: Path, config: Mapping[str, Any]) -> "Deng2019":
 
     arrays, facts = read_safetensors(data / "face.safetensors")
     linear = LinearModel(**arrays)
-    surface = FaceSurface(linear, facts["unit_m"])
+    surface = FaceSurface(linear, facts["unit_m"], origin=np.array(facts["origin"]))
     state, about = read_safetensors(data / "recognizer.safetensors")
     recognizer = IResNet(encoder_config(about["encoder"], IResNetConfig))
     load_state(recognizer, state)

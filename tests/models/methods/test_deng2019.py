@@ -462,7 +462,7 @@ def test_what_is_missing_is_said() -> None:
     plain = LinearModel(**{**vars(MODEL), "texture_mean": None})
     with pytest.raises(ValueError, match="with texture"):
         FaceSurface(plain, 1.0)
-    with pytest.raises(ValueError, match="of 68 keypoints"):
+    with pytest.raises(ValueError, match="every keypoint kept"):
         FaceSurface(MODEL, 1.0, np.arange(20))
     with pytest.raises(ValueError, match=r"got \(6, 3, 4\)"):
         small(n_shape=K + 1)

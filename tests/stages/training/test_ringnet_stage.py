@@ -22,12 +22,14 @@ from stages.runtime.contracts import table_of
 from stages.runtime.params import (
     BenchmarkSizes,
     ComputeParams,
+    Deng2019FitParams,
     LoopParams,
     Pix2FaceFitParams,
     ReconstructParams,
     RingNetParams,
 )
 from stages.training import ringnet
+from stages.training.assembly import user_trunk
 from stages.training.ringnet import RingSampler, consistency
 from tests.stages.training.conftest import AUGMENT, failed_row, image_row
 
@@ -251,7 +253,7 @@ def test_reconstructs_neutral_heads_and_places_them(
     rng = np.random.default_rng(8)
     photographs(data, "now", {"S1": 1, "S2": 1}, rng)
     options = ReconstructParams(
-        pix2face=pix2face_fit,
+        pix2face=pix2face_fit, deng2019=Deng2019FitParams(aggregate="mean"),
         max_failed_fraction=0.7, detector_min_score=0.0, detector_max_side_px=640,
         photographs=BenchmarkSizes(now=None, stirling=0, florence=0, facewarehouse=0, bu3dfe=0),
     )  # fmt: skip

@@ -34,6 +34,7 @@ from stages.runtime.params import (
     AugmentParams,
     BenchmarkSizes,
     ComputeParams,
+    Deng2019FitParams,
     LandmarkChoiceParams,
     LoopParams,
     MicaParams,
@@ -85,7 +86,7 @@ def pix2face(loop: LoopParams) -> Pix2FaceParams:
 def section(pix2face_fit: Pix2FaceFitParams) -> ReconstructParams:
     return ReconstructParams(
         photographs=BenchmarkSizes(now=None, stirling=0, florence=0, facewarehouse=0, bu3dfe=0),
-        pix2face=pix2face_fit,
+        pix2face=pix2face_fit, deng2019=Deng2019FitParams(aggregate="mean"),
         max_failed_fraction=0.5, detector_min_score=0.0, detector_max_side_px=640,
     )  # fmt: skip
 
