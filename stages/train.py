@@ -210,10 +210,12 @@ def run(
         compute=compute,
         work=work,
     )
-    runs = [trained]
+    runs, history = [trained], [*trained.history]
     if recipe.second is not None:
-        runs.append(train_second(method, recipe, recipe.second, trained, seed, compute, work))
-    state, history = runs[-1].state, [row for run in runs for row in run.history]
+        second = train_second(method, recipe, recipe.second, trained, seed, compute, work)
+        runs.append(second)
+        history += [{**row, "step": recipe.loop.steps + row["step"]} for row in second.history]
+    state = runs[-1].state
     data_facts = {name: value for run in runs for name, value in run.data.items()}
     if recipe.finish is not None:
         data_facts = {**data_facts, **recipe.finish(state, trained.data)}
@@ -232,23 +234,32 @@ def run(
         "fingerprint": trained.fingerprint,
         "step": trained.step,
     }
-    chosen = next((row for row in trained.history if row["step"] == trained.step), {})
     metrics = {
         "method": method,
         "weights": weights,
         "synthetic": synthetic,
         "parameters": parameter_count(state),
         "data": data_facts,
-        "step": trained.step,
-        "train": chosen.get("train", {}),
-        "validation": chosen.get("validation", {}),
+        **figures_of(trained),
     }
+    if len(runs) > 1:
+        metrics["second"] = figures_of(runs[-1])
     with atomic_directory(out) as scratch:
         write_safetensors(state, scratch / "model.safetensors", facts)
         write_json(metrics, scratch / "metrics.json")
         write_json(history, scratch / "history.json")
     for each in runs:
         forget(each.fingerprint, work)
+
+
+def figures_of(run: Trained) -> dict[str, Any]:
+    """The step whose weights a run gave, and its row of the history."""
+    chosen = next((row for row in run.history if row["step"] == run.step), {})
+    return {
+        "step": run.step,
+        "train": chosen.get("train", {}),
+        "validation": chosen.get("validation", {}),
+    }
 
 
 def train_second(

@@ -289,9 +289,12 @@ def test_killed_and_continued_gives_the_same_bytes(
     facts = read_facts(data / "whole/model.safetensors")
     assert (facts["weights"], facts["synthetic"]) == ("synthetic-trained", True)
     history = read_json(data / "whole/history.json")
-    assert [row["step"] for row in history] == [2, 4, 1, 2]
+    assert [row["step"] for row in history] == [2, 4, 5, 6]
     assert "landmark_percent" in history[0]["validation"]
     assert "set_loss" in history[-1]["validation"]
+    metrics = read_json(data / "whole/metrics.json")
+    assert metrics["validation"] == history[1]["validation"]
+    assert metrics["second"]["validation"] == history[3]["validation"]
 
 
 def test_your_own_trunk_is_where_training_starts(
