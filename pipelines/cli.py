@@ -115,7 +115,7 @@ def build_parser() -> argparse.ArgumentParser:
     reconstruct.add_argument(
         "--one-person",
         action="store_true",
-        help="all photographs show one person: one identity from all of them (pix2face)",
+        help="all photographs show one person: one identity from all of them (pix2face, deng2019)",
     )
     reconstruct.add_argument("--json", action="store_true")
     reconstruct.set_defaults(command=_reconstruct)

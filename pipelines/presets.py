@@ -1,7 +1,7 @@
 """Size presets: `tiny` for tests, `demo` as committed, `bench` for hours or a GPU.
 
 A preset is a YAML file in ``presets/`` that names only what differs; ``demo`` is the reference,
-``paper`` has the published numbers of RingNet, MICA and pix2face.
+``paper`` has the published numbers of Deng et al., RingNet, MICA and pix2face.
 """
 
 import io

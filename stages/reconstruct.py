@@ -358,7 +358,8 @@ def reconstruct_photos(
             per face pixel), ``landmarks_px.npy`` and ``landmarks_mm.npy`` (68 each).
         section: Crop, fit and detection.
         data: Folder of all stages' outputs: face models and the landmark predictor.
-        one_person: All photographs show one person: one identity from all of them (pix2face only).
+        one_person: All photographs show one person: one identity from all of them (pix2face and
+            deng2019).
 
     Returns:
         One row per photograph: ``image``, ``status``, ``reason``, ``note`` and the files written.
@@ -389,7 +390,7 @@ def reconstruct_photos(
     together = getattr(reconstructor, "together", None)
     if one_person and together is None:
         raise ValueError(
-            f"expected a method that solves for several photographs (pix2face), got {method}; "
+            f"expected a method for several photographs (pix2face, deng2019), got {method}; "
             "leave --one-person out"
         )
     predictor = LandmarkPredictor(data / "landmark_model" / "shape_predictor_68.dat")

@@ -47,12 +47,14 @@ class Second:
     """A training that begins where another has ended.
 
     Attributes:
+        config: What its worker gets besides the first's.
         prepare: Fills a folder, given that of the first run as ``first``.
         build: The worker's job.
         loop: Numbers of the loop.
         code: Modules that hold it.
     """
 
+    config: dict[str, Any]
     prepare: Callable[..., dict[str, Any]]
     build: Callable[..., Any]
     loop: params.LoopParams
@@ -64,7 +66,8 @@ def deng2019_recipe(section: params.Deng2019Params, seed: int, data: Path) -> Re
 
     R-Net first, then C-Net on top of it.
     """
-    plain = section.model_dump(mode="json", exclude={"fit": True, "sets": {"fit"}})
+    plain = section.model_dump(mode="json", exclude={"fit", "sets"})
+    sets = section.sets.model_dump(mode="json", exclude={"fit"})
     inputs = {
         "packed": data / "packed" / "vggface2",
         "landmarks": data / "landmarks" / "vggface2",
@@ -73,7 +76,13 @@ def deng2019_recipe(section: params.Deng2019Params, seed: int, data: Path) -> Re
         "model": data / "models" / "bfm2009",
         "recognizer": data / "recognizers" / "a" / "model.safetensors",
     }
-    prepare = partial(deng2019.prepare, **inputs, section=plain, seed=seed)
+    prepare = partial(
+        deng2019.prepare,
+        **inputs,
+        section=plain,
+        set_photographs=section.sets.photographs,
+        seed=seed,
+    )
     if section.weights is not None:
         inputs["weights"] = section.weights
     return Recipe(
@@ -84,7 +93,8 @@ def deng2019_recipe(section: params.Deng2019Params, seed: int, data: Path) -> Re
         section.fit,
         (inputs["packed"], inputs["unlabelled"], inputs["model"]),
         Second(
-            partial(deng2019_sets.prepare, photographs=section.sets.photographs),
+            {"sets": sets},
+            deng2019_sets.prepare,
             deng2019_sets.build,
             section.sets.fit,
             ("models.methods.deng2019_aggregate", "stages.training.deng2019_sets"),
@@ -216,6 +226,7 @@ def run(
         runs.append(second)
         history += [{**row, "step": recipe.loop.steps + row["step"]} for row in second.history]
     state = runs[-1].state
+    config = {**recipe.config, **(recipe.second.config if recipe.second else {})}
     data_facts = {name: value for run in runs for name, value in run.data.items()}
     if recipe.finish is not None:
         data_facts = {**data_facts, **recipe.finish(state, trained.data)}
@@ -226,7 +237,7 @@ def run(
         "method": method,
         "weights": weights,
         "synthetic": synthetic,
-        "config": recipe.config,
+        "config": config,
         "data": data_facts,
         "inputs": trained.inputs,
         "fit": recipe.loop.model_dump(mode="json"),
@@ -275,7 +286,7 @@ def train_second(
     return train(
         f"{method}-second",
         inputs=recipe.inputs,
-        config={**recipe.config, "first": first.fingerprint},
+        config={**recipe.config, **second.config, "first": first.fingerprint},
         code=(f"models.methods.{method}", f"stages.training.{method}", *second.code),
         fit=second.loop,
         seed=seed,

@@ -11,18 +11,18 @@ a recognition network sees it. ``deng2019_aggregate`` holds the network for sets
 
 Departures: weights, coloured light and the term that keeps it grey are the reference's, not the
 paper's (``lighting="mono"`` is the paper's light); vertex normals weight triangles by their area;
-landmarks are compared in the pixel coordinates of the picture, in which the reference's projected
-landmarks lie half a pixel left of and above its own rendering; the landmark term counts pixels of a
+landmarks are compared in the pixel coordinates of the picture, from which the reference's projected
+landmarks are half a pixel off; the landmark term counts pixels of a
 224 px crop whatever the crop's size; the face is any ``LinearModel`` cut to its front, and without
 a mask of its skin every vertex counts for the flatness of the albedo.
 
-Command: ``dvc repro train@deng2019``. At full size (ResNet-50 from ImageNet weights, iresnet50 as
+Command: ``dvc repro train@deng2019``. At full size (ResNet-50 from ImageNet weights, an iresnet as
 recogniser, 260,000 photographs, 20 epochs) days on one GPU; the paper reports 1.66 mm mean on MICC
 and 1.81 mm on FaceWarehouse, the reference a NoW median of 1.11 mm.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -105,26 +105,9 @@ class Deng2019Config:
             section: ``trunk`` (kind, layers, width) and the other fields by name; more is not read.
         """
         trunk = section["trunk"]
-        plain = (
-            "n_shape",
-            "n_expression",
-            "n_texture",
-            "lighting",
-            "size_px",
-            "photo_weight",
-            "landmark_weight",
-            "perceptual_weight",
-            "coefficient_weight",
-            "expression_factor",
-            "texture_factor",
-            "reflectance_weight",
-            "gamma_weight",
-            "inner_weight",
-            "skin",
-        )
+        plain = {f.name: section[f.name] for f in fields(cls) if f.name != "trunk"}
         return cls(
-            trunk=ResNetConfig(trunk["kind"], tuple(trunk["layers"]), trunk["width"]),
-            **{name: section[name] for name in plain},
+            trunk=ResNetConfig(trunk["kind"], tuple(trunk["layers"]), trunk["width"]), **plain
         )
 
     @property

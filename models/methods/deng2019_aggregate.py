@@ -11,6 +11,7 @@ the plain mean.
 """
 
 from dataclasses import replace
+from typing import Literal
 
 import torch
 import torch.nn.functional as nnf
@@ -76,6 +77,22 @@ def aggregate(
         confidence: Above zero.
     """
     return (confidence * alpha).sum(-2) / confidence.sum(-2)
+
+
+def weighed(
+    confidence: Float[Tensor, "M k"], how: Literal["element", "scalar", "mean"]
+) -> Float[Tensor, "M k"]:
+    """What ``aggregate`` weighs by, of C-Net's confidences in M photographs of a person.
+
+    Args:
+        confidence: Per photograph and coefficient.
+        how: Each coefficient by its own (the paper), all of a photograph by their mean, or none.
+    """
+    if how == "element":
+        return confidence
+    if how == "scalar":
+        return confidence.mean(1, keepdim=True).expand_as(confidence)
+    return torch.ones_like(confidence)
 
 
 class Deng2019Set(nn.Module):

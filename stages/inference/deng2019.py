@@ -18,7 +18,7 @@ from models.methods.deng2019 import (
     front_vertices,
     rotation,
 )
-from models.methods.deng2019_aggregate import Deng2019Set
+from models.methods.deng2019_aggregate import Deng2019Set, aggregate, weighed
 from models.methods.pix2face_camera import FaceCamera
 from models.networks.encoders.pos_crop import POS_SIZE_PX, pos_crop_matrix
 from models.networks.encoders.square_crop import crop_image
@@ -28,12 +28,16 @@ from stages.runtime.artifacts import read_json, read_safetensors, sha256_file
 from stages.runtime.params import Deng2019FitParams
 
 MM_PER_DM = 100.0
+CHUNK = 16
+"""Photographs of a person, or frames of a video, that go through the network at once."""
 
 
 class Deng2019Reconstructor:
     """Crop by five landmarks, R-Net, face model; C-Net where a person is in several photographs."""
 
     needs_landmarks = True
+    joint = 2
+    """Photographs of a person from which on ``together`` answers."""
 
     def __init__(self, checkpoint: Path, model: Path, section: Deng2019FitParams) -> None:
         """Read a checkpoint of the train stage and the converted BFM 2009 folder.
@@ -57,7 +61,7 @@ class Deng2019Reconstructor:
         load_state(self._net, state)
         self._net.eval()
         self._config = config
-        self.joint = 2 if section.aggregate == "element" else 1
+        self._how = section.aggregate
         self.facts: dict[str, Any] = {
             "weights": facts["weights"],
             "synthetic": facts["synthetic"],
@@ -106,12 +110,18 @@ class Deng2019Reconstructor:
             crop_image(image, matrix, size)
             for (image, _), matrix in zip(photographs, matrices, strict=True)
         ]
-        blob = np.stack(crops).astype(np.float32).transpose(0, 3, 1, 2) / 255.0
-        with torch.no_grad():
-            codes = self._net(torch.from_numpy(np.ascontiguousarray(blob)), len(crops))
-        return [
-            self._answer(code[None], matrix) for code, matrix in zip(codes, matrices, strict=True)
-        ]
+        codes, confidences = [], []
+        for start in range(0, len(crops), CHUNK):
+            blob = np.stack(crops[start : start + CHUNK]).astype(np.float32).transpose(0, 3, 1, 2)
+            with torch.no_grad():
+                code, confidence = self._net.estimates(
+                    torch.from_numpy(np.ascontiguousarray(blob / 255.0))
+                )
+            codes.append(code)
+            confidences.append(confidence)
+        code, K = torch.cat(codes), self._config.n_shape
+        code[:, :K] = aggregate(code[:, :K], weighed(torch.cat(confidences), self._how))
+        return [self._answer(one[None], matrix) for one, matrix in zip(code, matrices, strict=True)]
 
     def _answer(self, code: torch.Tensor, matrix: Float[np.ndarray, "2 3"]) -> Reconstruction:
         """Meshes and the camera in the photograph, given its T_crop_from_image."""

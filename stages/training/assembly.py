@@ -29,6 +29,34 @@ def held_out(subjects: Sequence[str], fraction: float, seed: int) -> set[str]:
     return set(ranked[: max(1, round(fraction * len(ranked)))])
 
 
+HELD_OUT = frozenset({"val", "test"})
+
+
+def validation_people(
+    people: Sequence[str], splits: Sequence[str], fraction: float, seed: int, packed: Path
+) -> set[str]:
+    """Those whom a set of identities keeps for validation, or ``held_out`` where it keeps nobody.
+
+    Args:
+        people: Whose each photograph is.
+        splits: Its part of the set.
+        fraction: Of the people, where the set keeps nobody.
+        seed: Decides who that is.
+        packed: The set, for errors.
+
+    Raises:
+        ValueError: Somebody is both in training and in validation.
+    """
+    kept = {person for person, split in zip(people, splits, strict=True) if split in HELD_OUT}
+    others = {person for person, split in zip(people, splits, strict=True) if split not in HELD_OUT}
+    if twice := sorted(kept & others):
+        raise ValueError(
+            f"expected nobody both in training and in validation, got {', '.join(twice[:3])}; "
+            f"correct the splits of these people in {packed}"
+        )
+    return kept or (held_out(sorted(others), fraction, seed) if others else set())
+
+
 def encoder_config(section: Mapping[str, Any], kind: Any) -> Any:  # noqa: ANN401 - late torch import
     """An ``IResNetConfig`` from its plain form."""
     return kind(

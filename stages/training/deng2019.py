@@ -6,7 +6,7 @@ shape of a photograph.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,13 @@ from models.networks.encoders.square_crop import crop_image
 from stages.datasets.images import decode_rgb
 from stages.photos import landmark_rows, packed_images, points_of
 from stages.runtime.artifacts import read_json, read_safetensors, write_safetensors
-from stages.training.assembly import encoder_config, held_out, save_array, user_encoder, user_trunk
+from stages.training.assembly import (
+    encoder_config,
+    save_array,
+    user_encoder,
+    user_trunk,
+    validation_people,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -30,12 +36,12 @@ if TYPE_CHECKING:
     from models.methods.deng2019_skin import SkinMode
     from stages.training.run import Job
 
-HELD_OUT = frozenset({"val", "test"})
 MARGIN = 0.2
 """Of the crop's side, around it: what shifts and turns of the augmentation may show."""
 MAX_VALIDATION = 120
 SKIN_PIXELS = 8_000
 """Pixels of each kind that the skin model is fitted to."""
+SKIN_MAP_PX = 512
 BROWS_UP = 0.25
 """How far the face goes on above the brows, of the distance from brows to chin."""
 
@@ -91,8 +97,8 @@ def read_photos(
             points = points_of(answer)
             try:
                 matrix = pos_crop_matrix(points, size_px)
-            except ValueError as error:
-                left_out[f"no crop: {error}"] += 1
+            except ValueError:
+                left_out["no crop: the landmarks do not span a face"] += 1
                 continue
             matrix[:, 2] += round(MARGIN * size_px)
             crop = crop_image(decode_rgb(row["image"]), matrix, side)
@@ -116,11 +122,20 @@ def face_area(points_px: Float[np.ndarray, "68 2"], side: int) -> Bool[np.ndarra
     return inside.astype(bool)
 
 
-def skin_weights(photos: list[Photo], mode: "SkinMode", seed: int) -> UInt8[np.ndarray, "n s s"]:
+def skin_weights(
+    photos: list[Photo], learned: Bool[np.ndarray, " n"], mode: "SkinMode", seed: int
+) -> UInt8[np.ndarray, "n s s"]:
     """How much every pixel of the base crops counts, of 255.
 
     The publication's skin classifier is fitted on a set of its own; here the pixels inside the
-    landmarks' outline are skin, those outside are not. All count alike when ``mode`` is ``off``.
+    landmarks' outline are skin, and those outside it are not, but for the black beyond the
+    photograph. All pixels count alike when ``mode`` is ``off``.
+
+    Args:
+        photos: Base crops.
+        learned: Those that the classifier may be fitted to.
+        mode: Which weights.
+        seed: Decides which pixels it is fitted to.
     """
     from models.methods.deng2019_skin import fit
 
@@ -129,17 +144,39 @@ def skin_weights(photos: list[Photo], mode: "SkinMode", seed: int) -> UInt8[np.n
         return np.full((len(photos), side, side), 255, np.uint8)
     skin: list[UInt8[np.ndarray, "n 3"]] = []
     other: list[UInt8[np.ndarray, "m 3"]] = []
-    each = max(1, SKIN_PIXELS // len(photos))
-    for number, photo in enumerate(photos):
-        rng = np.random.default_rng([seed, number])
+    rng = np.random.default_rng(seed)
+    numbers = rng.permutation(np.flatnonzero(learned))[:SKIN_PIXELS]
+    for number in numbers:
+        photo = photos[number]
         inside = face_area(photo.points_px, side)
-        for pixels, kind in ((photo.crop[inside], skin), (photo.crop[~inside], other)):
+        outside = ~inside & photo.crop.any(axis=-1)
+        for area, kind in ((inside, skin), (outside, other)):
+            pixels = photo.crop[area]
             if len(pixels):
-                kind.append(pixels[rng.integers(0, len(pixels), each)])
+                kind.append(pixels[rng.integers(0, len(pixels), SKIN_PIXELS // len(numbers))])
     model = fit(np.concatenate(skin), np.concatenate(other), seed)
     return np.stack(
         [np.rint(255.0 * model.weights(photo.crop, mode)).astype(np.uint8) for photo in photos]
     )
+
+
+def skin_vertices(
+    mean: Float[np.ndarray, "V 3"], keypoints: Int[np.ndarray, "68"]
+) -> Int[np.ndarray, " n"]:
+    """Vertices whose albedo should be even: cheeks, nose and forehead of the mean face.
+
+    Those that, seen from the front, lie in the ``face_area`` of its landmarks.
+
+    Args:
+        mean: Any unit, y up, z toward the viewer.
+        keypoints: The 68 landmarks' vertices.
+    """
+    low, high = mean[:, :2].min(axis=0), mean[:, :2].max(axis=0)
+    scale = (SKIN_MAP_PX - 1) / float((high - low).max())
+    flat = scale * (mean[:, :2] - low) + 0.5
+    flat[:, 1] = SKIN_MAP_PX - flat[:, 1]
+    column, row = np.clip(flat.astype(int), 0, SKIN_MAP_PX - 1).T
+    return np.flatnonzero(face_area(flat[keypoints], SKIN_MAP_PX)[row, column])
 
 
 def prepare(
@@ -152,44 +189,70 @@ def prepare(
     model: Path,
     recognizer: Path,
     section: Mapping[str, Any],
+    set_photographs: int,
     seed: int,
 ) -> dict[str, Any]:
     """Write base crops, landmarks, people, skin weights, the front of the face and the recogniser.
+
+    That there are sets of ``set_photographs`` for what follows is seen to here, before any hours
+    of training.
 
     Returns:
         Facts: counts, who validates and ``left_out`` (photographs by reason).
 
     Raises:
         FileNotFoundError: An input is missing.
-        ValueError: There are no two people, or the face model lacks what the method needs.
+        ValueError: There are no two people or no sets, somebody is in training and validation, or
+            the face model lacks what the method needs.
     """
     from models.methods.deng2019 import front_vertices
 
     size = section["size_px"]
+    linear = LinearModel.load(model)
+    checked_model(linear, section, model)
+    encoder = read_safetensors(recognizer)[1]["encoder"]
+    state = user_encoder(recognizer, encoder, "recognizer.a")
+    write_safetensors(state, folder / "recognizer.safetensors", {"encoder": encoder})
+    if section["weights"] is not None:
+        trunk = user_trunk(Path(section["weights"]), section["trunk"], "train.deng2019")
+        write_safetensors(trunk, folder / "trunk.safetensors", {"weights": "user-supplied"})
     photos, left_out = read_photos(packed, landmarks, size, known=True)
     known = len(photos)
-    more, reasons = read_photos(unlabelled, unlabelled_landmarks, size, known=False)
-    photos += more
+    kept = validation_people(
+        [photo.subject_id for photo in photos],
+        [photo.split for photo in photos],
+        section["holdout"],
+        seed,
+        packed,
+    )
+    if section["unlabelled"]:
+        more, reasons = read_photos(unlabelled, unlabelled_landmarks, size, known=False)
+        photos += more
+        left_out += reasons
     people = [photo.subject_id for photo in photos]
-    named = sorted(set(people[:known]))
-    kept = {photo.subject_id for photo in photos[:known] if photo.split in HELD_OUT}
-    if not kept and named:
-        kept = held_out(named, section["holdout"], seed)
+    named = set(people[:known])
     validation = np.array([person in kept for person in people])
     if len(named) - len(kept) < 2:
         raise ValueError(
             f"Deng et al. need >= 2 training people with landmarks in {packed}, got {len(named)} "
             f"in all, {len(kept)} of them for validation"
         )
-    linear = LinearModel.load(model)
-    checked_model(linear, section, model)
+    enough = {
+        name: count for name, count in Counter(people[:known]).items() if count >= set_photographs
+    }
+    if not enough.keys() - kept or not enough.keys() & kept:
+        raise ValueError(
+            f"train.deng2019.sets.photographs: expected somebody with {set_photographs} "
+            f"photographs with landmarks among those who train and among those who validate, got "
+            f"{len(enough.keys() - kept)} and {len(enough.keys() & kept)}; lower it"
+        )
     save_array(np.stack([photo.crop for photo in photos]), folder / "crops.npy")
     points = np.stack([photo.points_px for photo in photos]).astype(np.float32)
     save_array(points, folder / "points.npy")
     save_array(np.array(people), folder / "people.npy")
     save_array(validation, folder / "validation.npy")
     save_array(np.arange(len(photos)) < known, folder / "known.npy")
-    save_array(skin_weights(photos, section["skin"], seed), folder / "skin.npy")
+    save_array(skin_weights(photos, ~validation, section["skin"], seed), folder / "skin.npy")
     unit_m = float(read_json(model / "meta.json")["unit_m"])
     ids = front_vertices(linear, unit_m)
     sizes = section["n_shape"], section["n_expression"], section["n_texture"]
@@ -199,22 +262,16 @@ def prepare(
         faces = coarser(front.mean, front.faces, section["mesh_faces"])
         front = front.part(np.union1d(faces, front.keypoints), *sizes, faces)
     arrays = {name: value for name, value in vars(front).items() if value is not None}
-    write_safetensors(
-        arrays, folder / "face.safetensors", {"unit_m": unit_m, "origin": origin.tolist()}
-    )
-    encoder = read_safetensors(recognizer)[1]["encoder"]
-    state = user_encoder(recognizer, encoder, "recognizer.a")
-    write_safetensors(state, folder / "recognizer.safetensors", {"encoder": encoder})
-    if section["weights"] is not None:
-        trunk = user_trunk(Path(section["weights"]), section["trunk"], "train.deng2019")
-        write_safetensors(trunk, folder / "trunk.safetensors", {"weights": "user-supplied"})
+    facts = {"unit_m": unit_m, "origin": origin.tolist()}
+    write_safetensors(arrays, folder / "face.safetensors", facts)
     return {
         "identities": len(named) - len(kept),
+        "set_identities": len(enough.keys() - kept),
         "validation_identities": sorted(kept),
         "photographs": known,
         "unlabelled_photographs": len(photos) - known,
         "vertices": len(front.mean_shape),
-        "left_out": dict(sorted((left_out + reasons).items())),
+        "left_out": dict(sorted(left_out.items())),
     }
 
 
@@ -281,7 +338,7 @@ class Photographs:
         self,
         index: int,
         matrix: Float[np.ndarray, "2 3"],
-        change: Any = None,  # noqa: ANN401 - a function of images
+        change: Callable[[UInt8[np.ndarray, "s s 3"]], UInt8[np.ndarray, "s s 3"]] | None = None,
     ) -> dict[str, np.ndarray]:
         """``image``, ``landmarks``, ``skin`` and ``crop`` of one photograph under T_crop_from_base.
 
@@ -298,7 +355,7 @@ class Photographs:
         if np.linalg.det(matrix[:, :2]) < 0:
             points = points[MIRROR_68]
         return {
-            "image": (image.astype(np.float32) / 255.0).transpose(2, 0, 1),
+            "image": np.ascontiguousarray((image.astype(np.float32) / 255.0).transpose(2, 0, 1)),
             "landmarks": points.astype(np.float32),
             "skin": weight.astype(np.float32) / 255.0,
             "crop": similarity_2d(five_points(points), TEMPLATE_PX).astype(np.float32),
@@ -322,7 +379,12 @@ def network(data: Path, config: Mapping[str, Any]) -> "Deng2019":
 
     arrays, facts = read_safetensors(data / "face.safetensors")
     linear = LinearModel(**arrays)
-    surface = FaceSurface(linear, facts["unit_m"], origin=np.array(facts["origin"]))
+    surface = FaceSurface(
+        linear,
+        facts["unit_m"],
+        skin=skin_vertices(linear.mean, linear.keypoints),
+        origin=np.array(facts["origin"]),
+    )
     state, about = read_safetensors(data / "recognizer.safetensors")
     recognizer = IResNet(encoder_config(about["encoder"], IResNetConfig))
     load_state(recognizer, state)

@@ -4,12 +4,14 @@ R-Net is trained and stays as it is; its data (base crops of ``stages.training.d
 again.
 """
 
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jaxtyping import Int
 
 from stages.runtime.artifacts import read_safetensors, write_safetensors
 from stages.training.deng2019 import Photographs, network
@@ -17,35 +19,40 @@ from stages.training.deng2019 import Photographs, network
 if TYPE_CHECKING:
     from stages.training.run import Job
 
+MAX_SETS = 24
+"""People whose sets validate."""
 
-def prepare(folder: Path, *, first: Path, photographs: int) -> dict[str, Any]:
-    """Take over R-Net's data and weights.
+
+def prepare(folder: Path, *, first: Path) -> dict[str, Any]:
+    """Take over R-Net's data, as links, and its weights.
 
     Args:
         folder: To fill.
         first: R-Net's run: ``data/`` and ``final.safetensors``.
-        photographs: M of a set.
-
-    Returns:
-        Facts: how many people have enough photographs.
-
-    Raises:
-        ValueError: Nobody has.
     """
-    shutil.copytree(first / "data", folder, dirs_exist_ok=True)
+    shutil.copytree(first / "data", folder, copy_function=os.link, dirs_exist_ok=True)
     state, _ = read_safetensors(first / "final.safetensors")
     write_safetensors(state, folder / "first.safetensors", {})
-    people, known = np.load(folder / "people.npy"), np.load(folder / "known.npy")
-    use = known & ~np.load(folder / "validation.npy")
-    counts = np.unique(people[use], return_counts=True)[1]
-    enough = int((counts >= photographs).sum())
-    if not enough:
-        most = int(counts.max(initial=0))
-        raise ValueError(
-            f"train.deng2019.sets.photographs: expected at most the {most} training photographs "
-            f"that one person has, got {photographs}; lower it or add photographs"
+    return {}
+
+
+class SetSampler:
+    """Draws several photographs of one person who trains."""
+
+    def __init__(self, photographs: Photographs, count: int) -> None:
+        """Group the photographs of those who have ``count``; unknown people make no sets."""
+        self.count = count
+        use = np.flatnonzero(photographs.known & ~photographs.validation)
+        _, of_person = np.unique(photographs.people[use], return_inverse=True)
+        groups = np.split(
+            use[np.argsort(of_person, kind="stable")], np.cumsum(np.bincount(of_person))[:-1]
         )
-    return {"set_identities": enough}
+        self.groups = [group for group in groups if len(group) >= count]
+
+    def draw(self, rng: np.random.Generator) -> Int[np.ndarray, " M"]:
+        """Different photographs of one person."""
+        group = self.groups[int(rng.integers(len(self.groups)))]
+        return rng.choice(group, self.count, replace=False)
 
 
 def build(data: Path, config: Mapping[str, Any]) -> "Job":
@@ -61,18 +68,13 @@ def build(data: Path, config: Mapping[str, Any]) -> "Job":
     load_state(single, read_safetensors(data / "first.safetensors")[0])
     count = config["sets"]["photographs"]
     model = Deng2019Set(single, count)
-    use = photographs.known & ~photographs.validation
-    people, of_each = np.unique(photographs.people[use], return_counts=True)
-    people = people[of_each >= count]
-    members = {name: np.flatnonzero(use & (photographs.people == name)) for name in people}
+    sampler = SetSampler(photographs, count)
 
     def batch(step: int, slots: list[int]) -> dict[str, torch.Tensor]:
         samples = []
         for slot in slots:
             rng = step_rng(config["seed"], step, slot)
-            person = people[int(rng.integers(len(people)))]
-            chosen = rng.choice(members[person], count, replace=False)
-            samples += [photographs.varied(int(index), rng) for index in chosen]
+            samples += [photographs.varied(int(index), rng) for index in sampler.draw(rng)]
         return photographs.stacked(samples)
 
     held = sets_of(photographs, count)
@@ -87,16 +89,19 @@ def build(data: Path, config: Mapping[str, Any]) -> "Job":
             with torch.no_grad():
                 terms = model.losses(predict(net, given["image"]), given)
             losses.append(float(terms["loss"]))
-        return {"set_loss": float(np.mean(losses)) if losses else 0.0}
+        return {"set_loss": float(np.mean(losses))}
 
     return Job(model, batch, validate, None, "set_loss")
 
 
-def sets_of(photographs: Photographs, count: int) -> list[np.ndarray]:
-    """The first ``count`` photographs of everybody who only validates and has as many."""
+def sets_of(photographs: Photographs, count: int) -> list[Int[np.ndarray, " M"]]:
+    """The first ``count`` photographs of people who only validate, of at most ``MAX_SETS``."""
+    use = photographs.validation & photographs.known
     found = []
-    for name in np.unique(photographs.people[photographs.validation & photographs.known]):
-        group = np.flatnonzero(photographs.known & (photographs.people == name))
+    for name in np.unique(photographs.people[use]):
+        group = np.flatnonzero(use & (photographs.people == name))
         if len(group) >= count:
             found.append(group[:count])
+        if len(found) == MAX_SETS:
+            break
     return found

@@ -19,12 +19,11 @@ from models.networks.encoders.square_crop import crop_image, crop_matrix
 from stages.datasets.images import decode_rgb
 from stages.photos import landmark_rows, packed_images, points_of
 from stages.runtime.artifacts import read_safetensors, write_bytes, write_safetensors
-from stages.training.assembly import held_out, save_array, user_trunk
+from stages.training.assembly import save_array, user_trunk, validation_people
 
 if TYPE_CHECKING:
     from stages.training.run import Job
 
-HELD_OUT = frozenset({"val", "test"})
 MAX_VALIDATION = 200
 
 
@@ -171,15 +170,8 @@ def prepare(
     people = [photo.subject_id for photo in photos]
     pseudo = np.arange(len(photos)) >= known
     named = sorted(set(people[:known]))
-    kept = {p.subject_id for p in photos[:known] if p.split in HELD_OUT}
-    twice = sorted({p.subject_id for p in photos[:known] if p.split not in HELD_OUT} & kept)
-    if twice:
-        raise ValueError(
-            f"expected nobody both in training and in validation, got {', '.join(twice[:3])}; "
-            f"correct the splits of these people in {packed}"
-        )
-    if not kept and named:
-        kept = held_out(named, section["holdout"], seed)
+    splits = [photo.split for photo in photos[:known]]
+    kept = validation_people(people[:known], splits, section["holdout"], seed, packed)
     validation = np.array([person in kept for person in people])
     counts = Counter(people[:known])
     RingSampler(people, pseudo, ~validation, size, section["ring"]["pseudo_share"])

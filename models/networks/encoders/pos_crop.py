@@ -65,8 +65,7 @@ def weak_perspective(
     """
     if not np.isfinite(points_px).all():
         raise ValueError(
-            f"weak_perspective needs finite points, got {points_px.tolist()}; "
-            "check the face landmarks"
+            "weak_perspective needs finite points, got NaN or infinity; check the face landmarks"
         )
     design = np.c_[standard, np.ones(len(standard))]
     camera = np.linalg.lstsq(design, np.asarray(points_px, np.float64), rcond=None)[0]

@@ -44,8 +44,8 @@ class Pix2FaceFitParams(Section):
 class Deng2019FitParams(Section):
     """What Deng et al. make of several photographs of a person."""
 
-    aggregate: Literal["element", "mean"] = Field(
-        description="shapes weighed number by number by C-Net, or their plain mean"
+    aggregate: Literal["element", "scalar", "mean"] = Field(
+        description="shapes weighed number by number by C-Net, photograph by photograph, or not"
     )
 
 

@@ -234,6 +234,7 @@ class Deng2019Params(Section):
     n_texture: int = Field(ge=1, description="texture coefficients; the paper's 80")
     lighting: Literal["rgb", "mono"] = Field(description="mono: the paper's; rgb: its releases'")
     weights: Path | None = Field(description="your own torch ResNet-50 (v1.5) to start from")
+    unlabelled: bool = Field(description="learn from 300W-LP's unknown people, too")
     skin: Literal["off", "raw", "thresh"] = Field(
         description="photo term: all pixels alike, the skin probability, or 1 where it is above 0.5"
     )
@@ -243,7 +244,9 @@ class Deng2019Params(Section):
     coefficient_weight: float = Field(ge=0, description="of the mean squared norm of the shape")
     expression_factor: float = Field(ge=0, description="of the expression besides")
     texture_factor: float = Field(ge=0, description="of the texture besides")
-    reflectance_weight: float = Field(ge=0, description="of the variance of the skin's texture")
+    reflectance_weight: float = Field(
+        ge=0, description="of the variance of the albedo of cheeks, nose and forehead"
+    )
     gamma_weight: float = Field(ge=0, description="of the lights' distance to white")
     inner_weight: float = Field(ge=0, description="of nose ridge and inner lips, others count 1")
     holdout: float = Field(

@@ -4,11 +4,13 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import trimesh
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.geometry.mesh import (
     ambient_openness,
+    coarser,
     connected_components,
     cotangent_laplacian,
     crop,
@@ -176,3 +178,18 @@ def test_surface_at_some_vertices_is_that_of_all(seed: int) -> None:
     np.testing.assert_array_equal(some[0][wanted], normals[wanted])
     np.testing.assert_array_equal(some[1][wanted], rim[wanted])
     np.testing.assert_allclose(some[2][wanted], vertex_areas(vertices, faces)[wanted], rtol=1e-12)
+
+
+def test_a_coarser_mesh_keeps_vertices_surface_and_sides():
+    ball = trimesh.creation.icosphere(subdivisions=4, radius=0.1)
+    vertices, faces = np.asarray(ball.vertices), np.asarray(ball.faces)
+    coarse = coarser(vertices, faces, 600)
+    assert 500 < len(coarse) <= 600
+    assert coarse.dtype == faces.dtype
+    a, b, c = (vertices[coarse[:, k]] for k in range(3))
+    normals = np.cross(b - a, c - a)
+    assert ((normals * (a + b + c)).sum(axis=1) > 0).all()
+    centres = np.linalg.norm((a + b + c) / 3, axis=1)
+    assert centres.min() > 0.097
+    assert np.linalg.norm(normals, axis=1).sum() / 2 == pytest.approx(ball.area, rel=0.02)
+    assert coarser(vertices, faces, len(faces)) is faces

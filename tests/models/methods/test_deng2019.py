@@ -483,3 +483,20 @@ def test_shading_turns_with_the_head() -> None:
         light[:, 0] += 0.8
         expected = drawn.albedo[image].numpy() * (sh_basis(normals, "deep3d") @ light.T)
         np.testing.assert_allclose(drawn.colour[image], expected, atol=1e-9)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no accelerator")
+def test_accelerator_meets_the_cpu() -> None:
+    model = small(seeing=True)
+    code, given = some_code(model), some_batch(model)
+    found = []
+    for device in ("cpu", "cuda"):
+        leaf = code.to(device).requires_grad_()
+        there = {name: value.to(device) for name, value in given.items()}
+        terms = model.to(device).losses(leaf, there)
+        terms["loss"].backward()
+        assert leaf.grad is not None
+        found.append((float(terms["loss"]), leaf.grad.cpu()))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-4)
+    torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-2, atol=1e-4)

@@ -1,5 +1,6 @@
 """The stage of Deng et al.: crops, skin, both trainings, resumed or not, faces in photographs."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,7 @@ def packed_set(
 def data(tmp_path: Path) -> Path:
     root = tmp_path / "data"
     rng = np.random.default_rng(3)
-    packed_set(root, "vggface2", {"a": 3, "b": 2, "c": 2, "d": 1}, rng)
+    packed_set(root, "vggface2", {"a": 3, "b": 2, "c": 3, "d": 2}, rng)
     packed_set(root, "300w_lp", {"x": 1, "y": 1}, rng)
     arrays = {name: value for name, value in vars(face_model()).items() if value is not None}
     write_safetensors(arrays, root / "models/bfm2009/model.safetensors", {})
@@ -140,8 +141,8 @@ def data(tmp_path: Path) -> Path:
 def section(loop: LoopParams) -> Deng2019Params:
     fit = {**loop.model_dump(), "batch": 2, "steps": 4, "report_every": 2, "keep": "last"}
     return Deng2019Params.model_validate({
-        "size_px": 32, "trunk": TRUNK, "weights": None, "mesh_faces": 400, "n_shape": 4,
-        "n_expression": 3, "n_texture": 4, "lighting": "rgb", "skin": "thresh",
+        "size_px": 32, "trunk": TRUNK, "weights": None, "unlabelled": True, "mesh_faces": 400,
+        "n_shape": 4, "n_expression": 3, "n_texture": 4, "lighting": "rgb", "skin": "thresh",
         "photo_weight": 1.92, "landmark_weight": 1.6e-3, "perceptual_weight": 0.2,
         "coefficient_weight": 3e-4, "expression_factor": 0.8, "texture_factor": 1.7e-2,
         "reflectance_weight": 5, "gamma_weight": 10, "inner_weight": 20, "holdout": 0.25,
@@ -156,7 +157,7 @@ def prepared(data: Path, section: Deng2019Params, out: Path) -> dict[str, Any]:
         out, packed=data / "packed/vggface2", landmarks=data / "landmarks/vggface2",
         unlabelled=data / "packed/300w_lp", unlabelled_landmarks=data / "landmarks/300w_lp",
         model=data / "models/bfm2009", recognizer=data / "recognizers/a/model.safetensors",
-        section=section.model_dump(mode="json"), seed=3,
+        section=section.model_dump(mode="json"), set_photographs=section.sets.photographs, seed=3,
     )  # fmt: skip
 
 
@@ -173,12 +174,12 @@ def test_everybody_left_out_has_a_reason(
     data: Path, section: Deng2019Params, tmp_path: Path
 ) -> None:
     facts = prepared(data, section, tmp_path / "out")
-    assert facts["photographs"] == 8
+    assert facts["photographs"] == 10
     assert facts["unlabelled_photographs"] == 2
     assert facts["left_out"] == {"no landmarks: no face": 6, "not read: truncated": 2}
     assert len(facts["validation_identities"]) == 1
     assert facts["identities"] == 3
-    assert np.load(tmp_path / "out/known.npy").sum() == 8
+    assert np.load(tmp_path / "out/known.npy").sum() == 10
 
 
 def test_benchmark_photographs_of_unknown_people_are_left_out(
@@ -238,30 +239,68 @@ def test_a_mirrored_sample_exchanges_left_and_right(
     np.testing.assert_allclose(mirrored["landmarks"], expected, atol=1e-4)
 
 
+def test_batches_are_contiguous(data: Path, section: Deng2019Params, tmp_path: Path) -> None:
+    prepared(data, section, tmp_path / "out")
+    batch = deng2019.build(tmp_path / "out", plain(section)).batch(0, [0, 1])
+    assert batch["image"].is_contiguous()
+    assert batch["image"].min() >= 0.0
+    assert 0.5 < batch["image"].max() <= 1.0
+
+
+def test_even_albedo_is_asked_of_cheeks_nose_and_forehead_alone() -> None:
+    linear = face_model()
+    skin = deng2019.skin_vertices(linear.mean, linear.keypoints)
+    front = linear.mean[:, 2] > 0.04
+    height = linear.mean[:, 1]
+    marks = linear.mean[linear.keypoints]
+    chosen = np.isin(np.arange(len(linear.mean)), skin)
+    between = front & (np.abs(linear.mean[:, 0]) < 0.01)
+    assert chosen[between & (height < 0.0) & (height > -0.02)].mean() > 0.8  # nose and lip
+    for part in (slice(36, 42), slice(42, 48), slice(48, 60)):
+        middle = marks[part].mean(axis=0)
+        near = front & (np.linalg.norm(linear.mean[:, :2] - middle[:2], axis=1) < 0.004)
+        assert near.any()
+        assert not chosen[near].any()
+
+
 def test_a_set_is_of_one_person_who_trains(
-    data: Path, section: Deng2019Params, compute: ComputeParams, tmp_path: Path
+    data: Path, section: Deng2019Params, tmp_path: Path
 ) -> None:
-    first = tmp_path / "first"
-    first.mkdir()
-    prepared(data, section, first / "data")
-    model = deng2019.network(first / "data", plain(section))
-    write_safetensors(state_arrays(model), first / "final.safetensors", {})
-    out = tmp_path / "sets"
-    out.mkdir()
-    facts = deng2019_sets.prepare(out, first=first, photographs=2)
-    job = deng2019_sets.build(out, plain(section))
-    people, held = np.load(out / "people.npy"), np.load(out / "validation.npy")
-    assert facts["set_identities"] == len(
-        [p for p in set(people[~held]) if (people == p).sum() >= 2 and "vggface2" in p]
-    )
-    batch = job.batch(0, [0, 1])
-    assert batch["image"].shape == (4, 3, 32, 32)
-    code = job.model(batch["image"])
-    K = section.n_shape
-    assert torch.equal(code[0, :K], code[1, :K])
-    assert not any(p.requires_grad for p in job.model.r_net.parameters())
-    with pytest.raises(ValueError, match="at most the [23] training photographs"):
-        deng2019_sets.prepare(tmp_path / "many", first=first, photographs=4)
+    prepared(data, section, tmp_path / "out")
+    photographs = deng2019.Photographs(tmp_path / "out", plain(section))
+    sampler = deng2019_sets.SetSampler(photographs, 2)
+    rng = np.random.default_rng(0)
+    seen = set()
+    for _ in range(200):
+        chosen = sampler.draw(rng)
+        assert len(set(chosen.tolist())) == 2
+        assert len(set(photographs.people[chosen])) == 1
+        assert photographs.known[chosen].all()
+        assert not photographs.validation[chosen].any()
+        seen |= set(chosen.tolist())
+    assert seen == set(np.flatnonzero(photographs.known & ~photographs.validation).tolist())
+    assert len(deng2019_sets.SetSampler(photographs, 3).groups) == len(
+        [name for name in ("a", "c") if f"vggface2/{name}" in photographs.people[
+            photographs.known & ~photographs.validation]]
+    )  # fmt: skip
+    for group in deng2019_sets.sets_of(photographs, 2):
+        assert photographs.validation[group].all()
+
+
+def test_what_sets_need_is_said_before_any_training(
+    data: Path, section: Deng2019Params, tmp_path: Path
+) -> None:
+    sets = section.sets.model_copy(update={"photographs": 4})
+    with pytest.raises(ValueError, match=r"sets\.photographs: expected somebody with 4 .* 0 and 0"):
+        prepared(data, section.model_copy(update={"sets": sets}), tmp_path / "out")
+
+
+def test_unknown_people_can_be_left_out(
+    data: Path, section: Deng2019Params, tmp_path: Path
+) -> None:
+    shutil.rmtree(data / "packed/300w_lp")
+    facts = prepared(data, section.model_copy(update={"unlabelled": False}), tmp_path / "out")
+    assert facts["unlabelled_photographs"] == 0
 
 
 def test_killed_and_continued_gives_the_same_bytes(
@@ -349,34 +388,37 @@ def test_overlay_camera_is_the_networks(data: Path, trained: Path) -> None:
 
 
 def test_photographs_of_a_person_share_an_identity_in_any_order(data: Path, trained: Path) -> None:
-    method = Deng2019Reconstructor(
-        trained, data / "models/bfm2009", Deng2019FitParams(aggregate="element")
-    )
+    answers = {}
     rng = np.random.default_rng(2)
-    photos = [photograph(rng) for _ in range(3)]
+    photos = [photograph(rng) for _ in range(19)]
     bad = (photos[0][0], np.full((68, 2), 5.0))
-    answers, reasons = method.together([*photos, bad])
-    assert answers[3] is None
-    assert "span a face" in reasons[3]
-    found = [answer for answer in answers if answer is not None]
-    for answer in found[1:]:
-        np.testing.assert_array_equal(answer.vertices_mm, found[0].vertices_mm)
-    turned, _ = method.together(photos[::-1])
-    assert turned[0] is not None
-    np.testing.assert_allclose(turned[0].vertices_mm, found[0].vertices_mm, atol=1e-3)
+    for how in ("element", "scalar", "mean"):
+        method = Deng2019Reconstructor(
+            trained, data / "models/bfm2009", Deng2019FitParams(aggregate=how)
+        )
+        torch.manual_seed(1)  # networks that tell photographs apart
+        torch.nn.init.normal_(method._net.c_net.fc2.weight, std=5.0)
+        torch.nn.init.normal_(method._net.r_net.final_layers[0].weight, std=1.0)
+        answers[how], reasons = method.together([*photos, bad])
+        assert answers[how][-1] is None
+        assert "span a face" in reasons[-1]
+        for answer in answers[how][1:-1]:
+            np.testing.assert_array_equal(answer.vertices_mm, answers[how][0].vertices_mm)
+        turned, _ = method.together(photos[::-1])
+        np.testing.assert_allclose(turned[0].vertices_mm, answers[how][0].vertices_mm, atol=1e-3)
+    singles = np.mean([method(*photo).vertices_mm for photo in photos], axis=0)
+    np.testing.assert_allclose(answers["mean"][0].vertices_mm, singles, atol=1e-3)
+    for one, other in (("element", "scalar"), ("element", "mean"), ("scalar", "mean")):
+        apart = np.abs(answers[one][0].vertices_mm - answers[other][0].vertices_mm).max()
+        assert apart > 1e-3
 
 
-@pytest.mark.parametrize("aggregate", ["element", "mean"])
 def test_reconstructs_the_benchmarks(
-    data: Path,
-    trained: Path,
-    compute: ComputeParams,
-    pix2face_fit: Pix2FaceFitParams,
-    aggregate: str,
+    data: Path, trained: Path, compute: ComputeParams, pix2face_fit: Pix2FaceFitParams
 ) -> None:
     packed_set(data, "now", {"S1": 1, "S2": 1}, np.random.default_rng(8))
     options = ReconstructParams(
-        pix2face=pix2face_fit, deng2019=Deng2019FitParams(aggregate=aggregate),
+        pix2face=pix2face_fit, deng2019=Deng2019FitParams(aggregate="element"),
         max_failed_fraction=0.7, detector_min_score=0.0, detector_max_side_px=640,
         photographs=BenchmarkSizes(now=None, stirling=0, florence=0, facewarehouse=0, bu3dfe=0),
     )  # fmt: skip
