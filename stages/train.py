@@ -71,18 +71,25 @@ def deng2019_recipe(section: params.Deng2019Params, seed: int, data: Path) -> Re
     inputs = {
         "packed": data / "packed" / "vggface2",
         "landmarks": data / "landmarks" / "vggface2",
-        "unlabelled": data / "packed" / "300w_lp",
-        "unlabelled_landmarks": data / "landmarks" / "300w_lp",
         "model": data / "models" / "bfm2009",
         "recognizer": data / "recognizers" / "a" / "model.safetensors",
+    }
+    unknown = {
+        "unlabelled": data / "packed" / "300w_lp",
+        "unlabelled_landmarks": data / "landmarks" / "300w_lp",
     }
     prepare = partial(
         deng2019.prepare,
         **inputs,
+        **unknown,
         section=plain,
         set_photographs=section.sets.photographs,
         seed=seed,
     )
+    labelled = [inputs["packed"], inputs["model"]]
+    if section.unlabelled:
+        inputs |= unknown
+        labelled.append(unknown["unlabelled"])
     if section.weights is not None:
         inputs["weights"] = section.weights
     return Recipe(
@@ -91,7 +98,7 @@ def deng2019_recipe(section: params.Deng2019Params, seed: int, data: Path) -> Re
         prepare,
         deng2019.build,
         section.fit,
-        (inputs["packed"], inputs["unlabelled"], inputs["model"]),
+        tuple(labelled),
         Second(
             {"sets": sets},
             deng2019_sets.prepare,
@@ -245,6 +252,12 @@ def run(
         "fingerprint": trained.fingerprint,
         "step": trained.step,
     }
+    if recipe.second is not None:
+        facts["second"] = {
+            "fit": recipe.second.loop.model_dump(mode="json"),
+            "fingerprint": runs[-1].fingerprint,
+            "step": runs[-1].step,
+        }
     metrics = {
         "method": method,
         "weights": weights,

@@ -9,7 +9,6 @@ Departure: the mixtures are fitted here, because the published constants come fr
 their own.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -161,28 +160,6 @@ class SkinModel:
             return np.ones(image.shape[:2], np.float32)
         chance = self.probability(image).astype(np.float32)
         return chance if mode == "raw" else np.where(chance > 0.5, np.float32(1), chance)
-
-    def to_arrays(self) -> dict[str, np.ndarray]:
-        """Named arrays that ``from_arrays`` reads."""
-        arrays = {"prior": np.array([self.prior])}
-        for name, mixture in (("skin", self.skin), ("other", self.other)):
-            arrays[f"{name}_weights"] = mixture.weights
-            arrays[f"{name}_means"] = mixture.means
-            arrays[f"{name}_covariances"] = mixture.covariances
-        return arrays
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "SkinModel":
-        """The model of ``to_arrays``.
-
-        Raises:
-            KeyError: An array is missing.
-        """
-        skin, other = (
-            Mixture(*(arrays[f"{name}_{part}"] for part in ("weights", "means", "covariances")))
-            for name in ("skin", "other")
-        )
-        return cls(skin, other, float(arrays["prior"][0]))
 
 
 def fit(

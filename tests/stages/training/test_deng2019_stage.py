@@ -296,11 +296,17 @@ def test_what_sets_need_is_said_before_any_training(
 
 
 def test_unknown_people_can_be_left_out(
-    data: Path, section: Deng2019Params, tmp_path: Path
+    data: Path, section: Deng2019Params, compute: ComputeParams
 ) -> None:
     shutil.rmtree(data / "packed/300w_lp")
-    facts = prepared(data, section.model_copy(update={"unlabelled": False}), tmp_path / "out")
-    assert facts["unlabelled_photographs"] == 0
+    shutil.rmtree(data / "landmarks/300w_lp")
+    out = data / "checkpoints/deng2019"
+    run(data, section.model_copy(update={"unlabelled": False}), compute, out)
+    facts = read_facts(out / "model.safetensors")
+    assert facts["data"]["unlabelled_photographs"] == 0
+    assert "unlabelled" not in facts["inputs"]
+    assert facts["second"]["step"] == 2
+    assert facts["second"]["fit"]["steps"] == 2
 
 
 def test_killed_and_continued_gives_the_same_bytes(
